@@ -1,0 +1,23 @@
+# The operator's image. BuildKit is needed for the cache mounts.
+#   docker build -t virt-steward .
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+COPY . .
+# The caches are not part of the image, so the program is copied out of them in the same step.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    cargo build --locked --release --package cli --bin virt-steward \
+    && cp target/release/virt-steward /virt-steward
+
+FROM debian:bookworm-slim
+LABEL org.opencontainers.image.title="virt-steward" \
+      org.opencontainers.image.description="Features for KubeVirt virtual machines, asked for by annotation" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /virt-steward /usr/local/bin/virt-steward
+COPY LICENSE /usr/share/doc/virt-steward/LICENSE
+# No shell, no package and no file is needed at run time: root stays read-only, nothing is written.
+USER 65532:65532
+EXPOSE 8443 8080
+ENTRYPOINT ["/usr/local/bin/virt-steward"]
+CMD ["operator"]

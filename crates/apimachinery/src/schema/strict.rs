@@ -1,0 +1,24 @@
+//! What a client is told about fields that are not known (`fieldValidation`).
+
+use crate::field_error::quote;
+use crate::{FieldError, Status};
+
+/// The `400` of a create or update with `fieldValidation=Strict`; `unknown` are paths.
+pub fn strict_error(version: &str, kind: &str, unknown: &[String]) -> Status {
+    let kind_and_version = format!("{kind} in version {} cannot be handled as a {kind}", quote(version));
+    Status::bad_request(format!("{kind_and_version}: {}", strict_message(unknown)))
+}
+
+/// The `422` of a patch with `fieldValidation=Strict`; `patch` is its text.
+pub fn strict_patch_error(patch: &str, unknown: &[String]) -> Status {
+    Status::invalid("", "", "", &[FieldError::invalid("patch", patch, strict_message(unknown))])
+}
+
+/// The texts of the warnings with `fieldValidation=Warn`.
+pub fn unknown_field_warnings(unknown: &[String]) -> Vec<String> {
+    unknown.iter().map(|path| format!("unknown field {}", quote(path))).collect()
+}
+
+fn strict_message(unknown: &[String]) -> String {
+    format!("strict decoding error: {}", unknown_field_warnings(unknown).join(", "))
+}

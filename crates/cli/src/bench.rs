@@ -1,0 +1,37 @@
+//! `virt-steward bench`: load on a running service.
+
+pub mod admission;
+mod child;
+mod connection;
+mod histogram;
+mod load;
+mod process;
+mod report;
+mod review;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward bench admission --self --rate 2000
+  virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000")]
+pub struct Args {
+    #[command(subcommand)]
+    service: Service,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Service {
+    /// Measure an admission webhook over HTTPS
+    Admission(admission::Args),
+}
+
+/// Measures, prints.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.service {
+        Service::Admission(args) => admission::run(args).await,
+    }
+}

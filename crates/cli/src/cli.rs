@@ -1,0 +1,116 @@
+//! The arguments of the program, and the way from a verb to its file.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{admit, bench, completion, image, operator, sandbox, version};
+
+/// A usage or IO error: nothing was decided.
+pub const FAILED: u8 = 1;
+
+/// A decision was made, and it was no.
+pub const DENIED: u8 = 2;
+
+/// Makes an unmodified KubeVirt cluster do what it cannot do today.
+#[derive(Debug, Parser)]
+#[command(
+    name = "virt-steward",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  virt-steward sandbox --demo
+  virt-steward admit -f vm.yaml --facts cluster.yaml
+  virt-steward operator --config operator.yaml
+  virt-steward completion bash
+
+Exit status: 0 done or allowed, 1 usage or IO error, 2 denied."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show what admission would do to each VirtualMachine in files
+    Admit(admit::Args),
+    /// Measure a running service
+    Bench(bench::Args),
+    /// Write a completion script for a shell
+    Completion(completion::Args),
+    /// Convert, describe and verify disk images
+    Image(image::Args),
+    /// Run the service that API servers call
+    Operator(Box<operator::Args>),
+    /// Run a cluster on this machine, with the operator working for it
+    Sandbox(sandbox::Args),
+    /// Print the version
+    Version,
+}
+
+/// Parses the arguments, runs the verb, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap would exit with 2, which means "denied" here
+            let status = if error.use_stderr() { FAILED } else { 0 };
+            // a closed pipe while printing help is nobody's error
+            let _ = error.print();
+            return ExitCode::from(status);
+        }
+    };
+    run(cli).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.verb {
+        Verb::Admit(args) => runtime()?.block_on(admit::run(args)),
+        Verb::Bench(args) => runtime()?.block_on(bench::run(args)),
+        Verb::Completion(args) => completion::run(&args),
+        Verb::Image(args) => image::run(args),
+        Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
+        Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),
+        Verb::Version => version::run(),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the async runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_examples() {
+        fn check(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            let trivial = command
+                .get_arguments()
+                .all(|argument| argument.is_global_set() || argument.get_id() == "help");
+            if leaf && !trivial {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    help.contains("Examples:\n  virt-steward "),
+                    "{} has no examples",
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,223 @@
+//! `virt-steward image convert`
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use image::qcow2::Compression;
+use image::{Disk, Format, Options, Progress, Summary};
+
+use crate::problem::Problem;
+
+/// Arguments of `image convert`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward image convert disk.raw disk.qcow2 --format qcow2 --compress zstd
+  virt-steward image convert disk.qcow2 disk.vmdk --format vmdk --verify
+  virt-steward image convert disk.qcow2 - --format vmdk | ssh host 'cat > disk.vmdk'
+
+The image is written beside its destination as NAME.partial and renamed when it is whole.")]
+pub struct Args {
+    /// The image to read: raw, qcow2 or sparse VMDK, found by its content
+    source: PathBuf,
+    /// The file to write, or `-` for standard output (only `vmdk`)
+    destination: PathBuf,
+    /// The format to write
+    #[arg(short, long, value_enum)]
+    format: FormatName,
+    /// For qcow2: how clusters are compressed; vmdk is always deflated
+    #[arg(short, long, value_enum, default_value_t = CompressionName::None)]
+    compress: CompressionName,
+    /// The compressor's level: deflate 1-9 (vmdk 1-12), zstd 1-19
+    #[arg(long)]
+    level: Option<i32>,
+    /// For qcow2: bytes in a cluster, a power of two from 4096 to 2097152
+    #[arg(long, default_value_t = 65536)]
+    cluster_size: u32,
+    /// Threads that read and compress; by default one for each processor
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Read the result again and compare it with the source before it gets its name
+    #[arg(long)]
+    verify: bool,
+    /// Replace the destination when it exists
+    #[arg(long)]
+    force: bool,
+    /// Say nothing while working
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum FormatName {
+    Raw,
+    Qcow2,
+    /// VMware streamOptimized: compressed, can be piped
+    Vmdk,
+    /// VMware monolithicSparse: uncompressed
+    VmdkSparse,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum CompressionName {
+    None,
+    /// Read by every qcow2 reader
+    Deflate,
+    /// Faster, checksummed; needs QEMU 5.1 or newer
+    Zstd,
+}
+
+/// Converts one image.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let (source, _) = super::open(&args.source)?;
+    let options = options(args)?;
+    let started = Instant::now();
+    let mut progress = Meter::new(args.quiet, started);
+    let summary = if args.destination == Path::new("-") {
+        let sink = std::io::stdout().lock();
+        image::stream(&*source, BufWriter::with_capacity(1 << 20, sink), &options, &mut |p| progress.show(p))
+            .map_err(|error| failed(args, &error))?
+    } else {
+        to_file(args, &*source, &options, &mut progress)?
+    };
+    progress.finish();
+    if !args.quiet {
+        report(&summary, started);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &Args) -> Result<Options> {
+    let format = match args.format {
+        FormatName::Raw => Format::Raw,
+        FormatName::Qcow2 => Format::Qcow2,
+        FormatName::Vmdk => Format::VmdkStream,
+        FormatName::VmdkSparse => Format::VmdkSparse,
+    };
+    let doing = || format!("choosing how to write `{}`", args.destination.display());
+    if args.compress != CompressionName::None && format != Format::Qcow2 {
+        let wrong = format!("--compress goes with qcow2, not with {}", format.name());
+        return Err(Problem::new(doing(), wrong, "leave it out, or use --format qcow2").into());
+    }
+    if !args.cluster_size.is_power_of_two() || !(4096..=2 << 20).contains(&args.cluster_size) {
+        let wrong = format!("a cluster cannot have {} bytes", args.cluster_size);
+        return Err(Problem::new(doing(), wrong, "use a power of two from 4096 to 2097152").into());
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let file_name = args.destination.file_name().map_or("disk.vmdk".into(), |name| name.to_string_lossy());
+    Ok(Options {
+        compression: match args.compress {
+            CompressionName::None => Compression::None,
+            CompressionName::Deflate => Compression::Deflate,
+            CompressionName::Zstd => Compression::Zstd,
+        },
+        level: args.level,
+        cluster_bits: args.cluster_size.trailing_zeros(),
+        workers: args.workers.map_or(processors, usize::from),
+        file_name: file_name.replace(['"', '\n', '\r'], "_"),
+        ..Options::new(format)
+    })
+}
+
+fn to_file(args: &Args, source: &dyn Disk, options: &Options, progress: &mut Meter) -> Result<Summary> {
+    let doing = || format!("writing the image `{}`", args.destination.display());
+    if args.destination.exists() && !args.force {
+        let remedy = "give another name, or --force to replace it";
+        return Err(Problem::new(doing(), "it exists already", remedy).into());
+    }
+    let mut partial: OsString = args.destination.clone().into();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let file = File::create(&partial)
+        .map_err(|error| Problem::new(doing(), error, "give a directory that can be written"))?;
+    let written = (|| {
+        let sink = BufWriter::with_capacity(1 << 20, &file);
+        let summary = image::convert(source, sink, options, &mut |p| progress.show(p))
+            .map_err(|error| failed(args, &error))?;
+        if options.format == Format::Raw {
+            file.set_len(summary.virtual_size)?;
+        }
+        file.sync_all()?;
+        if args.verify {
+            verify(args, source, &partial)?;
+        }
+        std::fs::rename(&partial, &args.destination)?;
+        anyhow::Ok(summary)
+    })();
+    written.inspect_err(|_| {
+        // What is left of a failed conversion is no image: nobody should find it.
+        let _ = std::fs::remove_file(&partial);
+    })
+}
+
+fn verify(args: &Args, source: &dyn Disk, partial: &Path) -> Result<()> {
+    let (result, _) = super::open(partial)?;
+    let difference = image::compare(source, &*result).map_err(|error| failed(args, &error))?;
+    if difference.is_some() {
+        let doing = format!("verifying the image `{}`", args.destination.display());
+        let remedy = "check the disk that it is written to, and convert again";
+        return Err(Problem::new(doing, "it does not hold what the source holds", remedy).into());
+    }
+    Ok(())
+}
+
+fn failed(args: &Args, error: &image::Error) -> Problem {
+    let doing = format!("converting `{}` to `{}`", args.source.display(), args.destination.display());
+    Problem::new(doing, super::chain(error), "check the source and the space at the destination")
+}
+
+/// One line on a terminal, redrawn at most ten times a second; nothing elsewhere.
+struct Meter {
+    shown: bool,
+    started: Instant,
+    last: Option<Instant>,
+}
+
+impl Meter {
+    fn new(quiet: bool, started: Instant) -> Self {
+        Self { shown: !quiet && std::io::stderr().is_terminal(), started, last: None }
+    }
+
+    fn show(&mut self, progress: Progress) -> bool {
+        let now = Instant::now();
+        let due = self.last.is_none_or(|last| now.duration_since(last).as_millis() >= 100);
+        if self.shown && due {
+            self.last = Some(now);
+            let percent = progress.done * 100 / progress.total.max(1);
+            let rate = mib(progress.done) / self.started.elapsed().as_secs_f64().max(0.001);
+            eprint!(
+                "\r{percent:3} %  {:.0} of {:.0} MiB, {rate:.0} MiB/s ",
+                mib(progress.done),
+                mib(progress.total)
+            );
+            let _ = std::io::stderr().flush();
+        }
+        true
+    }
+
+    fn finish(&self) {
+        if self.last.is_some() {
+            eprint!("\r{:60}\r", "");
+        }
+    }
+}
+
+fn report(summary: &Summary, started: Instant) {
+    eprintln!(
+        "{:.1} MiB disk, {:.1} MiB of data, {:.1} MiB stored, {:.1} s",
+        mib(summary.virtual_size),
+        mib(summary.data),
+        mib(summary.stored),
+        started.elapsed().as_secs_f64()
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to a person with one digit after the point")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,184 @@
+//! `virt-steward sandbox`: a cluster on this machine, with the operator working for it.
+//!
+//! ```text
+//! Sandbox (HTTPS) ◄── kubeconfig ── operator (HTTPS, registered by URL) ◄── Sandbox calls it
+//! ```
+//!
+//! Both run in this process, and know of each other only what a kubeconfig says.
+
+pub mod demo;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ::operator::config::{LogFormat, LogLevel, RegisterMode};
+use ::operator::readiness::State;
+use ::operator::{Config, Operator};
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::FAILED;
+use crate::cluster::Cluster;
+use crate::output::print;
+use crate::problem::Problem;
+use crate::shutdown;
+use crate::style::Style;
+
+/// How long the operator may take until the sandbox calls it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is asked meanwhile.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Arguments of `sandbox`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward sandbox --demo
+  virt-steward sandbox --nodes 10 --vms 500 --kubeconfig-out ./kubeconfig
+  virt-steward sandbox --port 6443 --seed 7 --no-operator
+  virt-steward sandbox --demo --exit
+
+The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
+pub struct Args {
+    /// Simulated nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    nodes: u32,
+
+    /// Virtual machines that are there from the start
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    vms: u32,
+
+    /// Port on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+
+    /// Where to write the kubeconfig (mode 0600); otherwise in a temporary directory
+    #[arg(long, value_name = "FILE")]
+    kubeconfig_out: Option<PathBuf>,
+
+    /// Decides every id and everything else that is random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Start the API alone
+    #[arg(long)]
+    no_operator: bool,
+
+    /// Apply the examples, and show each VM before and after admission
+    #[arg(long)]
+    demo: bool,
+
+    /// End after the demo instead of at ctrl-c; exit status 1 when it did not go as it should
+    #[arg(long, requires = "demo")]
+    exit: bool,
+}
+
+/// Starts everything, shows the demo when asked for, waits for the end.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let stop = shutdown::token()?;
+    // ends with the program
+    let temporary = tempfile::tempdir().context("making a temporary directory for the kubeconfig")?;
+    let kubeconfig = args.kubeconfig_out.clone().unwrap_or_else(|| temporary.path().join("kubeconfig"));
+    let options = ::sandbox::Options {
+        port: args.port,
+        kubeconfig_out: Some(kubeconfig.clone()),
+        seed: args.seed,
+        nodes: args.nodes as usize,
+        vms: args.vms as usize,
+        ..::sandbox::Options::default()
+    };
+    let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        let remedy = "choose another `--port` (0 takes a free one) or another `--kubeconfig-out`";
+        Problem::new("starting the sandbox", format!("{error:#}"), remedy)
+    })?;
+    print(&format!(
+        "Sandbox   {} with {} nodes and {} virtual machines\n",
+        sandbox.url(),
+        args.nodes,
+        args.vms
+    ))?;
+    let outcome = inhabit(&args, &kubeconfig, &stop).await;
+    sandbox.shutdown().await;
+    outcome
+}
+
+/// Runs the operator and the demo in the sandbox.
+async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Result<ExitCode> {
+    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
+    // before the operator starts, so that its first look at KubeVirt shows it
+    demo::prepare(&cluster).await?;
+    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig).await?) };
+    let mut status = ExitCode::SUCCESS;
+    if args.demo {
+        let demo = demo::run(&cluster, operator.is_some(), Style::of_stdout());
+        let as_expected = tokio::select! {
+            as_expected = demo => as_expected?,
+            () = stop.cancelled() => false,
+        };
+        if args.exit && !as_expected {
+            eprintln!("error: the demo did not go as it should, see above");
+            status = ExitCode::from(FAILED);
+        }
+    }
+    if !args.exit && !stop.is_cancelled() {
+        print(&format!(
+            "\nStays up until ctrl-c. In another terminal:\n  export KUBECONFIG={}\n  kubectl get vms\n",
+            kubeconfig.display()
+        ))?;
+        stop.cancelled().await;
+    }
+    if let Some(operator) = operator {
+        operator.end().await?;
+    }
+    Ok(status)
+}
+
+/// An operator that runs.
+struct Running {
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops it in order, so that its webhook configurations are gone from the sandbox.
+    async fn end(self) -> Result<()> {
+        self.stop.cancel();
+        self.serving.await.context("stopping the operator")
+    }
+}
+
+/// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it.
+async fn start_operator(kubeconfig: &Path) -> Result<Running> {
+    let doing = "starting the operator in the sandbox";
+    let mut config: Config = serde_saphyr::from_str(demo::CONFIG)
+        .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+    config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
+    config.register.mode = RegisterMode::Url;
+    config.server.port = 0;
+    config.telemetry.metrics_bind_address = "0".into();
+    config.telemetry.log_level = LogLevel::Error;
+    config.telemetry.log_format = LogFormat::Text;
+    ::operator::telemetry::logs::start(&config.telemetry);
+    let operator = Operator::start(config).await.map_err(|error| {
+        Problem::new(doing, error, "start the sandbox with `--no-operator` and the operator beside it")
+    })?;
+    print(&format!("Operator  https://{}\n", operator.address()))?;
+    let readiness = operator.readiness();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(operator.serve(stop.clone()));
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let report = readiness.report();
+        if report.ready && report.parts.get("registration") == Some(&State::Ok) {
+            return Ok(Running { stop, serving });
+        }
+        if Instant::now() > end {
+            let remedy = "start the sandbox with `--no-operator` and the operator beside it";
+            return Err(Problem::new(doing, report.text(true), remedy).into());
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,112 @@
+//! The program as a user meets it: help texts, errors, exit status.
+
+mod program;
+
+use program::virt_steward;
+
+#[test]
+fn help_texts() {
+    for verb in [
+        "",
+        "admit",
+        "bench",
+        "bench admission",
+        "completion",
+        "image",
+        "image convert",
+        "image info",
+        "image verify",
+        "operator",
+        "sandbox",
+    ] {
+        let mut args: Vec<&str> = verb.split_whitespace().collect();
+        args.push("--help");
+        let result = virt_steward(&args, "");
+        assert_eq!(result.status, 0);
+        insta::assert_snapshot!(
+            format!("help-{}", verb.replace(' ', "-")).trim_end_matches('-'),
+            result.stdout
+        );
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_1_because_2_means_denied() {
+    for args in [&[][..], &["admit"], &["admit", "-f", "x", "-o", "toml"], &["nothing"]] {
+        let result = virt_steward(args, "");
+        assert_eq!(result.status, 1, "{args:?}: {}", result.stderr);
+        assert_eq!(result.stdout, "");
+    }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let expected = format!("virt-steward {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(virt_steward(&["version"], "").stdout, expected);
+    assert_eq!(virt_steward(&["--version"], "").stdout, expected);
+}
+
+#[test]
+fn completion_scripts_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let result = virt_steward(&["completion", shell], "");
+        assert_eq!(result.status, 0, "{shell}");
+        assert!(result.stdout.contains("admit"), "{shell}");
+    }
+}
+
+#[test]
+fn errors_say_what_was_done_what_is_wrong_and_what_to_do() {
+    let result = virt_steward(&["admit", "-f", "/no/such/file"], "");
+    assert_eq!(result.status, 1);
+    insta::assert_snapshot!(result.stderr, @r"
+    error: reading `/no/such/file`: No such file or directory (os error 2)
+      try: give a readable file of UTF-8 text, or `-` for standard input
+    ");
+
+    let result = virt_steward(&["admit", "-f", "-"], "kind: ConfigMap\napiVersion: v1\n");
+    assert_eq!(result.status, 1);
+    insta::assert_snapshot!(result.stderr, @r"
+    error: looking for VirtualMachines in the files: there is none of apiVersion `kubevirt.io/…`
+      try: give a file with a VirtualMachine with `-f`
+    ");
+}
+
+#[test]
+fn the_operator_prints_a_configuration_that_it_reads_again() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/config/operator.yaml");
+    let printed = virt_steward(&["operator", "--config", example, "--print-config"], "");
+    assert_eq!(printed.status, 0, "{}", printed.stderr);
+    assert!(printed.stdout.contains("hookImage: registry.example.com/virt-steward-hook:0.1.0"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &printed.stdout).unwrap();
+    let again = virt_steward(&["operator", "--config", file.path().to_str().unwrap(), "--print-config"], "");
+    assert_eq!(again.stdout, printed.stdout);
+
+    let refused = virt_steward(&["operator", "--port", "1", "--register", "maybe"], "");
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.starts_with("error: configuring the operator: flag --register: "),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn bench_measures_an_operator_of_its_own() {
+    let args = ["bench", "admission", "--self", "--requests", "50", "--connections", "2", "-o", "json"];
+    let result = virt_steward(&args, "");
+    assert_eq!(result.status, 0, "{}{}", result.stdout, result.stderr);
+    let report: serde_json::Value = serde_json::from_str(&result.stdout).unwrap();
+    assert_eq!(report["answered"], 50, "{report}");
+    assert_eq!(report["verdicts"]["patched"], 50, "{report}");
+    assert!(report["server"]["rss"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn a_closed_pipe_is_not_an_error() {
+    let program = env!("CARGO_BIN_EXE_virt-steward");
+    let script = format!("'{program}' completion bash | true; exit ${{PIPESTATUS[0]}}");
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}

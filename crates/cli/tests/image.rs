@@ -1,0 +1,103 @@
+//! `virt-steward image` on real files.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn image(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_virt-steward"))
+        .arg("image")
+        .args(arguments)
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// 3 MiB: a page of text at the start, in the middle and at the end.
+fn disk(dir: &Path) {
+    let mut data = vec![0; 3 << 20];
+    for at in [0, 1 << 20, (3 << 20) - 4096] {
+        data[at..at + 4096].fill(b'a');
+    }
+    std::fs::write(dir.join("disk.raw"), data).unwrap();
+}
+
+#[test]
+fn a_disk_goes_through_every_format_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    let mut from = "disk.raw".to_owned();
+    for (format, extra) in
+        [("qcow2", &["--compress", "zstd"][..]), ("vmdk", &[]), ("vmdk-sparse", &[]), ("raw", &[])]
+    {
+        let to = format!("disk.{format}.image");
+        let arguments = [&["convert", &from, &to, "--format", format, "--verify"], extra].concat();
+        let done = image(dir.path(), &arguments);
+        assert!(done.status.success(), "{format}: {}", text(&done.stderr));
+        let same = image(dir.path(), &["verify", &to, "--against", "disk.raw"]);
+        assert!(same.status.success(), "{format}: {}", text(&same.stdout));
+        from = to;
+    }
+}
+
+#[test]
+fn info_tells_format_and_size() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    assert!(image(dir.path(), &["convert", "disk.raw", "disk.vmdk", "-f", "vmdk", "-q"]).status.success());
+    let info: serde_json::Value =
+        serde_json::from_slice(&image(dir.path(), &["info", "disk.vmdk", "-o", "json"]).stdout).unwrap();
+    assert_eq!(info["format"], "vmdkStream");
+    assert_eq!(info["virtualSize"], 3 << 20);
+    assert_eq!(info["data"], 3 * 65536);
+}
+
+#[test]
+fn a_vmdk_can_be_piped_and_is_the_same_as_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    assert!(image(dir.path(), &["convert", "disk.raw", "disk.vmdk", "-f", "vmdk"]).status.success());
+    let piped = image(dir.path(), &["convert", "disk.raw", "-", "-f", "vmdk"]);
+    let file = std::fs::read(dir.path().join("disk.vmdk")).unwrap();
+    assert_eq!(piped.stdout.len(), file.len());
+    // Only the descriptor, sectors 1 to 20, names the file.
+    assert_eq!(piped.stdout[21 * 512..], file[21 * 512..]);
+    let refused = image(dir.path(), &["convert", "disk.raw", "-", "-f", "qcow2"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("vmdk can be piped"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn nothing_is_replaced_unasked_and_nothing_half_written_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    std::fs::write(dir.path().join("taken"), "precious").unwrap();
+    let refused = image(dir.path(), &["convert", "disk.raw", "taken", "-f", "qcow2"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--force"), "{}", text(&refused.stderr));
+    assert_eq!(std::fs::read_to_string(dir.path().join("taken")).unwrap(), "precious");
+
+    std::fs::write(dir.path().join("broken"), b"QFI\xfb and then nothing of sense").unwrap();
+    let failed = image(dir.path(), &["convert", "broken", "out", "-f", "raw"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("out")), "{left:?}");
+}
+
+#[test]
+fn different_disks_are_told_apart_by_the_first_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    let mut other = std::fs::read(dir.path().join("disk.raw")).unwrap();
+    other[(1 << 20) + 7] = b'b';
+    std::fs::write(dir.path().join("other.raw"), other).unwrap();
+    let told = image(dir.path(), &["verify", "disk.raw", "--against", "other.raw"]);
+    assert_eq!(told.status.code(), Some(2));
+    assert!(text(&told.stdout).contains("1048583"), "{}", text(&told.stdout));
+}

@@ -1,0 +1,68 @@
+//! `virt-steward sandbox`, the program.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod program;
+
+use std::os::unix::fs::PermissionsExt;
+
+use program::{SandboxProgram, virt_steward};
+
+#[test]
+fn the_demo_shows_every_example_and_all_vms_run() {
+    let demo = virt_steward(&["sandbox", "--demo", "--exit"], "");
+    assert_eq!(demo.status, 0, "{}\n{}", demo.stdout, demo.stderr);
+    // what each feature is there for
+    for shown in [
+        "+          - name: vmx",
+        "+          - deviceName: nvidia.com/TU104GL_Tesla_T4",
+        "+          - deviceName: intel.com/ETHERNET_CONTROLLER_X710",
+        "+        hooks.kubevirt.io/hookSidecars: ",
+        "VirtualMachine unknown-device: denied\n  admission webhook ",
+        "VirtualMachine cloud-init: allowed, changed\n",
+    ] {
+        assert!(demo.stdout.contains(shown), "{shown:?} is not in {}", demo.stdout);
+    }
+    assert!(!demo.stdout.contains('\u{1b}'), "no colour off a terminal");
+    let (_, states) = demo.stdout.split_once("NAME ").unwrap();
+    assert_eq!(states.matches(" Running ").count(), 8, "{states}");
+}
+
+#[test]
+fn without_the_operator_nothing_is_changed_for_a_feature() {
+    let demo = virt_steward(&["sandbox", "--demo", "--exit", "--no-operator"], "");
+    assert_eq!(demo.status, 0, "{}\n{}", demo.stdout, demo.stderr);
+    assert!(!demo.stdout.contains("-applied"), "{}", demo.stdout);
+    assert!(!demo.stdout.contains("denied\n"), "{}", demo.stdout);
+}
+
+#[test]
+fn the_kubeconfig_is_for_its_owner_alone() {
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let mode = std::fs::metadata(&sandbox.kubeconfig).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn admit_reads_the_facts_of_a_live_cluster() {
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let example = |name: &str| format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (kubeconfig, config) = (sandbox.kubeconfig.to_str().unwrap(), example("config/operator.yaml"));
+    let admit = |file: &str, input: &str| {
+        let live = ["--live", "--kubeconfig", kubeconfig, "--config", &config, "-o", "json"];
+        let result = virt_steward(&[&["admit", "-f", file], &live[..]].concat(), input);
+        let report: serde_json::Value = serde_json::from_str(&result.stdout).unwrap();
+        (result.status, report["admissions"][0].clone())
+    };
+    let (status, nested) = admit(&example("vms/nested-virt.yaml"), "");
+    assert_eq!((status, nested["outcomes"][0]["result"].as_str()), (0, Some("applied")), "{nested}");
+    assert!(nested["patch"].to_string().contains("vmx"), "{nested}");
+
+    // the VM alone: its ConfigMap is neither in the file nor in the cluster
+    let vbios = std::fs::read_to_string(example("vms/vbios.yaml")).unwrap();
+    let (_, machine) = vbios.split_once("---\n").unwrap();
+    let (status, denied) = admit("-", machine);
+    assert_eq!(status, 2, "{denied}");
+    let denial = denied["denial"].as_str().unwrap();
+    assert!(denial.contains("`amd-igpu-vbios`: it does not exist in namespace `default`"), "{denial}");
+}

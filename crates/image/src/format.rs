@@ -1,0 +1,104 @@
+//! Which format a file has, and what there is to say about it.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::qcow2::{Compression, Qcow2Disk, read_up_to};
+use crate::vmdk::VmdkDisk;
+use crate::{Disk, Error, RawDisk, Result};
+
+/// A disk format.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Format {
+    /// The guest's bytes as they are, holes left out where the file system can.
+    Raw,
+    /// QEMU's qcow2, version 3.
+    Qcow2,
+    /// VMware's streamOptimized VMDK: compressed, one pass.
+    VmdkStream,
+    /// VMware's monolithicSparse VMDK: uncompressed.
+    VmdkSparse,
+}
+
+impl Format {
+    /// The name of the format, as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::VmdkStream => "vmdk",
+            Self::VmdkSparse => "vmdk-sparse",
+        }
+    }
+}
+
+/// What an image file says about itself.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    /// The format.
+    pub format: Format,
+    /// The size that a guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The length of the file, in bytes.
+    pub file_size: u64,
+    /// What the file takes on its file system, in bytes.
+    pub disk_size: u64,
+    /// Bytes in a cluster or grain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// How compressed clusters or grains are compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Bytes of the guest's disk that may hold data.
+    pub data: u64,
+}
+
+/// Opens an image of any known format, found by its first bytes. What has no known magic is raw.
+pub fn open(file: File) -> Result<(Box<dyn Disk>, Info)> {
+    let metadata = file.metadata().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
+    let mut magic = [0; 4];
+    read_up_to(&file, 0, &mut magic)?;
+    let mut info = Info {
+        format: Format::Raw,
+        virtual_size: 0,
+        file_size: metadata.size(),
+        disk_size: metadata.blocks() * 512,
+        cluster_size: None,
+        compression: None,
+        data: 0,
+    };
+    let disk: Box<dyn Disk> = match &magic {
+        b"QFI\xfb" => {
+            let disk = Qcow2Disk::open(file)?;
+            info.format = Format::Qcow2;
+            info.cluster_size = Some(1 << disk.header().cluster_bits);
+            info.compression = Some(disk.header().compression);
+            Box::new(disk)
+        }
+        b"KDMV" => {
+            let disk = VmdkDisk::open(file)?;
+            let compressed = disk.header().compressed();
+            info.format = if compressed { Format::VmdkStream } else { Format::VmdkSparse };
+            info.cluster_size = Some(disk.header().grain_sectors * 512);
+            info.compression = Some(if compressed { Compression::Deflate } else { Compression::None });
+            Box::new(disk)
+        }
+        _ => Box::new(RawDisk::open(file)?),
+    };
+    info.virtual_size = disk.size();
+    info.data = data_bytes(&*disk)?;
+    Ok((disk, info))
+}
+
+fn data_bytes(disk: &dyn Disk) -> Result<u64> {
+    let (mut at, mut total) = (0, 0);
+    while let Some(range) = disk.next_data(at)? {
+        total += range.end - range.start;
+        at = range.end;
+    }
+    Ok(total)
+}

@@ -1,0 +1,30 @@
+//! Disk image formats: raw, qcow2 and VMDK; readers, writers, parallel compression. No network.
+//!
+//! ```text
+//!  Disk (read_at, next_data)                     Sink
+//!  raw file ─┐                                   ┌─ raw      sparse, seekable
+//!  qcow2    ─┼─► pipeline: N workers read, skip ─┼─ qcow2    v3, tables last, seekable
+//!  VMDK     ─┘   zeros, compress; one writer     └─ VMDK     streamOptimized: any pipe
+//!                puts results in guest order                 monolithicSparse: seekable
+//! ```
+//!
+//! Output depends on the content and the options alone, never on the number of workers.
+
+mod convert;
+mod disk;
+mod error;
+mod format;
+mod pipeline;
+pub mod qcow2;
+mod raw;
+mod verify;
+pub mod vmdk;
+mod zero;
+
+pub use convert::{Options, Progress, Summary, convert, stream};
+pub use disk::{Disk, MemoryDisk};
+pub use error::{Error, Result};
+pub use format::{Format, Info, open};
+pub use raw::RawDisk;
+pub use verify::{Difference, compare, read_all};
+pub use zero::is_zero;

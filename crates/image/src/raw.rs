@@ -1,0 +1,102 @@
+//! Raw disks: a file or block device read as it is; a sparse file written.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+
+use crate::disk::Disk;
+use crate::pipeline::{Chunk, Encode};
+use crate::{Error, Result, is_zero};
+
+/// A file or block device. Holes are found with `SEEK_DATA` where the file system knows them.
+#[derive(Debug)]
+pub struct RawDisk {
+    file: File,
+    size: u64,
+}
+
+impl RawDisk {
+    /// Takes the size from the end of the file, which also works for block devices.
+    pub fn open(mut file: File) -> Result<Self> {
+        let size =
+            file.seek(SeekFrom::End(0)).map_err(|source| Error::Read { offset: 0, length: 0, source })?;
+        Ok(Self { file, size })
+    }
+}
+
+impl Disk for RawDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|source| Error::Read {
+            offset,
+            length: buffer.len() as u64,
+            source,
+        })
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let seek = |to| rustix::fs::seek(&self.file, to);
+        let start = match seek(rustix::fs::SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            // Block devices and some file systems know no holes.
+            Err(_) => return Ok(Some(offset..self.size)),
+        };
+        let end = seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.size);
+        Ok(Some(start..end.clamp(start.saturating_add(1), self.size.max(start.saturating_add(1)))))
+    }
+}
+
+/// Raw data needs no encoding: only what is zero is left out.
+pub(crate) struct RawEncoder;
+
+impl Encode for RawEncoder {
+    fn encode(&mut self, _offset: u64, data: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok((!is_zero(data)).then(|| data.to_vec()))
+    }
+}
+
+/// Writes a sparse raw file: zeros are never written, the length is set at the end.
+pub(crate) struct RawWriter<W> {
+    sink: W,
+    position: u64,
+    size: u64,
+    written: u64,
+}
+
+impl<W: Write + Seek> RawWriter<W> {
+    pub(crate) fn new(sink: W, size: u64) -> Self {
+        Self { sink, position: 0, size, written: 0 }
+    }
+
+    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
+        let Some(data) = &chunk.encoded else { return Ok(()) };
+        if self.position != chunk.offset {
+            self.sink.seek(SeekFrom::Start(chunk.offset)).map_err(Error::write("raw data"))?;
+        }
+        self.sink.write_all(data).map_err(Error::write("raw data"))?;
+        self.position = chunk.offset + data.len() as u64;
+        self.written += data.len() as u64;
+        Ok(())
+    }
+
+    /// The bytes that hold data.
+    pub(crate) fn finish(mut self) -> Result<u64> {
+        if self.size > 0 && self.position < self.size {
+            // One zero at the end gives the file its length on every kind of sink.
+            self.sink.seek(SeekFrom::Start(self.size - 1)).map_err(Error::write("end of the disk"))?;
+            self.sink.write_all(&[0]).map_err(Error::write("end of the disk"))?;
+        }
+        self.sink.flush().map_err(Error::write("raw data"))?;
+        Ok(self.written)
+    }
+}

@@ -1,0 +1,89 @@
+//! Writing monolithicSparse VMDKs: uncompressed, on a sink that can seek.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use super::descriptor;
+use super::header::Header;
+use super::stream::{too_large, words};
+use super::{
+    DESCRIPTOR_SECTORS, GRAIN, GRAIN_LEN, GRAIN_SECTORS, MAX_SECTORS, SECTOR, TABLE_ENTRIES, TABLE_SECTORS,
+};
+use crate::pipeline::Chunk;
+use crate::{Error, Result};
+
+/// Places grains behind the tables, whose size is known from the start.
+pub(crate) struct SparseWriter<W> {
+    sink: W,
+    header: Header,
+    file_name: String,
+    /// The next sector of the file.
+    cursor: u64,
+    /// The sector of every grain, 0 where there is none.
+    grains: Vec<u32>,
+}
+
+impl<W: Write + Seek> SparseWriter<W> {
+    pub(crate) fn new(mut sink: W, size: u64, file_name: &str) -> Result<Self> {
+        let capacity = size.div_ceil(SECTOR);
+        if capacity > MAX_SECTORS {
+            return Err(too_large(size));
+        }
+        let tables = capacity.div_ceil(GRAIN_SECTORS * TABLE_ENTRIES);
+        let directory_sectors = (tables * 4).div_ceil(SECTOR);
+        let copy = directory_sectors + tables * TABLE_SECTORS;
+        let redundant = 1 + DESCRIPTOR_SECTORS;
+        let overhead = (redundant + 2 * copy).next_multiple_of(GRAIN_SECTORS);
+        sink.seek(SeekFrom::Start(overhead * SECTOR)).map_err(Error::write("grains"))?;
+        Ok(Self {
+            sink,
+            header: Header::sparse(capacity, redundant, redundant + copy, overhead),
+            file_name: file_name.into(),
+            cursor: overhead,
+            grains: vec![0; usize::try_from(tables * TABLE_ENTRIES).unwrap_or(0)],
+        })
+    }
+
+    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
+        let Some(data) = &chunk.encoded else { return Ok(()) };
+        let grain = usize::try_from(chunk.offset / GRAIN).unwrap_or(usize::MAX);
+        self.grains[grain] = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
+        self.sink.write_all(data).map_err(Error::write("grains"))?;
+        let gap = GRAIN_LEN - data.len();
+        self.sink.write_all(&vec![0; gap]).map_err(Error::write("grains"))?;
+        self.cursor += GRAIN_SECTORS;
+        Ok(())
+    }
+
+    /// Writes header, descriptor and both copies of the tables; answers the length of the file.
+    pub(crate) fn finish(mut self) -> Result<u64> {
+        let capacity = self.header.capacity;
+        let text = descriptor::render(
+            "monolithicSparse",
+            capacity,
+            descriptor::content_id(capacity),
+            &self.file_name,
+        );
+        let mut front = self.header.to_bytes();
+        front.extend(descriptor::padded(&text, DESCRIPTOR_SECTORS));
+        for start in [self.header.redundant_directory, self.header.directory] {
+            front.extend(self.tables(start));
+        }
+        front.resize(usize::try_from(self.header.overhead * SECTOR).unwrap_or(0), 0);
+        self.sink.seek(SeekFrom::Start(0)).map_err(Error::write("grain tables"))?;
+        self.sink.write_all(&front).map_err(Error::write("grain tables"))?;
+        self.sink.flush().map_err(Error::write("grain tables"))?;
+        Ok(self.cursor * SECTOR)
+    }
+
+    /// A directory at sector `start` and the tables behind it.
+    fn tables(&self, start: u64) -> Vec<u8> {
+        let count = self.grains.len() as u64 / TABLE_ENTRIES;
+        let first = start + (count * 4).div_ceil(SECTOR);
+        let directory: Vec<u32> = (0..count)
+            .map(|table| u32::try_from(first + table * TABLE_SECTORS).unwrap_or(u32::MAX))
+            .collect();
+        let mut out = words(&directory);
+        out.extend(words(&self.grains));
+        out
+    }
+}

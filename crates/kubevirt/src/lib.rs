@@ -1,0 +1,8 @@
+//! The vocabulary of virt-steward: names, lossless views and rules of KubeVirt. No IO.
+
+pub mod feature_gates;
+mod kubevirt_cr;
+mod pci_address;
+
+pub use kubevirt_cr::{KubeVirtView, PermittedDevice, PermittedKind, Version};
+pub use pci_address::{ParsePciAddressError, PciAddress};

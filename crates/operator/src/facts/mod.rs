@@ -1,0 +1,10 @@
+//! What is known about the cluster: watched where every request needs it, read live where only a
+//! few do.
+
+mod index;
+mod project;
+mod reader;
+mod watch;
+
+pub use reader::Reader;
+pub use watch::spawn;

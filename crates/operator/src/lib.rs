@@ -1,0 +1,22 @@
+//! The running service: webhooks, watches, certificates, telemetry.
+//!
+//! ```text
+//!            ┌──────────── run ─────────────┐
+//!  config ─► │ tls   webhook   facts   register │ ─► telemetry, readiness
+//!            └──────────────────────────────┘
+//! ```
+
+mod clock;
+pub mod config;
+pub mod facts;
+pub mod kubernetes;
+pub mod readiness;
+pub mod register;
+mod run;
+pub mod telemetry;
+pub mod tls;
+pub mod webhook;
+
+pub use clock::{Clock, system as system_clock};
+pub use config::{Config, OperatorArgs};
+pub use run::{Operator, RunError, run};

@@ -1,0 +1,137 @@
+//! Telling API servers about us: webhook configurations by server-side apply, kept as they should
+//! be, and taken away again when they point at a process that ends.
+//!
+//! observe (GET: is the CA injected by somebody else?) → decide (`objects::configuration`) → act
+//! (apply: no change on the server when nothing differs).
+
+mod objects;
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use objects::{KINDS, Reach};
+use objects::{Kind, configuration, is_injected};
+
+use crate::config;
+use crate::kubernetes::{Raw, RawError};
+use crate::readiness::{Readiness, State};
+
+/// How often the configurations are put right.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// Keeps the configurations; ends with `stop`.
+pub struct Registrar {
+    api: Raw,
+    register: config::Register,
+    reach: Reach,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {kind} {name}: {source}")]
+struct RegisterError {
+    verb: &'static str,
+    kind: &'static str,
+    name: String,
+    source: RawError,
+}
+
+impl Registrar {
+    /// A registrar for one way to reach us.
+    pub fn new(api: Raw, register: config::Register, reach: Reach) -> Self {
+        Self { api, register, reach }
+    }
+
+    /// Applies again on every change of the CA, and every few seconds against drift. With a URL,
+    /// nothing is registered before there is a CA, since API servers would trust nobody; a Service
+    /// may have its CA written by an injector.
+    pub async fn keep(
+        &self,
+        mut ca_bundle: watch::Receiver<Option<String>>,
+        readiness: &Readiness,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            let bundle = ca_bundle.borrow_and_update().clone();
+            let applied = async {
+                if bundle.is_none() && matches!(self.reach, Reach::Url(_)) {
+                    return State::Unready("waiting for a CA to register with".into());
+                }
+                match self.apply(bundle.as_deref()).await {
+                    Ok(()) => State::Ok,
+                    Err(error) => State::Degraded(error.to_string()),
+                }
+            };
+            let state = tokio::select! {
+                () = stop.cancelled() => return,
+                state = applied => state,
+            };
+            let pause = if state == State::Ok { INTERVAL } else { RETRY };
+            readiness.set("registration", state);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = ca_bundle.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn path(&self, kind: &Kind) -> String {
+        format!("{}/{}", kind.collection, self.register.name)
+    }
+
+    fn failed(&self, verb: &'static str, kind: &Kind) -> impl FnOnce(RawError) -> RegisterError {
+        let (kind, name) = (kind.name, self.register.name.clone());
+        move |source| RegisterError { verb, kind, name, source }
+    }
+
+    async fn apply(&self, ca_bundle: Option<&str>) -> Result<(), RegisterError> {
+        for kind in &KINDS {
+            let path = self.path(kind);
+            let injected = match self.api.get(&path).await {
+                Ok(object) => is_injected(&object),
+                Err(error) if error.code() == Some(404) => false,
+                Err(error) => return Err(self.failed("read", kind)(error)),
+            };
+            let wanted = configuration(kind, &self.register, &self.reach, ca_bundle.filter(|_| !injected));
+            self.api.apply(&path, &wanted).await.map_err(self.failed("apply", kind))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the configurations away, if they still point at us.
+    pub async fn remove(&self) {
+        for kind in &KINDS {
+            match self.remove_one(kind).await {
+                Ok(true) => tracing::info!(kind = kind.name, name = self.register.name, "removed"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the webhook configuration stays behind"),
+            }
+        }
+    }
+
+    async fn remove_one(&self, kind: &Kind) -> Result<bool, RegisterError> {
+        let path = self.path(kind);
+        let object = match self.api.get(&path).await {
+            Ok(object) => object,
+            Err(error) if error.code() == Some(404) => return Ok(false),
+            Err(error) => return Err(self.failed("read", kind)(error)),
+        };
+        let ours = self.reach.client_config(kind.path);
+        if object["webhooks"][0]["clientConfig"]["url"] != ours["url"] {
+            return Ok(false);
+        }
+        let metadata = &object["metadata"];
+        let guard = json!({"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]});
+        match self.api.delete(&path, guard).await {
+            Ok(_) => Ok(true),
+            // Gone, or changed by somebody else since it was read.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(false),
+            Err(error) => Err(self.failed("delete", kind)(error)),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Prometheus metrics.
+//!
+//! | metric | labels | counts |
+//! |---|---|---|
+//! | `webhook_requests_total` | `feature`, `result` | requests: `feature="all"` each one (`allowed`, `denied`, `error`), and each feature that was involved (`applied`, `unchanged`, `removed`, `rejected`, `skipped`) |
+//! | `webhook_duration_seconds` | `feature` | the time of those requests, from first body byte to answer |
+//! | `feature_errors_total` | `feature`, `error_mode` | features that failed, by the mode that was in force |
+//! | `webhook_certificate_expiry_timestamp_seconds` | | `notAfter` of the served certificate, in Unix time |
+//! | `virt_steward_build_info` | `version` | 1 |
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// From 25 us, well under what a decision in memory takes over HTTPS, to 10 s, the default limit of
+/// an API server.
+const BUCKETS: [f64; 16] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+    5.0, 10.0,
+];
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Requests {
+    feature: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Feature {
+    feature: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Errors {
+    feature: &'static str,
+    error_mode: &'static str,
+}
+
+/// All metrics, and the registry that prints them.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Requests, Counter>,
+    duration: Family<Feature, Histogram, fn() -> Histogram>,
+    errors: Family<Errors, Counter>,
+    certificate_expiry: Gauge,
+}
+
+impl Metrics {
+    /// Metrics of the given version of the program.
+    pub fn new(version: &str) -> Self {
+        let requests = Family::<Requests, Counter>::default();
+        let duration: Family<Feature, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let errors = Family::<Errors, Counter>::default();
+        let certificate_expiry = Gauge::default();
+        let mut registry = Registry::default();
+        registry.register(
+            "webhook_requests",
+            "Admission requests, all and by feature involved",
+            requests.clone(),
+        );
+        registry.register(
+            "webhook_duration_seconds",
+            "Time to answer an admission request",
+            duration.clone(),
+        );
+        registry.register("feature_errors", "Features that could not be given", errors.clone());
+        registry.register(
+            "webhook_certificate_expiry_timestamp_seconds",
+            "End of validity of the served certificate",
+            certificate_expiry.clone(),
+        );
+        let build = Info::new(vec![("version", version.to_owned())]);
+        registry.register("virt_steward_build", "What is running", build);
+        Self { registry, requests, duration, errors, certificate_expiry }
+    }
+
+    /// One request; for `feature` "all" or one that was involved.
+    pub fn request(&self, feature: &'static str, result: &'static str, took: Duration) {
+        self.requests.get_or_create(&Requests { feature, result }).inc();
+        self.duration.get_or_create(&Feature { feature }).observe(took.as_secs_f64());
+    }
+
+    /// One feature that failed.
+    pub fn feature_error(&self, feature: &'static str, error_mode: &'static str) {
+        self.errors.get_or_create(&Errors { feature, error_mode }).inc();
+    }
+
+    /// When the served certificate expires.
+    pub fn certificate_expiry(&self, at: Timestamp) {
+        self.certificate_expiry.set(at.as_second());
+    }
+
+    /// The text form, `OpenMetrics` 1.0.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,301 @@
+//! HTTP requests of the webhook port: which path, which method, how much, how long.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use features::ClusterFacts;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::decide::{DecideError, Decision, answer, decide};
+use super::review::{self, ReviewError};
+use super::tell;
+use crate::config::Config;
+use crate::facts::Reader;
+use crate::readiness::Readiness;
+use crate::telemetry::{Metrics, Parent, Tracer};
+
+/// What the handler works with: all of it shared, none of it locked for long.
+pub struct Parts {
+    /// What the cluster has.
+    pub facts: Arc<ArcSwap<ClusterFacts>>,
+    /// How ConfigMaps and Secrets are read.
+    pub reader: Reader,
+    /// Whether we are fit to serve.
+    pub readiness: Arc<Readiness>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where spans go; `None`: nowhere.
+    pub tracer: Option<Tracer>,
+}
+
+/// Answers every request on the webhook port.
+pub struct Handler {
+    features: features::Config,
+    max_body: usize,
+    read_timeout: Duration,
+    request_timeout: Duration,
+    permits: Semaphore,
+    parts: Parts,
+}
+
+/// Why an admission request is answered with an HTTP error.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0} must be sent with POST")]
+    Method(&'static str),
+    #[error("content type {0:?} is not accepted; send application/json")]
+    ContentType(String),
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body did not arrive within {} s", .0.as_secs())]
+    TooSlow(Duration),
+    #[error("the body could not be read: {0}")]
+    Broken(String),
+    #[error("too many requests are being decided; try again")]
+    Busy,
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    #[error(transparent)]
+    Decide(#[from] DecideError),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) | Self::Review(_) | Self::Decide(DecideError::Object { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Decide(DecideError::Panic { .. } | DecideError::Write { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = text(self.status(), self.to_string());
+        match self {
+            Self::Method(_) => response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST")),
+            Self::Busy => response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            _ => None,
+        };
+        response
+    }
+}
+
+impl Handler {
+    /// A handler with the limits of `config`.
+    pub fn new(config: &Config, parts: Parts) -> Self {
+        Self {
+            features: config.features.clone(),
+            max_body: config.server.max_body_bytes,
+            read_timeout: config.server.read_timeout(),
+            request_timeout: config.server.request_timeout(),
+            permits: Semaphore::new(config.server.max_concurrent_requests),
+            parts,
+        }
+    }
+
+    /// Answers one request; there is an answer to everything.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        match head.uri.path() {
+            "/mutate" => self.admission("/mutate", &head, body).await,
+            "/validate" => self.admission("/validate", &head, body).await,
+            path @ ("/healthz" | "/livez" | "/readyz") => {
+                if !matches!(head.method, Method::GET | Method::HEAD) {
+                    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers GET"));
+                    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                    return response;
+                }
+                if path != "/readyz" {
+                    return text(StatusCode::OK, "ok".into());
+                }
+                let report = self.parts.readiness.report();
+                let verbose = head.uri.query().is_some_and(|query| {
+                    query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="))
+                });
+                let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, report.text(verbose))
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "not found; there are /mutate, /validate, /healthz and /readyz".into(),
+            ),
+        }
+    }
+
+    async fn admission<B>(
+        &self,
+        path: &'static str,
+        head: &http::request::Parts,
+        body: B,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let begun = Instant::now();
+        let answered = match self.received(path, &head.method, &head.headers, body).await {
+            Ok((_permit, body)) => {
+                let parent = self.parts.tracer.as_ref().and_then(|_| Parent::from_headers(&head.headers));
+                let limit = limit(head.uri.query(), self.request_timeout);
+                self.review(path, &body, begun, limit, parent).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        answered.unwrap_or_else(|refusal| {
+            let status = refusal.status();
+            self.parts.metrics.request("all", "error", begun.elapsed());
+            if status.is_server_error() {
+                tracing::error!(path, status = status.as_u16(), error = %refusal, "request failed");
+            } else {
+                tracing::warn!(path, status = status.as_u16(), error = %refusal, "request refused");
+            }
+            refusal.response()
+        })
+    }
+
+    /// The body, once a place among the requests being decided is free: bodies are held in memory,
+    /// so the place comes first.
+    async fn received<B>(
+        &self,
+        path: &'static str,
+        method: &Method,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<(SemaphorePermit<'_>, Bytes), Refusal>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if method != Method::POST {
+            return Err(Refusal::Method(path));
+        }
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if !is_json(content_type) {
+            return Err(Refusal::ContentType(String::from_utf8_lossy(content_type).into_owned()));
+        }
+        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length: u64| length > self.max_body as u64) {
+            return Err(Refusal::TooLarge(self.max_body));
+        }
+        let permit = match self.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout(self.read_timeout, self.permits.acquire())
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .ok_or(Refusal::Busy)?,
+        };
+        let limited = std::pin::pin!(Limited::new(body, self.max_body).collect());
+        let collected = tokio::time::timeout(self.read_timeout, limited)
+            .await
+            .map_err(|_| Refusal::TooSlow(self.read_timeout))?
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    Refusal::TooLarge(self.max_body)
+                } else {
+                    Refusal::Broken(error.to_string())
+                }
+            })?;
+        Ok((permit, collected.to_bytes()))
+    }
+
+    async fn review(
+        &self,
+        path: &'static str,
+        body: &[u8],
+        begun: Instant,
+        limit: Duration,
+        parent: Option<Parent>,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let (version, request) = review::parse(body)?;
+        let decision = if path == "/mutate" {
+            let cluster = self.parts.facts.load_full();
+            decide(&request, &cluster, &self.features, &self.parts.reader, limit).await?
+        } else {
+            // Policies come with a later release; until then every valid question is answered yes.
+            Decision::untouched()
+        };
+        let answer = answer(&request, &decision)?;
+        let written = review::write(version, &request.uid, &answer)
+            .map_err(|source| DecideError::Write { uid: request.uid.to_string(), source })?;
+        tell::decided(path, &request, &decision, begun, parent, &self.parts);
+        let mut response = Response::new(Full::new(Bytes::from(written)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+}
+
+/// How long reads may take: as configured, and less than what the API server grants, which it says
+/// as `?timeout=10s` (`k8s.io/apiserver pkg/admission/plugin/webhook`); the rest is for the answer.
+fn limit(query: Option<&str>, configured: Duration) -> Duration {
+    let granted = query
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("timeout=")?.strip_suffix('s')?.parse().ok())
+        .map(Duration::from_secs);
+    granted.map_or(configured, |granted| configured.min(granted.saturating_mul(4) / 5))
+}
+
+/// `application/json`, with or without parameters, in any case (RFC 9110, 8.3.1).
+fn is_json(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+fn text(status: StatusCode, mut message: String) -> Response<Full<Bytes>> {
+    message.push('\n');
+    let mut response = Response::new(Full::new(Bytes::from(message)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_end_before_the_api_server_gives_up() {
+        let configured = Duration::from_secs(8);
+        for (query, millis) in [
+            (None, 8000),
+            (Some("timeout=10s"), 8000),
+            (Some("dryRun=All&timeout=5s"), 4000),
+            (Some("timeout=1s"), 800),
+            (Some("timeout=soon"), 8000),
+            (Some("timeout=99999999999999999999s"), 8000),
+            (Some("timeout=18446744073709551615s"), 8000),
+        ] {
+            assert_eq!(limit(query, configured), Duration::from_millis(millis), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        for (text, want) in [
+            ("application/json", true),
+            ("Application/JSON ; charset=utf-8", true),
+            ("application/json-patch+json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json(text.as_bytes()), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The admission webhooks.
+//!
+//! ```text
+//!  accept ─► TLS ─► HTTP/1.1 or h2 ─► limits ─► review::parse ─► decide ─► review::write
+//!  server                             handler                    │   ▲
+//!                                                     reader ◄───┘   └─── facts (watches)
+//! ```
+
+mod decide;
+mod handler;
+mod relevance;
+mod review;
+mod server;
+mod tell;
+
+pub use handler::{Handler, Parts};
+pub use review::AdmissionRequest;
+pub use server::{Server, ServerError};

@@ -1,0 +1,93 @@
+//! Which fields a kind has, and who owns them.
+
+use apimachinery::Status;
+use apimachinery::apply::{Reset, Writer, manager_from_user_agent, track_update};
+use apimachinery::schema::{strict_error, strict_patch_error, unknown_field_warnings};
+use serde_json::Value;
+
+use super::query::FieldValidation;
+use super::{Api, Call};
+use crate::registry::Kind;
+
+/// Drops fields that a kind does not have, as decoding and pruning do in a real server, and fills
+/// in the defaults of a custom kind's schema. Says so when the client wants to know.
+///
+/// # Errors
+/// 400 for values of the wrong type, and for unknown fields in strict mode (422 in a patch).
+pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidation) -> Result<(), Status> {
+    let kind = call.kind.clone();
+    let unknown = match kind.definition() {
+        None => kind.object_type.normalize(object).map_err(|why: String| {
+            let (kind, version) = (&kind.kind, &kind.version);
+            Status::bad_request(format!(
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+            ))
+        })?,
+        Some(definition) => {
+            let unknown = definition.schema.prune(object);
+            definition.schema.default(object);
+            unknown
+        }
+    };
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    match validation {
+        FieldValidation::Strict if call.content_type.contains("patch") => {
+            Err(strict_patch_error(&String::from_utf8_lossy(&call.body), &unknown))
+        }
+        FieldValidation::Strict => Err(strict_error(&kind.version, &kind.kind, &unknown)),
+        FieldValidation::Warn => {
+            for warning in unknown_field_warnings(&unknown) {
+                if !call.warnings.contains(&warning) {
+                    call.warnings.push(warning);
+                }
+            }
+            Ok(())
+        }
+        FieldValidation::Ignore => Ok(()),
+    }
+}
+
+/// What a request through this path cannot come to own.
+pub fn reset(kind: &Kind, subresource: &str) -> Reset {
+    match subresource {
+        "" if kind.subresource("status").is_some() => Reset::Status,
+        "status" if kind.definition().is_some() => Reset::AllButStatus,
+        "status" => Reset::Spec,
+        _ => Reset::Nothing,
+    }
+}
+
+/// Who writes.
+#[derive(Clone, Debug)]
+pub struct Manager {
+    name: String,
+    api_version: String,
+    subresource: String,
+}
+
+impl Manager {
+    /// From `fieldManager`, or what the client calls itself.
+    pub fn of(call: &Call) -> Self {
+        let name = call
+            .query
+            .get("fieldManager")
+            .map_or_else(|| manager_from_user_agent(&call.user_agent), str::to_owned);
+        Self { name, api_version: call.kind.api_version(), subresource: call.target.subresource.clone() }
+    }
+
+    /// For the machinery.
+    pub fn writer(&self) -> Writer<'_> {
+        Writer { manager: &self.name, api_version: &self.api_version, subresource: &self.subresource }
+    }
+}
+
+impl Api {
+    /// Writes down which fields a create, update or patch made its own.
+    pub fn track(&self, call: &Call, old: Option<&Value>, new: &mut Value) {
+        let manager = Manager::of(call);
+        let reset = reset(&call.kind, &call.target.subresource);
+        track_update(old, new, &call.kind.object_type, &manager.writer(), reset, self.clock.now());
+    }
+}

@@ -1,0 +1,224 @@
+//! What is particular to single kinds when they are written.
+
+mod capacity;
+mod defaults;
+pub mod definition;
+pub mod pod;
+
+use apimachinery::FieldError;
+use serde_json::{Value, json};
+
+use super::meta::metadata;
+use crate::registry::Kind;
+
+/// Built-in kinds whose `metadata.generation` counts changes of the spec.
+const GENERATIONS: [&str; 18] = [
+    "pods",
+    "replicationcontrollers",
+    "daemonsets",
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "cronjobs",
+    "jobs",
+    "ingresses",
+    "networkpolicies",
+    "poddisruptionbudgets",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "customresourcedefinitions",
+    "priorityclasses",
+    "endpointslices",
+];
+
+/// Does this kind count generations?
+pub fn counts_generations(kind: &Kind) -> bool {
+    kind.definition().is_some() || GENERATIONS.contains(&kind.plural.as_str())
+}
+
+/// Is the part of an object that generations count different?
+pub fn spec_changed(kind: &Kind, new: &Value, current: &Value) -> bool {
+    if kind.definition().is_none() {
+        return new["spec"] != current["spec"] || new["webhooks"] != current["webhooks"];
+    }
+    let keys = |object: &Value| {
+        object.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let has_status = kind.subresource("status").is_some();
+    let counted = |key: &String| key != "metadata" && (key != "status" || !has_status);
+    let all = keys(new).into_iter().chain(keys(current));
+    all.filter(counted).any(|key| new[key.as_str()] != current[key.as_str()])
+}
+
+/// Fills in what the author left out.
+pub fn fill_defaults(kind: &Kind, object: &mut Value) {
+    if kind.definition().is_none() {
+        defaults::fill(&kind.group, &kind.plural, object);
+    }
+}
+
+/// Decides what the client may not when an object is created.
+pub fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
+    // Nodes register with their status.
+    if kind.subresource("status").is_some()
+        && !kind.is("", "nodes")
+        && let Some(root) = object.as_object_mut()
+    {
+        root.remove("status");
+    }
+    match (kind.group.as_str(), kind.plural.as_str()) {
+        ("", "namespaces") => namespace(object),
+        ("", "nodes") => node(object),
+        ("", "pods") => {
+            pod::tolerate(object);
+            pod::first_status(object);
+        }
+        ("", "persistentvolumeclaims" | "persistentvolumes") => {
+            object["status"] = json!({"phase": "Pending"});
+        }
+        ("", "resourcequotas") => object["status"] = json!({}),
+        ("", "services") => object["status"] = json!({"loadBalancer": {}}),
+        ("policy", "poddisruptionbudgets") => {
+            object["status"] =
+                json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => definition::accept(object, now),
+        _ => {}
+    }
+}
+
+/// The entries of a list, if there is one.
+fn items_mut<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Sets a field that is not there.
+fn set(object: &mut Value, key: &str, value: Value) {
+    if let Some(map) = object.as_object_mut()
+        && map.get(key).is_none_or(Value::is_null)
+    {
+        map.insert(key.into(), value);
+    }
+}
+
+/// Sets a field that is not there, in a part that is.
+fn set_in(object: &mut Value, part: &str, key: &str, value: Value) {
+    if let Some(part) = object.get_mut(part) {
+        set(part, key, value);
+    }
+}
+
+fn namespace(object: &mut Value) {
+    object["spec"] = json!({"finalizers": ["kubernetes"]});
+    object["status"] = json!({"phase": "Active"});
+}
+
+/// The node-lifecycle taint that new nodes get until a kubelet reports them ready (`TaintNodesByCondition`).
+fn node(object: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    if !object["spec"].is_object() {
+        object["spec"] = json!({});
+    }
+    let taints = &mut object["spec"]["taints"];
+    match taints {
+        Value::Array(taints) if !taints.contains(&taint) => taints.push(taint),
+        Value::Array(_) => {}
+        _ => *taints = json!([taint]),
+    }
+}
+
+/// What is wrong with an object that is to be created.
+pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    if let Some(definition) = kind.definition() {
+        return definition.schema.validate(object, None);
+    }
+    match (kind.group.as_str(), kind.plural.as_str()) {
+        ("", "pods") => pod::validate(object),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => definition::validate(object),
+        _ => Vec::new(),
+    }
+}
+
+/// What is wrong with a change.
+pub fn validate_update(kind: &Kind, subresource: &str, new: &Value, current: &Value) -> Vec<FieldError> {
+    if let Some(definition) = kind.definition() {
+        return definition.schema.validate(new, Some(current));
+    }
+    match (kind.group.as_str(), kind.plural.as_str(), subresource) {
+        ("", "pods", "") => pod::validate_update(new, current),
+        ("", "pods", "resize") => pod::validate_resize(new, current),
+        ("", "configmaps" | "secrets", "") => immutable_data(new, current),
+        ("apiextensions.k8s.io", "customresourcedefinitions", "") => definition::validate(new),
+        _ => Vec::new(),
+    }
+}
+
+fn immutable_data(new: &Value, current: &Value) -> Vec<FieldError> {
+    if current["immutable"] != true {
+        return Vec::new();
+    }
+    let message = "field is immutable when `immutable` is set";
+    let changed = ["immutable", "data", "binaryData"].into_iter().filter(|key| new[*key] != current[*key]);
+    changed.map(|key| FieldError::forbidden(key, message)).collect()
+}
+
+/// Keeps a write to what its path may change: the object without its status, or the status alone.
+pub fn confine(kind: &Kind, subresource: &str, mut new: Value, current: &Value) -> Value {
+    match subresource {
+        "" => {
+            if kind.subresource("status").is_some() {
+                copy(&mut new, current, "status");
+            }
+            if kind.is("", "namespaces") {
+                copy(&mut new, current, "spec");
+            }
+            new
+        }
+        "resize" => pod::confine_resize(&new, current),
+        "ephemeralcontainers" => {
+            let mut kept = current.clone();
+            kept["spec"]["ephemeralContainers"] = new["spec"]["ephemeralContainers"].clone();
+            kept
+        }
+        "finalize" => {
+            let mut kept = current.clone();
+            kept["spec"]["finalizers"] = new["spec"]["finalizers"].clone();
+            kept
+        }
+        "status" => status_alone(kind, &new, current),
+        _ => new,
+    }
+}
+
+fn status_alone(kind: &Kind, new: &Value, current: &Value) -> Value {
+    let mut kept = current.clone();
+    copy(&mut kept, new, "status");
+    if kind.definition().is_some() {
+        return kept;
+    }
+    copy(&mut kept, new, "metadata");
+    let owners = current["metadata"]["ownerReferences"].clone();
+    if owners.is_null() {
+        metadata(&mut kept).remove("ownerReferences");
+    } else {
+        metadata(&mut kept).insert("ownerReferences".into(), owners);
+    }
+    if kind.is("", "pods") {
+        kept["status"]["qosClass"] = current["status"]["qosClass"].clone();
+    }
+    kept
+}
+
+fn copy(to: &mut Value, from: &Value, key: &str) {
+    let Some(root) = to.as_object_mut() else { return };
+    match from.get(key) {
+        Some(value) => {
+            root.insert(key.into(), value.clone());
+        }
+        None => {
+            root.remove(key);
+        }
+    }
+}

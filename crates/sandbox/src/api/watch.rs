@@ -1,0 +1,276 @@
+//! watch: a cursor in a kind's history, turned into lines.
+//!
+//! ```text
+//! start ──► [initial objects ──► initial-events-end bookmark] ──► changes ⇄ waiting ──► end
+//! ```
+//! The end comes with `timeoutSeconds`, with the server's shutdown, or when the peer reads so
+//! slowly that the history has moved past its cursor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::Status;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::negotiate::Form;
+use super::present::Presenter;
+use super::query::{Selection, invalid_options};
+use super::read::too_large;
+use super::reply::{self, Reply};
+use super::{Api, Call};
+use crate::store::{Cursor, Error, Event, EventType, Stored, line};
+
+/// Changes taken from the history at once.
+const BATCH: usize = 256;
+/// Time between bookmarks of a quiet watch.
+const BOOKMARK: Duration = Duration::from_mins(1);
+/// A watch without `timeoutSeconds` ends after this and up to as much again.
+const LIFETIME: u64 = 1800;
+
+impl Api {
+    /// `GET …?watch=true`
+    ///
+    /// # Errors
+    /// 400, 422, 500 for bad options; what is wrong later comes as an ERROR event.
+    pub async fn watch(self: &Arc<Self>, call: &Call) -> Result<Reply, Status> {
+        let mut selection = call.query.selection(&call.kind)?;
+        if !call.target.name.is_empty() {
+            selection = selection.only(&call.target.name);
+        }
+        let start = Start::of(call)?;
+        let presenter = call.presenter(self);
+        let mut watcher = Watcher {
+            api: self.clone(),
+            namespace: call.namespace().map(str::to_owned),
+            selection,
+            initial: Vec::new().into_iter(),
+            announce: false,
+            lines: VecDeque::new(),
+            cursor: None,
+            bookmarks: call.query.flag("allowWatchBookmarks"),
+            columns: true,
+            deadline: Instant::now() + self.lifetime(call)?,
+            presenter,
+        };
+        match start {
+            Start::Everything { announce, at_least } => {
+                if let Err(status) = self.reached(at_least).await {
+                    return Ok(error_event(&status));
+                }
+                let (objects, cursor) = self.store.follow(&call.kind.storage, call.namespace());
+                watcher.initial = objects.into_iter();
+                watcher.cursor = Some(cursor);
+                watcher.announce = announce;
+            }
+            Start::After(version) if version > self.store.version() => {
+                return Ok(error_event(&too_large(version, self.store.version())));
+            }
+            Start::After(version) => match self.store.follow_from(&call.kind.storage, version) {
+                Ok(cursor) => watcher.cursor = Some(cursor),
+                Err(error) => return Ok(error_event(&expired(&error))),
+            },
+        }
+        let stream = futures::stream::unfold(watcher, |mut watcher| async move {
+            let line = watcher.next().await?;
+            Some((line, watcher))
+        });
+        Ok(reply::json_stream(stream))
+    }
+
+    fn lifetime(&self, call: &Call) -> Result<Duration, Status> {
+        let seconds = match call.query.get("timeoutSeconds") {
+            None | Some("0") => LIFETIME + self.ids.next() % LIFETIME,
+            Some(text) => {
+                text.parse().map_err(|_| Status::bad_request("timeoutSeconds must be an integer"))?
+            }
+        };
+        Ok(Duration::from_secs(seconds.min(24 * 3600)))
+    }
+}
+
+/// Where a watch begins.
+enum Start {
+    /// With everything there is; `announce`: a bookmark tells where that ends.
+    Everything { announce: bool, at_least: u64 },
+    /// After a version.
+    After(u64),
+}
+
+impl Start {
+    fn of(call: &Call) -> Result<Self, Status> {
+        let query = &call.query;
+        let forbid = |message: &str| {
+            Err(invalid_options("ListOptions", "resourceVersionMatch", "FieldValueForbidden", message))
+        };
+        let matching = query.get("resourceVersionMatch");
+        let initial = query.get("sendInitialEvents").is_some();
+        if initial && matching != Some("NotOlderThan") {
+            return forbid(
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+        }
+        if !initial && matching.is_some() {
+            return forbid(
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        let text = query.get("resourceVersion").unwrap_or("0");
+        let version: u64 = text.parse().map_err(|_| {
+            let message =
+                format!("resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax");
+            Status::new(500, "", message)
+        })?;
+        if query.flag("sendInitialEvents") {
+            return Ok(Self::Everything { announce: query.flag("allowWatchBookmarks"), at_least: version });
+        }
+        Ok(if version == 0 {
+            Self::Everything { announce: false, at_least: 0 }
+        } else {
+            Self::After(version)
+        })
+    }
+}
+
+fn expired(error: &Error) -> Status {
+    Status::new(410, "Expired", error.to_string())
+}
+
+fn error_line(status: &Status) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": status.to_json()})).into()
+}
+
+fn error_event(status: &Status) -> Reply {
+    reply::json_bytes(200, error_line(status))
+}
+
+struct Watcher {
+    api: Arc<Api>,
+    presenter: Presenter,
+    namespace: Option<String>,
+    selection: Selection,
+    initial: std::vec::IntoIter<Arc<Stored>>,
+    announce: bool,
+    lines: VecDeque<Bytes>,
+    /// `None` once the stream has ended.
+    cursor: Option<Cursor>,
+    bookmarks: bool,
+    /// Tables describe their columns in the first event only.
+    columns: bool,
+    deadline: Instant,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            if let Some(stored) = self.initial.next() {
+                if self.selection.matches(stored.header()) {
+                    return Some(self.line(EventType::Added, &stored));
+                }
+                continue;
+            }
+            let cursor = self.cursor.as_mut()?;
+            if std::mem::take(&mut self.announce) {
+                let version = cursor.version();
+                return Some(self.bookmark(version, true));
+            }
+            match self.api.store.next(cursor, BATCH) {
+                Ok((events, _)) if !events.is_empty() => self.take(&events),
+                Ok((_, version)) => {
+                    if let Some(line) = self.wait(version).await {
+                        return Some(line);
+                    }
+                }
+                Err(error) => {
+                    self.cursor = None;
+                    return Some(error_line(&expired(&error)));
+                }
+            }
+        }
+    }
+
+    /// Sleeps until something may have happened; a line only when that is a bookmark.
+    async fn wait(&mut self, version: u64) -> Option<Bytes> {
+        let cursor = self.cursor.as_mut()?;
+        let quiet = Instant::now() + BOOKMARK;
+        let until = quiet.min(self.deadline);
+        tokio::select! {
+            alive = cursor.changed() => {
+                if !alive {
+                    self.cursor = None;
+                }
+                return None;
+            }
+            () = tokio::time::sleep_until(until) => {}
+            () = self.api.shutdown.cancelled() => {
+                self.cursor = None;
+                return None;
+            }
+        }
+        if Instant::now() >= self.deadline {
+            self.cursor = None;
+        }
+        self.bookmarks.then(|| self.bookmark(version, false))
+    }
+
+    fn take(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            let header = event.object.header();
+            if self.namespace.as_deref().is_some_and(|namespace| *header.namespace != *namespace) {
+                continue;
+            }
+            let before = event.previous.as_ref().filter(|stored| self.selection.matches(stored.header()));
+            let after = event.event != EventType::Deleted && self.selection.matches(header);
+            let line = match (before, after) {
+                (None, false) => continue,
+                (None, true) => self.line(EventType::Added, &event.object),
+                (Some(_), true) => self.line(EventType::Modified, &event.object),
+                (Some(_), false) if event.event == EventType::Deleted => {
+                    self.line(EventType::Deleted, &event.object)
+                }
+                (Some(before), false) => self.left(before, header.resource_version),
+            };
+            self.lines.push_back(line);
+        }
+    }
+
+    fn line(&mut self, event: EventType, stored: &Stored) -> Bytes {
+        if self.presenter.form != Form::Json {
+            let object = self.presenter.value(stored);
+            return self.encode(event, &object);
+        }
+        if self.presenter.verbatim(stored) && stored.event() == event {
+            return stored.line();
+        }
+        line(event, &self.presenter.bytes(stored))
+    }
+
+    /// The object left the selection: its last selected state, at the version of the change.
+    fn left(&mut self, before: &Stored, version: u64) -> Bytes {
+        let mut object = self.presenter.value(before);
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        self.encode(EventType::Deleted, &object)
+    }
+
+    fn encode(&mut self, event: EventType, object: &Value) -> Bytes {
+        let object = self.presenter.single(object, std::mem::take(&mut self.columns));
+        line(event, object.to_string().as_bytes())
+    }
+
+    fn bookmark(&mut self, version: u64, initial_end: bool) -> Bytes {
+        let kind = &self.presenter.kind;
+        let mut metadata = json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        let object =
+            if self.presenter.form == Form::Metadata { super::present::partial(&object) } else { object };
+        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+    }
+}

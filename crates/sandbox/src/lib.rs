@@ -1,0 +1,220 @@
+//! An embedded Kubernetes API and a simulated KubeVirt behind it.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), sandbox::Error> {
+//! let sandbox = sandbox::Sandbox::start(sandbox::Options::default()).await?;
+//! println!("{}", sandbox.kubeconfig());
+//! sandbox.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod admission;
+pub mod api;
+pub mod attributes;
+pub mod audit;
+pub mod auth;
+mod bootstrap;
+pub mod certs;
+pub mod clock;
+pub mod controllers;
+pub mod objects;
+pub mod quantity;
+pub mod registry;
+pub mod server;
+pub mod sim;
+pub mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::certs::Authority;
+use crate::clock::{Ids, SystemClock};
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::store::Store;
+
+/// How a sandbox is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The port on 127.0.0.1; 0: any that is free.
+    pub port: u16,
+    /// Write the administrator's kubeconfig here (readable by the owner only).
+    pub kubeconfig_out: Option<PathBuf>,
+    /// Decides every id and everything else that is random.
+    pub seed: u64,
+    /// Simulated nodes; 0: the API alone, without `KubeVirt`'s components.
+    pub nodes: usize,
+    /// Virtual machines that are there from the start, when there are nodes.
+    pub vms: usize,
+    /// A directory (or a file) with `CustomResourceDefinitions` to serve in place of the built-in
+    /// compact ones of the same name.
+    pub crds: Option<PathBuf>,
+    /// Append an `audit.k8s.io/v1` event for every request to this file.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { port: 0, kubeconfig_out: None, seed: 1, nodes: 0, vms: 0, crds: None, audit_log: None }
+    }
+}
+
+/// The sandbox could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No certificates.
+    #[error(transparent)]
+    Certificate(#[from] certs::Error),
+    /// No server.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The kubeconfig could not be written.
+    #[error("write kubeconfig to {}", path.display())]
+    Kubeconfig {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of definitions could not be read.
+    #[error("read CustomResourceDefinitions from {}: {reason}", path.display())]
+    Definitions {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The audit log could not be opened.
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
+    /// What every cluster has could not be made.
+    #[error("set up the cluster: {0}")]
+    Bootstrap(String),
+    /// The simulated nodes and `KubeVirt` could not be started.
+    #[error(transparent)]
+    Simulation(#[from] sim::SimError),
+}
+
+/// A running sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    server: Server,
+    kubeconfig: String,
+    api: Arc<Api>,
+    simulation: Option<sim::Simulation>,
+}
+
+impl Sandbox {
+    /// Starts the API on 127.0.0.1, and the simulation when nodes are asked for.
+    ///
+    /// # Errors
+    /// [`Error`] says what failed.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let authority = Authority::new()?;
+        let ids = Ids::new(options.seed);
+        let admin_token = format!("{:016x}{:016x}", secret()?, secret()?);
+        let audit = match &options.audit_log {
+            // The task ends by itself when the API is dropped.
+            Some(path) => Some(audit::Audit::to_file(path, audit::Level::Request).await?.0),
+            None => None,
+        };
+        let store = Arc::new(Store::new());
+        let (work, backlog) = controllers::Queue::new();
+        let make_uid = {
+            let ids = ids.clone();
+            Arc::new(move || ids.uid())
+        };
+        let admission = admission::Admission::new(store.clone(), make_uid);
+        let auth = auth::Auth::new(store.clone(), admin_token.clone(), api::admin())
+            .map_err(|error| Error::Bootstrap(error.to_string()))?;
+        let api = Arc::new(Api {
+            store,
+            registry: Registry::new(),
+            clock: Arc::new(SystemClock),
+            ids,
+            shutdown: CancellationToken::new(),
+            auth,
+            ca: authority.pem(),
+            admission,
+            audit,
+            documents: std::sync::Mutex::default(),
+            proxy: authority.client("front-proxy-client", &[])?,
+            work,
+        });
+        tokio::spawn(controllers::run(api.clone(), backlog));
+        bootstrap::fill(&api, &options)?;
+        let server = Server::start(api.clone(), &authority, options.port).await?;
+        let url = format!("https://{}", server.address);
+        let client = authority.client("admin", &["system:masters"])?;
+        let kubeconfig = certs::kubeconfig(&url, &authority.pem(), &client, &admin_token);
+        if let Some(path) = &options.kubeconfig_out {
+            write_private(path, &kubeconfig)
+                .map_err(|source| Error::Kubeconfig { path: path.clone(), source })?;
+        }
+        match simulate(&kubeconfig, &options).await {
+            Ok(simulation) => Ok(Self { server, kubeconfig, api, simulation }),
+            Err(error) => {
+                server.shutdown().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// `https://127.0.0.1:port`
+    pub fn url(&self) -> String {
+        format!("https://{}", self.server.address)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> String {
+        self.kubeconfig.clone()
+    }
+
+    /// The API itself, for what runs in the same process.
+    pub fn api(&self) -> Arc<Api> {
+        self.api.clone()
+    }
+
+    /// The simulated nodes and `KubeVirt`, if there are any.
+    pub fn simulation(&self) -> Option<&sim::Simulation> {
+        self.simulation.as_ref()
+    }
+
+    /// Ends the simulation and watches, finishes requests in flight, closes the port.
+    pub async fn shutdown(self) {
+        drop(self.simulation);
+        self.server.shutdown().await;
+    }
+}
+
+/// Starts the simulation when nodes are asked for.
+async fn simulate(kubeconfig: &str, options: &Options) -> Result<Option<sim::Simulation>, sim::SimError> {
+    if options.nodes == 0 {
+        return Ok(None);
+    }
+    let client = sim::connect(kubeconfig).await?;
+    Ok(Some(sim::Simulation::start(client, sim::SimConfig::sized(options)).await?))
+}
+
+/// A credential must not follow from the seed.
+fn secret() -> Result<u64, Error> {
+    let mut bytes = [0_u8; 8];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| Error::Bootstrap("no randomness for the administrator's token".into()))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file =
+        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}

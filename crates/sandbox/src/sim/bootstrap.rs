@@ -1,0 +1,249 @@
+//! What is in a cluster with `KubeVirt` before anybody makes a VM.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+use super::SimConfig;
+use super::client::{Client, ClientError};
+use super::identity::KUBEVIRT_NAMESPACE;
+use super::json;
+use super::resource::{
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, PRIORITY_CLASSES, Resource,
+    SERVICE_ACCOUNTS, VMS,
+};
+
+/// The version of `KubeVirt` that is simulated.
+const KUBEVIRT_VERSION: &str = "v1.9.0";
+/// How many VMs are created at once.
+const CREATORS: usize = 16;
+
+/// A role: groups, resources and verbs, each separated by spaces. A group `core` is the empty one.
+type Rules = &'static [(&'static str, &'static str, &'static str)];
+
+const READ: &str = "get list watch";
+const WRITE: &str = "get list watch create update patch delete";
+
+/// What each component may do; of the real roles, the part that is simulated.
+const ROLES: [(&str, &str, Rules); 7] = [
+    (
+        "system:kube-scheduler",
+        "User system:kube-scheduler",
+        &[
+            ("core", "nodes namespaces persistentvolumeclaims persistentvolumes", READ),
+            ("core", "pods", "get list watch delete"),
+            ("core", "pods/binding bindings", "create"),
+            ("core", "pods/status", "patch update"),
+            ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "system:node",
+        "Group system:nodes",
+        &[
+            ("core", "nodes", "create get list watch update patch"),
+            ("core", "nodes/status", "update patch"),
+            ("core", "pods", "get list watch create delete"),
+            ("core", "pods/status", "update patch"),
+            ("core", "secrets configmaps persistentvolumeclaims services", READ),
+            ("core events.k8s.io", "events", "create patch update"),
+            ("coordination.k8s.io", "leases", "create get update patch delete"),
+        ],
+    ),
+    (
+        "system:controller:node-controller",
+        "User system:serviceaccount:kube-system:node-controller",
+        &[
+            ("core", "nodes", "get list watch update patch delete"),
+            ("core", "nodes/status", "patch update"),
+            ("core", "pods", "get list watch delete"),
+            ("core", "pods/status", "patch update"),
+            ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "kubevirt-controller",
+        "kubevirt-controller",
+        &[
+            ("core", "namespaces", "get list watch patch"),
+            ("core", "pods configmaps endpoints services persistentvolumeclaims", WRITE),
+            ("core", "nodes", "get list watch update patch"),
+            ("core", "pods/finalizers", "update"),
+            ("core", "pods/eviction", "create"),
+            ("core", "pods/status", "patch"),
+            ("core", "events", "create update patch"),
+            ("policy", "poddisruptionbudgets", WRITE),
+            ("apps", "controllerrevisions", "get list watch create update delete"),
+            ("kubevirt.io", "*", "*"),
+            ("storage.k8s.io", "storageclasses", READ),
+        ],
+    ),
+    (
+        "kubevirt-handler",
+        "kubevirt-handler",
+        &[
+            ("kubevirt.io", "virtualmachineinstances", "update list watch"),
+            ("kubevirt.io", "kubevirts", READ),
+            ("core", "nodes", "patch get list watch"),
+            ("core", "configmaps", READ),
+            ("core", "events", "create patch"),
+        ],
+    ),
+    (
+        "kubevirt-apiserver",
+        "kubevirt-apiserver",
+        &[
+            (
+                "admissionregistration.k8s.io",
+                "validatingwebhookconfigurations mutatingwebhookconfigurations",
+                READ,
+            ),
+            ("core", "pods nodes namespaces", READ),
+            ("kubevirt.io", "*", "get list watch patch update"),
+        ],
+    ),
+    ("kubevirt-operator", "kubevirt-operator", &[("*", "*", "*")]),
+];
+
+/// Namespaces, accounts, roles, and the `KubeVirt` object with its status.
+pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientError> {
+    for name in [KUBEVIRT_NAMESPACE, "kube-node-lease", "default"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name,
+            "labels": {"kubernetes.io/metadata.name": name}}});
+        ensure(client, &NAMESPACES, namespace).await?;
+    }
+    for (name, subject, rules) in ROLES {
+        let subject = if let Some((kind, name)) = subject.split_once(' ') {
+            json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name})
+        } else {
+            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": subject, "namespace": KUBEVIRT_NAMESPACE, "labels": {"kubevirt.io": ""}}});
+            ensure(client, &SERVICE_ACCOUNTS, account).await?;
+            json!({"kind": "ServiceAccount", "name": subject, "namespace": KUBEVIRT_NAMESPACE})
+        };
+        ensure(client, &CLUSTER_ROLES, role(name, rules)).await?;
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [subject]});
+        ensure(client, &CLUSTER_ROLE_BINDINGS, binding).await?;
+    }
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+        "metadata": {"name": "kubevirt-cluster-critical"}, "value": 1_000_000_000, "globalDefault": false,
+        "description": "This priority class should be used for core kubevirt components only."});
+    ensure(client, &PRIORITY_CLASSES, class).await?;
+    let kubevirt = kubevirt(config);
+    ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;
+    let path = KUBEVIRTS.path(KUBEVIRT_NAMESPACE, json::name(&kubevirt), "status");
+    let patch = json!({"status": kubevirt["status"]});
+    client.send(None, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
+    Ok(())
+}
+
+/// Creates an object; one that is there already stays as it is.
+async fn ensure(client: &Client, resource: &Resource, object: Value) -> Result<(), ClientError> {
+    let path = resource.path(json::namespace(&object), "", "");
+    match client.send(None, http::Method::POST, &path, "application/json", &object).await {
+        Err(error) if error.code() != 409 => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn role(name: &str, rules: Rules) -> Value {
+    let words = |text: &str| -> Vec<Value> {
+        text.split(' ').map(|word| if word == "core" { "".into() } else { word.into() }).collect()
+    };
+    let rules: Vec<Value> = rules
+        .iter()
+        .map(|(groups, resources, verbs)| {
+            json!({"apiGroups": words(groups), "resources": words(resources), "verbs": words(verbs)})
+        })
+        .collect();
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+        "rules": rules})
+}
+
+fn kubevirt(config: &SimConfig) -> Value {
+    let devices: Vec<Value> = config
+        .devices
+        .iter()
+        .map(|device| json!({"pciVendorSelector": device.selector, "resourceName": device.resource}))
+        .collect();
+    let version = |prefix: &str| {
+        [
+            (format!("{prefix}KubeVirtRegistry"), "quay.io/kubevirt"),
+            (format!("{prefix}KubeVirtVersion"), KUBEVIRT_VERSION),
+        ]
+    };
+    let mut status = json!({
+        "phase": "Deployed",
+        "defaultArchitecture": "amd64",
+        "generations": [],
+        "observedGeneration": 1,
+        "operatorVersion": KUBEVIRT_VERSION,
+        "outdatedVirtualMachineInstanceWorkloads": 0,
+        "conditions": [
+            {"type": "Available", "status": "True", "reason": "AllComponentsReady", "message": "All components are ready."},
+            {"type": "Progressing", "status": "False", "reason": "AllComponentsReady", "message": "All components are ready."},
+            {"type": "Degraded", "status": "False", "reason": "AllComponentsReady", "message": "All components are ready."},
+            {"type": "Created", "status": "True", "reason": "AllResourcesCreated", "message": "All resources were created."},
+        ],
+    });
+    for (key, value) in version("observed").into_iter().chain(version("target")) {
+        status[key] = value.into();
+    }
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": KUBEVIRT_NAMESPACE},
+        "spec": {
+            "certificateRotateStrategy": {},
+            "configuration": {
+                "developerConfiguration": {"featureGates": config.feature_gates},
+                "permittedHostDevices": {"pciHostDevices": devices},
+            },
+            "customizeComponents": {},
+            "imagePullPolicy": "IfNotPresent",
+            "workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate"]},
+        },
+        "status": status,
+    })
+}
+
+/// Creates the VMs of `--vms`, `vm-1` and so on: small, migratable, and always running.
+pub async fn virtual_machines(client: &Client, config: &SimConfig) -> Result<(), ClientError> {
+    stream::iter(1..=config.vms)
+        .map(|number| async move { ensure(client, &VMS, virtual_machine(config.seed, number)).await })
+        .buffer_unordered(CREATORS)
+        .try_collect()
+        .await
+}
+
+fn virtual_machine(seed: u64, number: u32) -> Value {
+    let drawn = super::node::draw(seed, number.into());
+    let memory = ["512Mi", "1Gi", "2Gi"][usize::try_from(drawn % 3).unwrap_or(0)];
+    let sockets = 1 + drawn / 3 % 2;
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": format!("vm-{number}"), "namespace": "default"},
+        "spec": {
+            "runStrategy": "Always",
+            "template": {
+                "metadata": {"labels": {"kubevirt.io/vm": format!("vm-{number}")}},
+                "spec": {
+                    "domain": {
+                        "cpu": {"cores": 1, "sockets": sockets, "threads": 1},
+                        "devices": {
+                            "disks": [{"name": "root", "disk": {"bus": "virtio"}}],
+                            "interfaces": [{"name": "default", "masquerade": {}}],
+                        },
+                        "memory": {"guest": memory},
+                    },
+                    "networks": [{"name": "default", "pod": {}}],
+                    "terminationGracePeriodSeconds": 30,
+                    "volumes": [{"name": "root", "containerDisk": {"image": "quay.io/containerdisks/fedora:41"}}],
+                },
+            },
+        },
+    })
+}

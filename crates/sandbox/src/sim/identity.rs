@@ -1,0 +1,72 @@
+//! Who each simulated component is to the API server. Requests carry impersonation headers, so
+//! that admission, authorisation and the audit log see the user that the real component has.
+
+use std::sync::Arc;
+
+/// The namespace that `KubeVirt` is installed in.
+pub const KUBEVIRT_NAMESPACE: &str = "kubevirt";
+
+/// The key of the bound token's node claim in `userInfo.extra` (`authentication.k8s.io`).
+pub const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
+
+/// A user, its groups, and what it calls itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    pub user: Arc<str>,
+    pub groups: Arc<[&'static str]>,
+    /// The node of the pod that the component runs in, for components that prove it.
+    pub node: Option<Arc<str>>,
+    pub agent: &'static str,
+}
+
+impl Identity {
+    /// `system:node:NAME`
+    pub fn kubelet(node: &str) -> Self {
+        Self {
+            user: format!("system:node:{node}").into(),
+            groups: ["system:nodes", "system:authenticated"].into(),
+            node: None,
+            agent: "kubelet/v1.36.2 (linux/amd64) kubernetes",
+        }
+    }
+
+    pub fn scheduler() -> Self {
+        Self {
+            user: "system:kube-scheduler".into(),
+            groups: ["system:authenticated"].into(),
+            node: None,
+            agent: "kube-scheduler/v1.36.2 (linux/amd64) kubernetes/scheduler",
+        }
+    }
+
+    pub fn node_controller() -> Self {
+        Self {
+            user: "system:serviceaccount:kube-system:node-controller".into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
+                .into(),
+            node: None,
+            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+        }
+    }
+
+    pub fn virt_controller() -> Self {
+        Self::kubevirt("kubevirt-controller", "virt-controller/v1.9.0 (linux/amd64)")
+    }
+
+    /// virt-handler on one node: its token is bound to the node, which virt-api's node restriction
+    /// asks for (`KubeVirt` 1.4 and later).
+    pub fn virt_handler(node: &str) -> Self {
+        let node = Some(node.into());
+        Self { node, ..Self::kubevirt("kubevirt-handler", "virt-handler/v1.9.0 (linux/amd64)") }
+    }
+
+    fn kubevirt(account: &str, agent: &'static str) -> Self {
+        Self {
+            user: format!("system:serviceaccount:{KUBEVIRT_NAMESPACE}:{account}").into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:kubevirt", "system:authenticated"]
+                .into(),
+            node: None,
+            agent,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The kubelets of all simulated nodes in one client: one watch for all of them, constant work
+//! per pod.
+
+pub mod decide;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::SimConfig;
+use super::cache::{Cache, Change};
+use super::client::ClientError;
+use super::events::{Note, Recorder};
+use super::identity::Identity;
+use super::json::{self, map, micro_time, text, time};
+use super::launcher::Launchers;
+use super::node;
+use super::queue::Queue;
+use super::requests::{self, Amounts};
+use super::resource::{LEASES, NODES, PODS};
+use super::write::{Op, Write, Writer};
+use decide::{Observation, Step};
+
+const COMPONENT: &str = "kubelet";
+const WORKERS: usize = 32;
+/// How often a node's Lease is renewed (`nodeLeaseDurationSeconds` / 4).
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often an unchanged Node status is written (`nodeStatusReportFrequency`).
+const STATUS_REPORT: Duration = Duration::from_mins(5);
+
+/// The kubelets.
+pub struct Kubelet {
+    nodes: HashMap<String, Node>,
+    writer: Writer,
+    recorder: Recorder,
+    pods: Arc<Cache>,
+    node_cache: Arc<Cache>,
+    launchers: Arc<Launchers>,
+    queue: Queue,
+    next_ip: AtomicU32,
+    admitted: Mutex<Admitted>,
+}
+
+struct Node {
+    who: Identity,
+    address: String,
+}
+
+/// What each node has promised to pods.
+#[derive(Default)]
+struct Admitted {
+    pods: HashMap<String, Admission>,
+    used: HashMap<String, (Amounts, usize)>,
+}
+
+#[derive(Clone)]
+struct Admission {
+    node: String,
+    requests: Amounts,
+    pod_ip: String,
+}
+
+impl Admitted {
+    fn admit(&mut self, uid: &str, admission: Admission) {
+        let (used, pods) = self.used.entry(admission.node.clone()).or_default();
+        requests::add(used, &admission.requests);
+        *pods += 1;
+        self.pods.insert(uid.to_owned(), admission);
+    }
+
+    fn release(&mut self, uid: &str) {
+        let Some(admission) = self.pods.remove(uid) else { return };
+        if let Some((used, pods)) = self.used.get_mut(&admission.node) {
+            requests::subtract(used, &admission.requests);
+            *pods = pods.saturating_sub(1);
+        }
+    }
+}
+
+impl Kubelet {
+    /// Runs the pods of the nodes that `config` describes.
+    pub fn start(
+        config: &SimConfig,
+        writer: Writer,
+        recorder: Recorder,
+        (pods, node_cache): (&Arc<Cache>, &Arc<Cache>),
+        launchers: &Arc<Launchers>,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let nodes = (0..config.nodes)
+            .map(|index| {
+                let name = node::name(index);
+                (name.clone(), Node { who: Identity::kubelet(&name), address: node::address(index) })
+            })
+            .collect();
+        let kubelet = Arc::new(Self {
+            nodes,
+            writer,
+            recorder,
+            pods: pods.clone(),
+            node_cache: node_cache.clone(),
+            launchers: launchers.clone(),
+            queue: Queue::default(),
+            next_ip: AtomicU32::new(1),
+            admitted: Mutex::default(),
+        });
+        let on_pod = kubelet.clone();
+        pods.on_change(move |change| on_pod.pod_changed(change));
+        let queue = kubelet.queue.clone();
+        launchers.on_change(move |launcher| queue.add(&launcher.pod));
+        let (queue, work) = (kubelet.queue.clone(), kubelet.clone());
+        queue.run(COMPONENT, WORKERS, stop, move |key| {
+            let kubelet = work.clone();
+            async move { kubelet.reconcile(&key).await }
+        });
+        kubelet
+    }
+
+    fn admitted(&self) -> MutexGuard<'_, Admitted> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod_changed(&self, change: &Change<'_>) {
+        let pod = change.object();
+        if !self.nodes.contains_key(text(pod, "/spec/nodeName")) {
+            return;
+        }
+        if change.new.is_none() || !requests::holds(pod) {
+            self.admitted().release(json::uid(pod));
+        }
+        if change.new.is_some() {
+            self.queue.add(change.key);
+        } else {
+            self.launchers.forget(json::uid(pod));
+        }
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
+        // Pending, Running, Ready: more steps than these follow a change from outside.
+        for _ in 0..4 {
+            let Some(pod) = self.pods.get(key) else { return Ok(None) };
+            let Some(node) = self.nodes.get(text(&pod, "/spec/nodeName")) else { return Ok(None) };
+            let (rejection, pod_ip) = self.admission(&pod);
+            let now = Timestamp::now();
+            let seen = Observation {
+                pod: &pod,
+                domain: self.launchers.domain(json::uid(&pod)),
+                rejection,
+                host_ip: &node.address,
+                pod_ip: &pod_ip,
+            };
+            match decide::decide(&seen, now) {
+                Step::Nothing => return Ok(remaining_grace(&pod, now)),
+                Step::Stop => {
+                    self.launchers.end(json::uid(&pod), false);
+                    return Ok(remaining_grace(&pod, now));
+                }
+                Step::Patch(status) => {
+                    if let Some((reason, message)) = &seen.rejection {
+                        let reason = if reason.starts_with("OutOf") { "OutOfResources" } else { "Rejected" };
+                        self.recorder.note(
+                            &node.who,
+                            COMPONENT,
+                            Note::warning(&pod, reason, message.clone()),
+                        );
+                    }
+                    self.patch(node, &pod, status).await?;
+                }
+                Step::Remove => return self.remove(node, &pod).await,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn patch(&self, node: &Node, pod: &Value, status: Value) -> Result<(), ClientError> {
+        let body = json!({"metadata": {"uid": json::uid(pod)}, "status": status});
+        let write = Write::to(&PODS, pod, "status", Op::StrategicPatch(body));
+        match self.writer.write(&node.who, &write).await {
+            Err(error) if error.code() != 404 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, node: &Node, pod: &Value) -> Result<Option<Duration>, ClientError> {
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0,
+            "preconditions": {"uid": json::uid(pod)}});
+        let write = Write::to(&PODS, pod, "", Op::Delete(options));
+        match self.writer.write(&node.who, &write).await {
+            // Gone, or another pod of the same name.
+            Err(error) if !matches!(error.code(), 404 | 409) => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// Promises the node's resources to a pod that is new to it, or says why it cannot have them.
+    fn admission(&self, pod: &Value) -> (Option<(String, String)>, String) {
+        let uid = json::uid(pod);
+        let mut admitted = self.admitted();
+        if let Some(admission) = admitted.pods.get(uid) {
+            return (None, admission.pod_ip.clone());
+        }
+        if !requests::holds(pod) {
+            return (None, String::new());
+        }
+        let node = text(pod, "/spec/nodeName");
+        let requests = requests::of_pod(pod);
+        let is_new = pod.pointer("/status/startTime").is_none();
+        if is_new {
+            let object = self.node_cache.get(node);
+            let allocatable =
+                requests::of_list(object.as_deref().and_then(|node| map(node, "/status/allocatable")));
+            let (used, pods) = admitted.used.get(node).cloned().unwrap_or_default();
+            if let Some(rejection) = decide::rejection(&requests, &allocatable, &used, pods) {
+                return (Some(rejection), String::new());
+            }
+        }
+        let pod_ip = match text(pod, "/status/podIP") {
+            "" => self.draw_ip(),
+            known => known.to_owned(),
+        };
+        admitted.admit(uid, Admission { node: node.to_owned(), requests, pod_ip: pod_ip.clone() });
+        (None, pod_ip)
+    }
+
+    fn draw_ip(&self) -> String {
+        let number = self.next_ip.fetch_add(1, Ordering::Relaxed);
+        let [_, high, middle, low] = number.to_be_bytes();
+        format!("10.{}.{middle}.{low}", 128 | (high & 127))
+    }
+
+    /// Registers the nodes and keeps them alive until `stop`.
+    pub async fn keep_nodes(
+        self: Arc<Self>,
+        config: SimConfig,
+        stop: CancellationToken,
+    ) -> Result<(), ClientError> {
+        for index in 0..config.nodes {
+            self.register(&config, index).await?;
+        }
+        tokio::spawn(async move {
+            let mut round: u32 = 0;
+            let every = u32::try_from(STATUS_REPORT.as_secs() / HEARTBEAT.as_secs()).unwrap_or(30);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(HEARTBEAT) => {}
+                }
+                round += 1;
+                for index in 0..config.nodes {
+                    let name = node::name(index);
+                    let result = self.heartbeat(&name, round.is_multiple_of(every)).await;
+                    if let Err(error) = result {
+                        tracing::warn!(node = name, %error, "a heartbeat is lost");
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn register(&self, config: &SimConfig, index: u32) -> Result<(), ClientError> {
+        let now = Timestamp::now();
+        let object = node::object(config, index, now);
+        let who = Identity::kubelet(json::name(&object));
+        match self.writer.write(&who, &Write::create(&NODES, object.clone())).await {
+            Ok(_) => {}
+            Err(error) if error.code() == 409 => {}
+            Err(error) => return Err(error),
+        }
+        // Some servers drop the status of a create; a node that comes back has a new one.
+        let body = json!({"status": object["status"]});
+        self.writer.write(&who, &Write::to(&NODES, &object, "status", Op::StrategicPatch(body))).await?;
+        self.renew_lease(&who, json::name(&object), now).await
+    }
+
+    async fn heartbeat(&self, name: &str, with_status: bool) -> Result<(), ClientError> {
+        let (Some(node), now) = (self.nodes.get(name), Timestamp::now()) else { return Ok(()) };
+        self.renew_lease(&node.who, name, now).await?;
+        if with_status {
+            let Some(object) = self.node_cache.get(name) else { return Ok(()) };
+            let at = time(now);
+            let beat: Value = json::list(&object, "/status/conditions")
+                .iter()
+                .map(|condition| json!({"type": condition["type"], "lastHeartbeatTime": at}))
+                .collect();
+            let body = json!({"status": {"conditions": beat}});
+            self.writer
+                .write(&node.who, &Write::to(&NODES, &object, "status", Op::StrategicPatch(body)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn renew_lease(&self, who: &Identity, name: &str, now: Timestamp) -> Result<(), ClientError> {
+        let spec = json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": micro_time(now)});
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "namespace": "kube-node-lease"}, "spec": spec});
+        let renewal = Write::to(&LEASES, &lease, "", Op::MergePatch(json!({"spec": spec})));
+        match self.writer.write(who, &renewal).await {
+            Err(error) if error.code() == 404 => {
+                self.writer.write(who, &Write::create(&LEASES, lease)).await.map(|_| ())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// How long a pod that is being deleted still has, if it has to be looked at again by then.
+fn remaining_grace(pod: &Value, now: Timestamp) -> Option<Duration> {
+    let due: Timestamp = text(pod, "/metadata/deletionTimestamp").parse().ok()?;
+    Some(Duration::try_from(due.duration_since(now)).unwrap_or_default().max(Duration::from_millis(100)))
+}

@@ -1,0 +1,275 @@
+//! A simulated `KubeVirt` on simulated nodes, as ordinary clients of an API server: scheduler,
+//! kubelets, virt-controller, virt-handlers, and virt-api's admission.
+//!
+//! Each component observes through shared watch caches, decides with a pure function over plain
+//! data, and acts with the same requests, in the same order and under the same user, as the real
+//! one (recorded of `KubeVirt` v1.9 on Kubernetes 1.36). They know nothing of the API server that
+//! they talk to, so they also run against a real one.
+//!
+//! ```text
+//!  VirtualMachine ─virt-controller─► VMI ─virt-controller─► launcher pod
+//!                                     ▲                        │ scheduler, kubelet
+//!                                     └────virt-handler────────┘
+//! ```
+
+mod bootstrap;
+mod cache;
+mod client;
+mod cluster;
+mod device_plugins;
+mod events;
+mod identity;
+mod json;
+mod kubelet;
+mod launcher;
+mod node;
+mod node_lifecycle;
+mod quantity;
+mod queue;
+mod requests;
+mod resource;
+mod scheduler;
+mod virt_api;
+mod virt_controller;
+mod virt_handler;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio_util::sync::CancellationToken;
+
+use cache::Cache;
+use client::{Client, ClientError};
+use events::Recorder;
+use kubelet::Kubelet;
+use launcher::Launchers;
+use virt_api::VirtApi;
+use virt_controller::{Caches, VirtController};
+use virt_handler::VirtHandler;
+use write::Writer;
+
+/// Nodes have room for so many VMs more than the sandbox starts with.
+const ROOM: u32 = 50;
+
+/// The CPU vendor of simulated nodes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CpuVendor {
+    /// Every node is an Intel machine (nested virtualisation is `vmx`).
+    #[default]
+    Intel,
+    /// Every node is an AMD machine (`svm`).
+    Amd,
+    /// Both, as the seed draws it.
+    Mixed,
+}
+
+/// A passthrough device that the cluster permits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Device {
+    /// For example `nvidia.com/TU104GL_Tesla_T4`.
+    pub resource: String,
+    /// `vendor:product` in hexadecimal, for example `10DE:1EB8`.
+    pub selector: String,
+}
+
+/// How the simulated cluster looks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SimConfig {
+    /// How many nodes there are.
+    pub nodes: u32,
+    /// How many VMs are made at the start, named `vm-1` and so on in the namespace `default`.
+    pub vms: u32,
+    /// Decides everything that is random: placement among equals, jitter, ids of what nodes report.
+    pub seed: u64,
+    /// What the nodes are.
+    pub cpu_vendor: CpuVendor,
+    /// The nodes offer nested virtualisation.
+    pub nested_virt: bool,
+    /// CPUs of each node.
+    pub node_cpus: u32,
+    /// Memory of each node in GiB.
+    pub node_memory_gib: u32,
+    /// How many pods each node takes.
+    pub node_pods: u32,
+    /// Feature gates in the `KubeVirt` object, beside those that are on anyway.
+    pub feature_gates: Vec<String>,
+    /// Devices that the `KubeVirt` object permits at first.
+    pub devices: Vec<Device>,
+    /// How many of each permitted device every node has.
+    pub devices_per_node: u32,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        let device =
+            |resource: &str, selector: &str| Device { resource: resource.into(), selector: selector.into() };
+        Self {
+            nodes: 3,
+            vms: 0,
+            seed: 1,
+            cpu_vendor: CpuVendor::Intel,
+            nested_virt: true,
+            node_cpus: 128,
+            node_memory_gib: 2048,
+            node_pods: 600,
+            feature_gates: vec!["HostDevices".into(), "Sidecar".into()],
+            devices: vec![
+                device("nvidia.com/TU104GL_Tesla_T4", "10DE:1EB8"),
+                device("intel.com/ETHERNET_CONTROLLER_X710", "8086:1572"),
+            ],
+            devices_per_node: 8,
+        }
+    }
+}
+
+impl SimConfig {
+    /// The default cluster in the size that a sandbox is asked for, with room for all its VMs.
+    pub fn sized(options: &crate::Options) -> Self {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let default = Self::default();
+        let nodes = count(options.nodes).max(1);
+        let needed = count(options.vms).div_ceil(nodes).saturating_add(ROOM);
+        let grown = |have: u32, per_vm: u32| have.max(needed.saturating_mul(per_vm));
+        Self {
+            nodes,
+            vms: count(options.vms),
+            seed: options.seed,
+            node_pods: grown(default.node_pods, 1),
+            node_cpus: grown(default.node_cpus, 1),
+            node_memory_gib: grown(default.node_memory_gib, 3),
+            ..default
+        }
+    }
+}
+
+/// A client with the credentials of a kubeconfig.
+///
+/// # Errors
+/// When the kubeconfig says nothing that a client could use.
+pub async fn connect(kubeconfig: &str) -> Result<kube::Client, SimError> {
+    let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
+    let parsed = Kubeconfig::from_yaml(kubeconfig).map_err(|error| setup(error.into()))?;
+    let config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| setup(error.into()))?;
+    kube::Client::try_from(config).map_err(|error| setup(error.into()))
+}
+
+/// The simulation could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// The API server refused, or was not reached.
+    #[error("set up the simulated cluster")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The webhook server of the simulated virt-api did not start.
+    #[error("start the simulated virt-api")]
+    VirtApi(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<ClientError> for SimError {
+    fn from(error: ClientError) -> Self {
+        Self::Setup(Box::new(error))
+    }
+}
+
+/// A running simulation; it ends when it is dropped.
+pub struct Simulation {
+    launchers: Arc<Launchers>,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Simulation {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Simulation").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Simulation {
+    /// Sets the cluster up, starts every component, and makes the VMs of `config`. `client` needs
+    /// the rights of a cluster administrator, to impersonate above all. Returns when the components
+    /// run; the VMs become Running after that.
+    ///
+    /// # Errors
+    /// [`SimError`] says what the API server refused.
+    pub async fn start(client: kube::Client, config: SimConfig) -> Result<Self, SimError> {
+        let client = Client::new(client);
+        let stop = CancellationToken::new();
+        // Dropped on a failure below, which ends what was started by then.
+        let simulation = Self { launchers: Arc::new(Launchers::default()), stop: stop.clone() };
+        bootstrap::cluster(&client, &config).await?;
+        let caches = Caches {
+            vms: Cache::new(&resource::VMS, |_| ""),
+            vmis: Cache::new(&resource::VMIS, |_| ""),
+            pods: Cache::new(&resource::PODS, json::controller_uid),
+            kubevirts: Cache::new(&resource::KUBEVIRTS, |_| ""),
+        };
+        let nodes = Cache::new(&resource::NODES, |_| "");
+        let all: Arc<[_]> = [
+            nodes.clone(),
+            caches.kubevirts.clone(),
+            caches.vms.clone(),
+            caches.vmis.clone(),
+            caches.pods.clone(),
+        ]
+        .into();
+        for cache in all.iter() {
+            tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
+        }
+        // Who decides on half a picture makes things twice.
+        for cache in all.iter() {
+            cache.synced().await;
+        }
+        let writer = Writer { client: client.clone(), caches: all.clone() };
+        let recorder = Recorder::start(&client, &stop);
+        let launchers = &simulation.launchers;
+        scheduler::Scheduler::start(
+            config.seed,
+            writer.clone(),
+            recorder.clone(),
+            &caches.pods,
+            &nodes,
+            &stop,
+        );
+        node_lifecycle::start(writer.clone(), &nodes, &stop);
+        let hardware = (config.nodes, config.devices_per_node);
+        device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
+        let kubelet = Kubelet::start(
+            &config,
+            writer.clone(),
+            recorder.clone(),
+            (&caches.pods, &nodes),
+            launchers,
+            &stop,
+        );
+        let names = (0..config.nodes).map(node::name).collect();
+        let seen = (&caches.vmis, &caches.pods);
+        VirtHandler::start(names, writer.clone(), recorder.clone(), seen, launchers, &stop);
+        VirtController::start(config.seed, writer.clone(), recorder, &caches, &stop);
+        VirtApi::start(&client, &caches.kubevirts, &stop).await?;
+        kubelet.keep_nodes(config.clone(), stop.clone()).await?;
+        bootstrap::virtual_machines(&client, &config).await?;
+        Ok(simulation)
+    }
+
+    /// Ends the guest of a VMI as if it had shut down by itself (`crashed` false) or had crashed.
+    /// False: no guest of that VMI runs.
+    pub fn end_guest(&self, namespace: &str, name: &str, crashed: bool) -> bool {
+        match self.launchers.of_vmi(&json::join_key(namespace, name)) {
+            Some(pod) => {
+                self.launchers.end(&pod, crashed);
+                true
+            }
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The kinds that the simulation reads and writes, and their paths.
+
+/// One kind of object, as discovery describes it.
+#[derive(Debug, Eq, Hash, PartialEq)]
+pub struct Resource {
+    /// Empty for core.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub plural: &'static str,
+    pub kind: &'static str,
+    pub namespaced: bool,
+}
+
+impl Resource {
+    const fn core(plural: &'static str, kind: &'static str, namespaced: bool) -> Self {
+        Self { group: "", version: "v1", plural, kind, namespaced }
+    }
+
+    const fn new(
+        group: &'static str,
+        version: &'static str,
+        plural: &'static str,
+        kind: &'static str,
+    ) -> Self {
+        Self { group, version, plural, kind, namespaced: true }
+    }
+
+    const fn cluster(
+        group: &'static str,
+        version: &'static str,
+        plural: &'static str,
+        kind: &'static str,
+    ) -> Self {
+        Self { group, version, plural, kind, namespaced: false }
+    }
+
+    /// `v1`, or `group/version`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The path of a collection (`name` empty), an object, or a subresource. `namespace` empty:
+    /// all namespaces.
+    pub fn path(&self, namespace: &str, name: &str, subresource: &str) -> String {
+        let mut path = if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        };
+        if self.namespaced && !namespace.is_empty() {
+            path.push_str("/namespaces/");
+            path.push_str(namespace);
+        }
+        for segment in [self.plural, name, subresource] {
+            if !segment.is_empty() {
+                path.push('/');
+                path.push_str(segment);
+            }
+        }
+        path
+    }
+}
+
+pub static NAMESPACES: Resource = Resource::core("namespaces", "Namespace", false);
+pub static NODES: Resource = Resource::core("nodes", "Node", false);
+pub static PODS: Resource = Resource::core("pods", "Pod", true);
+pub static EVENTS: Resource = Resource::core("events", "Event", true);
+pub static SERVICE_ACCOUNTS: Resource = Resource::core("serviceaccounts", "ServiceAccount", true);
+pub static LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease");
+pub static CONTROLLER_REVISIONS: Resource =
+    Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision");
+pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
+pub static VMIS: Resource =
+    Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
+pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");
+pub static CLUSTER_ROLES: Resource =
+    Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
+pub static CLUSTER_ROLE_BINDINGS: Resource =
+    Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding");
+pub static PRIORITY_CLASSES: Resource =
+    Resource::cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
+pub static MUTATING_WEBHOOKS: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+);
+pub static VALIDATING_WEBHOOKS: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_follow_group_scope_and_subresource() {
+        for (resource, namespace, name, subresource, path) in [
+            (&PODS, "ns", "p", "status", "/api/v1/namespaces/ns/pods/p/status"),
+            (&PODS, "", "", "", "/api/v1/pods"),
+            (&NODES, "", "n1", "", "/api/v1/nodes/n1"),
+            (&VMS, "ns", "", "", "/apis/kubevirt.io/v1/namespaces/ns/virtualmachines"),
+            (&CLUSTER_ROLES, "", "r", "", "/apis/rbac.authorization.k8s.io/v1/clusterroles/r"),
+        ] {
+            assert_eq!(resource.path(namespace, name, subresource), path);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! A scheduler for pods with `schedulerName: default-scheduler`: one decision at a time, bindings
+//! side by side, and what does not fit waits until a node or a pod changes.
+
+mod fit;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{Cache, Change};
+use super::client::ClientError;
+use super::events::{Note, Recorder};
+use super::identity::Identity;
+use super::json::{self, text, time};
+use super::node::draw_text;
+use super::queue::Queue;
+use super::requests::{self, Amounts};
+use super::resource::PODS;
+use super::write::{Op, Write, Writer};
+use fit::{Demand, NodeInfo};
+
+const COMPONENT: &str = "default-scheduler";
+/// How many bindings are under way at once.
+const BINDERS: usize = 16;
+
+/// Binds pods to nodes.
+pub struct Scheduler {
+    seed: u64,
+    who: Identity,
+    writer: Writer,
+    recorder: Recorder,
+    pods: Arc<Cache>,
+    queue: Queue,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: BTreeMap<String, NodeInfo>,
+    /// Pods that count on a node, by uid.
+    placed: HashMap<String, Placed>,
+    /// How many of them have anti-affinity terms.
+    repelling: usize,
+    /// Keys of pods that fit nowhere.
+    waiting: HashSet<String>,
+}
+
+struct Placed {
+    node: String,
+    requests: Amounts,
+    pod: Arc<Value>,
+}
+
+/// What becomes of a pod.
+#[derive(Debug, Eq, PartialEq)]
+enum Verdict {
+    Bind(String),
+    Unschedulable(String),
+}
+
+impl State {
+    fn place(&mut self, pod: &Arc<Value>, node: &str) {
+        let uid = json::uid(pod).to_owned();
+        if self.placed.contains_key(&uid) {
+            return;
+        }
+        let requests = requests::of_pod(pod);
+        let info = self.nodes.entry(node.to_owned()).or_default();
+        requests::add(&mut info.used, &requests);
+        info.pods += 1;
+        self.repelling += usize::from(!fit::anti_affinity_terms(pod).is_empty());
+        self.placed.insert(uid, Placed { node: node.to_owned(), requests, pod: pod.clone() });
+    }
+
+    fn release(&mut self, uid: &str) -> bool {
+        let Some(placed) = self.placed.remove(uid) else { return false };
+        if let Some(info) = self.nodes.get_mut(&placed.node) {
+            requests::subtract(&mut info.used, &placed.requests);
+            info.pods = info.pods.saturating_sub(1);
+        }
+        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.pod).is_empty());
+        true
+    }
+
+    /// Chooses a node: the best score, and among equals the one that the seed draws.
+    fn decide(&self, pod: &Value, seed: u64) -> Verdict {
+        let demand = Demand::of(pod);
+        let known = || self.nodes.values().filter(|node| !node.name.is_empty());
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut best: Vec<&str> = Vec::new();
+        let mut best_score = i128::MIN;
+        let repelled = self.repelled_nodes(pod);
+        for node in known() {
+            let mut misfits = fit::misfits(&demand, node);
+            if misfits.is_empty() && repelled.contains(node.name.as_str()) {
+                misfits.push("node(s) didn't match pod anti-affinity rules".into());
+            }
+            if !misfits.is_empty() {
+                for reason in misfits {
+                    *reasons.entry(reason).or_default() += 1;
+                }
+                continue;
+            }
+            let score = fit::score(&demand, node);
+            if score > best_score {
+                best_score = score;
+                best.clear();
+            }
+            if score == best_score {
+                best.push(&node.name);
+            }
+        }
+        if best.is_empty() {
+            return Verdict::Unschedulable(fit::unschedulable_message(known().count(), &reasons));
+        }
+        let drawn = draw_text(seed, json::name(pod)) % best.len() as u64;
+        Verdict::Bind(best[usize::try_from(drawn).unwrap_or(0)].to_owned())
+    }
+
+    /// The nodes from which anti-affinity, the pod's own or that of pods there, keeps the pod away.
+    fn repelled_nodes(&self, pod: &Value) -> HashSet<&str> {
+        let own = fit::anti_affinity_terms(pod);
+        let mut nodes = HashSet::new();
+        if own.is_empty() && self.repelling == 0 {
+            return nodes;
+        }
+        for placed in self.placed.values() {
+            let theirs = fit::anti_affinity_terms(&placed.pod);
+            for (terms, owner, other) in [(own, pod, placed.pod.as_ref()), (theirs, placed.pod.as_ref(), pod)]
+            {
+                for term in terms {
+                    if fit::repels(std::slice::from_ref(term), owner, other) {
+                        nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
+                    }
+                }
+            }
+        }
+        nodes
+    }
+
+    /// The nodes with the same value of a topology label as this one.
+    fn domain(&self, node: &str, topology_key: &str) -> Vec<&str> {
+        let Some(value) = self.nodes.get(node).and_then(|info| info.labels.get(topology_key)) else {
+            return Vec::new();
+        };
+        let same = |info: &&NodeInfo| info.labels.get(topology_key) == Some(value);
+        self.nodes.values().filter(same).map(|info| info.name.as_str()).collect()
+    }
+}
+
+impl Scheduler {
+    /// Starts scheduling what the caches show.
+    pub fn start(
+        seed: u64,
+        writer: Writer,
+        recorder: Recorder,
+        pods: &Arc<Cache>,
+        nodes: &Arc<Cache>,
+        stop: &CancellationToken,
+    ) {
+        let scheduler = Arc::new(Self {
+            seed,
+            who: Identity::scheduler(),
+            writer,
+            recorder,
+            pods: pods.clone(),
+            queue: Queue::default(),
+            state: Mutex::default(),
+        });
+        let on_pod = scheduler.clone();
+        pods.on_change(move |change| on_pod.pod_changed(change));
+        let on_node = scheduler.clone();
+        nodes.on_change(move |change| on_node.node_changed(change));
+        let queue = scheduler.queue.clone();
+        queue.run("scheduler", BINDERS, stop, move |key| {
+            let scheduler = scheduler.clone();
+            async move { scheduler.reconcile(&key).await }
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod_changed(&self, change: &Change<'_>) {
+        let uid = json::uid(change.object());
+        let Some(pod) = change.new.filter(|pod| requests::holds(pod)) else {
+            let mut state = self.state();
+            state.waiting.remove(change.key);
+            if state.release(uid) {
+                self.wake(&mut state);
+            }
+            return;
+        };
+        let node = text(pod, "/spec/nodeName");
+        if !node.is_empty() {
+            self.state().place(pod, node);
+        } else if text(pod, "/spec/schedulerName") == COMPONENT && !json::is_deleting(pod) {
+            let fresh = change.old.is_none_or(|old| old["spec"] != pod["spec"]);
+            if fresh && !gated(pod) {
+                self.queue.add(change.key);
+            }
+        }
+    }
+
+    fn node_changed(&self, change: &Change<'_>) {
+        let mut state = self.state();
+        if let Some(node) = change.new {
+            let same = |pointer| change.old.is_some_and(|old| old.pointer(pointer) == node.pointer(pointer));
+            if ["/metadata/labels", "/spec", "/status/allocatable"].into_iter().all(same) {
+                return;
+            }
+            state.nodes.entry(json::name(node).to_owned()).or_default().describe(node);
+            self.wake(&mut state);
+        } else if let Some(info) = state.nodes.get_mut(json::name(change.object())) {
+            // What is placed there stays counted until the pods go.
+            info.name.clear();
+        }
+    }
+
+    fn wake(&self, state: &mut State) {
+        for key in state.waiting.drain() {
+            self.queue.add(&key);
+        }
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
+        let Some(pod) = self.pods.get(key) else { return Ok(None) };
+        if !text(&pod, "/spec/nodeName").is_empty() || json::is_deleting(&pod) || !requests::holds(&pod) {
+            return Ok(None);
+        }
+        let verdict = {
+            let mut state = self.state();
+            if state.placed.contains_key(json::uid(&pod)) {
+                // Bound already; the watch has not shown it yet.
+                return Ok(None);
+            }
+            let verdict = state.decide(&pod, self.seed);
+            match &verdict {
+                Verdict::Bind(node) => state.place(&pod, node),
+                Verdict::Unschedulable(_) => {
+                    state.waiting.insert(key.to_owned());
+                }
+            }
+            verdict
+        };
+        match verdict {
+            Verdict::Bind(node) => self.bind(&pod, &node).await,
+            Verdict::Unschedulable(message) => self.report(&pod, &message).await,
+        }
+    }
+
+    async fn bind(&self, pod: &Value, node: &str) -> Result<Option<Duration>, ClientError> {
+        let (namespace, name) = (json::namespace(pod), json::name(pod));
+        let binding = json!({"apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": name, "namespace": namespace, "uid": json::uid(pod)},
+            "target": {"kind": "Node", "name": node}});
+        let write = Write::to(&PODS, pod, "binding", Op::Create(binding));
+        if let Err(error) = self.writer.write(&self.who, &write).await {
+            self.state().release(json::uid(pod));
+            // The pod is gone or bound already: nothing is left to do.
+            return if matches!(error.code(), 404 | 409) { Ok(None) } else { Err(error) };
+        }
+        let message = format!("Successfully assigned {namespace}/{name} to {node}");
+        self.recorder.note(&self.who, COMPONENT, Note::normal(pod, "Scheduled", message));
+        Ok(None)
+    }
+
+    async fn report(&self, pod: &Value, message: &str) -> Result<Option<Duration>, ClientError> {
+        self.recorder.note(&self.who, COMPONENT, Note::warning(pod, "FailedScheduling", message));
+        let known = json::condition(pod, "/status/conditions", "PodScheduled")
+            .is_some_and(|condition| text(condition, "/message") == message);
+        if !known {
+            let now = time(Timestamp::now());
+            let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": message, "lastProbeTime": null, "lastTransitionTime": now});
+            let body = json!({"status": {"conditions": [condition]}});
+            let write = Write::to(&PODS, pod, "status", Op::StrategicPatch(body));
+            match self.writer.write(&self.who, &write).await {
+                Err(error) if error.code() != 404 => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn gated(pod: &Value) -> bool {
+    !json::list(pod, "/spec/schedulingGates").is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(nodes: &[(&str, &str)]) -> State {
+        let mut state = State::default();
+        for (name, zone) in nodes {
+            state.nodes.entry((*name).into()).or_default().describe(&json!({
+                "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": zone}},
+                "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "110"}},
+            }));
+        }
+        state
+    }
+
+    fn pod(name: &str, cpu: &str, away_from: Option<&str>) -> Arc<Value> {
+        let mut pod = json!({"metadata": {"name": name, "namespace": "ns", "uid": name, "labels": {"app": "x"}},
+            "spec": {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}});
+        if let Some(key) = away_from {
+            pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+                json!([{"topologyKey": key, "labelSelector": {"matchLabels": {"app": "x"}}}]);
+        }
+        Arc::new(pod)
+    }
+
+    #[test]
+    fn pods_spread_until_nothing_fits_and_a_release_makes_room() {
+        let mut state = state(&[("a", "1"), ("b", "1")]);
+        let mut nodes = Vec::new();
+        for name in ["p1", "p2"] {
+            let pod = pod(name, "2", None);
+            let Verdict::Bind(node) = state.decide(&pod, 1) else { panic!("{name} fits") };
+            state.place(&pod, &node);
+            nodes.push(node);
+        }
+        nodes.sort();
+        assert_eq!(nodes, ["a", "b"]);
+        let third = pod("p3", "1", None);
+        let Verdict::Unschedulable(message) = state.decide(&third, 1) else { panic!("full") };
+        assert!(message.starts_with("0/2 nodes are available: 2 Insufficient cpu."), "{message}");
+        assert!(state.release("p1"));
+        assert!(!state.release("p1"), "once");
+        assert!(matches!(state.decide(&third, 1), Verdict::Bind(_)));
+    }
+
+    #[test]
+    fn anti_affinity_works_in_both_directions_and_by_topology() {
+        let mut state = state(&[("a", "1"), ("b", "1"), ("c", "2")]);
+        state.place(&pod("shy", "1", Some("zone")), "a");
+        assert_eq!(
+            state.decide(&pod("plain", "1", None), 1),
+            Verdict::Bind("c".into()),
+            "repelled from zone 1"
+        );
+        state.place(&pod("plain", "1", None), "c");
+        let Verdict::Unschedulable(message) = state.decide(&pod("shy2", "1", Some("zone")), 1) else {
+            panic!("both zones are taken")
+        };
+        assert!(message.contains("3 node(s) didn't match pod anti-affinity rules"), "{message}");
+    }
+
+    #[test]
+    fn the_seed_alone_decides_among_equal_nodes() {
+        let state = state(&[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]);
+        let choices =
+            |seed| (0..8).map(|i| state.decide(&pod(&format!("p{i}"), "1", None), seed)).collect::<Vec<_>>();
+        assert_eq!(choices(1), choices(1));
+        assert_ne!(choices(1), choices(2));
+    }
+}

@@ -1,0 +1,289 @@
+//! The simulated virt-api: its admission webhooks, served over HTTPS and registered under the
+//! names, rules and order of the real ones (`kubevirt` manifests v1.9).
+
+pub mod mutate;
+mod validate;
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::SimError;
+use super::cache::Cache;
+use super::client::Client;
+use super::cluster::ClusterConfig;
+use super::json::{self, text};
+use super::resource::{MUTATING_WEBHOOKS, Resource, VALIDATING_WEBHOOKS};
+use crate::certs::Authority;
+
+/// The users whose changes of VMIs virt-api trusts (`kubeVirtServiceAccounts`).
+pub const KUBEVIRT_USERS: [&str; 4] = [
+    "system:serviceaccount:kubevirt:kubevirt-controller",
+    "system:serviceaccount:kubevirt:kubevirt-handler",
+    "system:serviceaccount:kubevirt:kubevirt-apiserver",
+    "system:serviceaccount:kubevirt:kubevirt-synchronization-controller",
+];
+
+/// A review may be this large: two objects of etcd's limit, and JSON around them.
+const REVIEW_LIMIT: usize = 8 << 20;
+/// Connections at once.
+const CONNECTIONS: usize = 512;
+/// A TLS handshake, and the head of a request, take no longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The webhooks of the mutating configuration: name, path, operations, resource.
+const MUTATORS: [Hook; 2] = [
+    (
+        "virtualmachines-mutator.kubevirt.io",
+        "/virtualmachines-mutate",
+        &["CREATE", "UPDATE"],
+        "virtualmachines",
+    ),
+    (
+        "virtualmachineinstances-mutator.kubevirt.io",
+        "/virtualmachineinstances-mutate",
+        &["CREATE", "UPDATE"],
+        "virtualmachineinstances",
+    ),
+];
+/// The same of the validating configuration.
+const VALIDATORS: [Hook; 3] = [
+    (
+        "virtualmachineinstances-create-validator.kubevirt.io",
+        "/virtualmachineinstances-validate-create",
+        &["CREATE"],
+        "virtualmachineinstances",
+    ),
+    (
+        "virtualmachineinstances-update-validator.kubevirt.io",
+        "/virtualmachineinstances-validate-update",
+        &["UPDATE"],
+        "virtualmachineinstances",
+    ),
+    (
+        "virtualmachine-validator.kubevirt.io",
+        "/virtualmachines-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachines",
+    ),
+];
+
+type Hook = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+/// The webhook server.
+pub struct VirtApi {
+    config: RwLock<Arc<ClusterConfig>>,
+}
+
+impl VirtApi {
+    /// Serves on 127.0.0.1 and registers the webhooks.
+    pub async fn start(
+        client: &Client,
+        kubevirts: &Arc<Cache>,
+        stop: &CancellationToken,
+    ) -> Result<(), SimError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| SimError::VirtApi(error);
+        let authority = Authority::new().map_err(|error| failed(error.into()))?;
+        let tls = tls(&authority).map_err(failed)?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(error.into()))?;
+        let address = listener.local_addr().map_err(|error| failed(error.into()))?;
+        let server = Arc::new(Self { config: RwLock::default() });
+        let on_config = server.clone();
+        kubevirts.on_change(move |change| {
+            let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
+            *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        });
+        tokio::spawn(server.serve(listener, TlsAcceptor::from(Arc::new(tls)), stop.clone()));
+        let url = format!("https://{address}");
+        for (resource, name, hooks) in [
+            (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
+            (&VALIDATING_WEBHOOKS, "virt-api-validator", &VALIDATORS[..]),
+        ] {
+            register(client, resource, configuration(resource, name, hooks, &url, &authority.pem())).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, tls: TlsAcceptor, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+            let (server, tls, stop) = (self.clone(), tls.clone(), stop.clone());
+            tokio::spawn(async move {
+                if let Err(error) = server.connection(stream, tls, stop).await {
+                    tracing::debug!(%error, "a connection to the simulated virt-api ended");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        tls: TlsAcceptor,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
+        let service = service_fn(move |request| {
+            let server = self.clone();
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(PATIENCE));
+        builder.http2().timer(TokioTimer::new());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            result = connection => result,
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let plain = |status: StatusCode, message: &'static str| {
+            let mut response = Response::new(Full::from(message));
+            *response.status_mut() = status;
+            response
+        };
+        let path = request.uri().path().to_owned();
+        if request.method() != Method::POST {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST");
+        }
+        let body = match Limited::new(request.into_body(), REVIEW_LIMIT).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large or broke off"),
+        };
+        let Ok(review) = serde_json::from_slice::<Value>(&body) else {
+            return plain(StatusCode::BAD_REQUEST, "the body is no AdmissionReview");
+        };
+        if !review["request"].is_object() {
+            return plain(StatusCode::BAD_REQUEST, "the AdmissionReview has no request");
+        }
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut response) = review_of(&path, &review["request"], &config, Timestamp::now()) else {
+            return plain(StatusCode::NOT_FOUND, "no such webhook");
+        };
+        response["uid"] = review["request"]["uid"].clone();
+        let answer =
+            json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response});
+        let mut response = Response::new(Full::from(answer.to_string()));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// The response to one review; `None`: no such webhook.
+fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp) -> Option<Value> {
+    let patched = |operations: Option<Vec<Value>>| match operations {
+        None => json!({"allowed": true}),
+        Some(operations) => {
+            let patch = BASE64_STANDARD.encode(Value::from(operations).to_string());
+            json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+        }
+    };
+    let judged = |causes: Vec<validate::Cause>, warnings: Vec<String>| {
+        let mut response = if causes.is_empty() {
+            json!({"allowed": true})
+        } else {
+            json!({"allowed": false, "status": validate::refusal(&causes)})
+        };
+        if !warnings.is_empty() {
+            response["warnings"] = warnings.into();
+        }
+        response
+    };
+    Some(match path {
+        "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
+        "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),
+        "/virtualmachines-validate" => {
+            let (causes, warnings) = validate::virtual_machine(request, config);
+            judged(causes, warnings)
+        }
+        "/virtualmachineinstances-validate-create" => {
+            judged(validate::instance_create(request, config), Vec::new())
+        }
+        "/virtualmachineinstances-validate-update" => {
+            judged(validate::instance_update(request, config), Vec::new())
+        }
+        _ => return None,
+    })
+}
+
+fn tls(authority: &Authority) -> Result<rustls::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let (certificate, key) = authority.server()?.der();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn configuration(resource: &Resource, name: &str, hooks: &[Hook], url: &str, authority: &str) -> Value {
+    let webhooks: Vec<Value> = hooks
+        .iter()
+        .map(|(hook, path, operations, target)| {
+            json!({
+                "name": hook,
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("{url}{path}"), "caBundle": BASE64_STANDARD.encode(authority)},
+                "failurePolicy": "Fail",
+                "rules": [{"apiGroups": ["kubevirt.io"], "apiVersions": ["v1alpha3", "v1"],
+                    "operations": operations, "resources": [target]}],
+                "sideEffects": "None",
+                "timeoutSeconds": 10,
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": resource.api_version(),
+        "kind": resource.kind,
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "virt-operator", "kubevirt.io": name}},
+        "webhooks": webhooks,
+    })
+}
+
+/// Creates the configuration, or brings the one of an earlier run up to date.
+async fn register(client: &Client, resource: &Resource, object: Value) -> Result<(), SimError> {
+    match client.send(None, Method::POST, &resource.path("", "", ""), "application/json", &object).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == 409 => {
+            let path = resource.path("", json::name(&object), "");
+            let old = client.get(None, &path).await?;
+            let mut new = object;
+            new["metadata"]["resourceVersion"] = text(&old, "/metadata/resourceVersion").into();
+            client.send(None, Method::PUT, &path, "application/json", &new).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

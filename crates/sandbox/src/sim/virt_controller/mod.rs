@@ -1,0 +1,303 @@
+//! virt-controller: from a `VirtualMachine` to a VMI to a launcher pod.
+
+pub mod defaults;
+pub mod launcher_pod;
+mod overhead;
+pub mod vm;
+pub mod vm_status;
+pub mod vmi;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{Cache, Change};
+use super::client::ClientError;
+use super::cluster::ClusterConfig;
+use super::events::{Note, Recorder};
+use super::identity::Identity;
+use super::json::{self, finalizers, is_deleting, text};
+use super::node::draw_text;
+use super::queue::Queue;
+use super::resource::{CONTROLLER_REVISIONS, VMIS};
+use super::write::{Op, Write, Writer};
+use vm::{Expectation, Plan};
+use vm_status::SyncError;
+
+const COMPONENT: &str = "virtualmachine-controller";
+/// Threads of the VM and of the VMI controller. The real ones have 3 and 10; the simulation has
+/// more because its waiting costs nothing.
+const WORKERS: usize = 24;
+/// How soon an object under deletion is looked at again when no event brings it back.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// How many passes over one key follow each other before others get a turn.
+const PASSES: usize = 8;
+
+/// The caches that the controllers read.
+#[derive(Clone)]
+pub struct Caches {
+    pub vms: Arc<Cache>,
+    pub vmis: Arc<Cache>,
+    /// Indexed by the uid of the owner.
+    pub pods: Arc<Cache>,
+    pub kubevirts: Arc<Cache>,
+}
+
+/// A pass that failed: it is tried again with a delay.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Sync(String),
+}
+
+/// The VM controller and the VMI controller.
+pub struct VirtController {
+    seed: u64,
+    who: Identity,
+    writer: Writer,
+    recorder: Recorder,
+    caches: Caches,
+    config: RwLock<Arc<ClusterConfig>>,
+    vm_queue: Queue,
+    vmi_queue: Queue,
+}
+
+impl VirtController {
+    /// Starts both controllers.
+    pub fn start(seed: u64, writer: Writer, recorder: Recorder, caches: &Caches, stop: &CancellationToken) {
+        let controller = Arc::new(Self {
+            seed,
+            who: Identity::virt_controller(),
+            writer,
+            recorder,
+            caches: caches.clone(),
+            config: RwLock::default(),
+            vm_queue: Queue::default(),
+            vmi_queue: Queue::default(),
+        });
+        controller.listen();
+        let vms = controller.clone();
+        controller.vm_queue.run("vm", WORKERS, stop, move |key| {
+            let controller = vms.clone();
+            async move { controller.reconcile_vm(&key).await }
+        });
+        let vmis = controller.clone();
+        controller.vmi_queue.run("vmi", WORKERS, stop, move |key| {
+            let controller = vmis.clone();
+            async move { controller.reconcile_vmi(&key).await }
+        });
+    }
+
+    fn listen(self: &Arc<Self>) {
+        let on_vm = self.clone();
+        self.caches.vms.on_change(move |change| on_vm.vm_queue.add(change.key));
+        let on_vmi = self.clone();
+        self.caches.vmis.on_change(move |change| {
+            on_vmi.vmi_queue.add(change.key);
+            on_vmi.vm_queue.add(change.key);
+        });
+        let on_pod = self.clone();
+        self.caches.pods.on_change(move |change| on_pod.pod_changed(change));
+        let on_config = self.clone();
+        self.caches.kubevirts.on_change(move |change| {
+            let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
+            *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        });
+    }
+
+    fn pod_changed(&self, change: &Change<'_>) {
+        let pod = change.object();
+        let owner =
+            json::list(pod, "/metadata/ownerReferences").iter().find(|owner| owner["controller"] == true);
+        if let Some(owner) = owner.filter(|owner| owner["kind"] == VMIS.kind) {
+            self.vmi_queue.add(&json::join_key(json::namespace(pod), text(owner, "/name")));
+        }
+    }
+
+    fn config(&self) -> Arc<ClusterConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The VMI of a VM: the one of its name, if the VM owns it.
+    fn vmi_of(&self, key: &str, vm: &Value) -> Option<Arc<Value>> {
+        self.caches.vmis.get(key).filter(|vmi| json::controller_uid(vmi) == json::uid(vm))
+    }
+
+    async fn reconcile_vm(&self, key: &str) -> Result<Option<Duration>, PassError> {
+        for _ in 0..PASSES {
+            let Some(vm) = self.caches.vms.get(key) else { return Ok(None) };
+            let vmi = self.vmi_of(key, &vm);
+            let now = Timestamp::now();
+            let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
+            let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
+            let plan = vm::decide(&seen);
+            let error = self.carry_out(&vm, &plan).await?;
+            if !plan.with_status {
+                continue;
+            }
+            let expects = if error.is_none() { plan.expects } else { Expectation::None };
+            let status = vm_status::status(&seen, expects, error.as_ref());
+            let changed = vm.get("status") != Some(&status);
+            if changed {
+                self.writer.write(&self.who, &vm::status_write(&vm, status)).await?;
+            }
+            if let Some(error) = error {
+                return Err(PassError::Sync(error.message));
+            }
+            if let Some(vmi) = vmi.filter(|vmi| vm::is_final(vmi) && finalizers(vmi).contains(&vm::FINALIZER))
+            {
+                // What there was to see of the VMI is on the VM now.
+                self.writer.write(&self.who, &vm::without_finalizer(&VMIS, &vmi)).await?;
+            }
+            if !changed && plan.writes.is_empty() {
+                return Ok(plan.after.or_else(|| is_deleting(&vm).then_some(SECOND_LOOK)));
+            }
+        }
+        self.vm_queue.add(key);
+        Ok(None)
+    }
+
+    /// Carries a plan out. What the API server refuses becomes the VM's `Failure` condition when
+    /// the status is written in the same pass, and an error otherwise.
+    async fn carry_out(&self, vm: &Value, plan: &Plan) -> Result<Option<SyncError>, ClientError> {
+        for write in &plan.writes {
+            match self.writer.write(&self.who, write).await {
+                Ok(_) => self.note_vm(vm, write, None),
+                // The revision of a generation never changes, and a VMI can only be deleted once.
+                Err(error) if error.code() == 409 && write.resource == &CONTROLLER_REVISIONS => {}
+                Err(error) if error.code() == 404 && matches!(write.op, Op::Delete(_)) => {}
+                Err(error) if plan.with_status && error.code() != 0 => {
+                    self.note_vm(vm, write, Some(&error));
+                    let what = if matches!(write.op, Op::Delete(_)) {
+                        "failure while deleting VMI"
+                    } else {
+                        "failure while starting VMI"
+                    };
+                    let message = format!("{what}: {}", error.message());
+                    return Ok(Some(SyncError { reason: plan.failure_reason, message }));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_vm(&self, vm: &Value, write: &Write, error: Option<&ClientError>) {
+        if write.resource != &VMIS {
+            return;
+        }
+        let note = match (&write.op, error) {
+            (Op::Create(_), None) => Note::normal(
+                vm,
+                "SuccessfulCreate",
+                format!(
+                    "Started the virtual machine by creating the new virtual machine instance {}",
+                    json::name(vm)
+                ),
+            ),
+            (Op::Create(_), Some(error)) => {
+                let message = format!("Error creating virtual machine instance: {}", error.message());
+                Note::warning(vm, "FailedCreate", message)
+            }
+            (Op::Delete(_), None) => {
+                let vmi = self.caches.vmis.get(&json::join_key(&write.namespace, &write.name));
+                let uid = vmi.as_deref().map_or("", json::uid);
+                let message =
+                    format!("Stopped the virtual machine by deleting the virtual machine instance {uid}");
+                Note::normal(vm, "SuccessfulDelete", message)
+            }
+            (Op::Delete(_), Some(error)) => {
+                let message =
+                    format!("Error deleting virtual machine instance {}: {}", write.name, error.message());
+                Note::warning(vm, "FailedDelete", message)
+            }
+            _ => return,
+        };
+        self.recorder.note(&self.who, COMPONENT, note);
+    }
+
+    async fn reconcile_vmi(&self, key: &str) -> Result<Option<Duration>, PassError> {
+        for _ in 0..PASSES {
+            let Some(vmi) = self.caches.vmis.get(key) else { return Ok(None) };
+            if let Some(annotated) = vm::with_observed_version(&vmi) {
+                self.writer.write(&self.who, &Write::to(&VMIS, &vmi, "", Op::Update(annotated))).await?;
+                continue;
+            }
+            let pods = self.caches.pods.indexed(json::uid(&vmi));
+            let owner =
+                self.caches.vms.get(key).is_some_and(|vm| json::controller_uid(&vmi) == json::uid(&vm));
+            let now = Timestamp::now();
+            let seen = vmi::Observation { vmi: &vmi, pods: &pods, has_owner: owner, now };
+            let (made, error) = self.sync_pods(&seen).await?;
+            let pod = made.as_ref().or_else(|| vmi::current_pod(&seen));
+            let mut wrote = made.is_some();
+            if let Some(pod) = pod {
+                for write in vmi::pod_writes(&vmi, pod, now) {
+                    self.writer.write(&self.who, &write).await?;
+                    wrote = true;
+                }
+            }
+            if let Some(write) = vmi::status_write(&seen, pod, error.as_ref()) {
+                self.writer.write(&self.who, &write).await?;
+                wrote = true;
+            }
+            if let Some(error) = error {
+                return Err(PassError::Sync(error.message));
+            }
+            if !wrote {
+                // Its pods may go between two looks at two caches: look again until it is gone.
+                return Ok(is_deleting(&vmi).then_some(SECOND_LOOK));
+            }
+        }
+        self.vmi_queue.add(key);
+        Ok(None)
+    }
+
+    /// Makes the launcher pod, or deletes the pods of a VMI that goes away.
+    async fn sync_pods(
+        &self,
+        seen: &vmi::Observation<'_>,
+    ) -> Result<(Option<Value>, Option<SyncError>), ClientError> {
+        for write in vmi::pods_to_delete(seen) {
+            match self.writer.write(&self.who, &write).await {
+                Ok(_) => {
+                    let message = format!("Deleted virtual machine pod {}", write.name);
+                    self.recorder.note(
+                        &self.who,
+                        COMPONENT,
+                        Note::normal(seen.vmi, "SuccessfulDelete", message),
+                    );
+                }
+                Err(error) if error.code() == 404 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !vmi::needs_pod(seen) || is_deleting(seen.vmi) {
+            return Ok((None, None));
+        }
+        let pod = match launcher_pod::render(seen.vmi, &self.config()) {
+            Ok(pod) => pod,
+            Err(error) => return Ok((None, Some(error))),
+        };
+        match self.writer.write(&self.who, &Write::create(&super::resource::PODS, pod)).await {
+            Ok(pod) => {
+                let message = format!("Created virtual machine pod {}", json::name(&pod));
+                self.recorder.note(&self.who, COMPONENT, Note::normal(seen.vmi, "SuccessfulCreate", message));
+                Ok((Some(pod), None))
+            }
+            Err(error) if error.code() != 0 => {
+                let message = error.message();
+                let note = Note::warning(seen.vmi, "FailedCreate", format!("Error creating pod: {message}"));
+                self.recorder.note(&self.who, COMPONENT, note);
+                let message = format!("failed to create virtual machine pod: {message}");
+                Ok((None, Some(SyncError { reason: "FailedCreate", message })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

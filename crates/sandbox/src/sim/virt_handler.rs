@@ -1,0 +1,372 @@
+//! The virt-handlers of all simulated nodes: they start guests and write down what becomes of
+//! them (`pkg/virt-handler/vm.go`, v1.9).
+//!
+//! ```text
+//!  Scheduled ──guest starts──► Running ──guest ends──► Succeeded (shut down) / Failed (crashed)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Cache;
+use super::client::ClientError;
+use super::events::{Note, Recorder};
+use super::identity::Identity;
+use super::json::{self, is_deleting, list, put, text, time, update_condition};
+use super::launcher::{Domain, Launchers};
+use super::queue::Queue;
+use super::resource::VMIS;
+use super::virt_controller::vmi::{pod_is_ready, record_phase};
+use super::write::{Op, Write, Writer};
+
+const COMPONENT: &str = "virt-handler";
+const WORKERS: usize = 24;
+/// The machine type that libvirt makes of the alias `q35`.
+const CANONICAL_MACHINE: &str = "pc-q35-rhel9.6.0";
+
+/// The virt-handlers.
+pub struct VirtHandler {
+    nodes: Vec<String>,
+    writer: Writer,
+    recorder: Recorder,
+    vmis: Arc<Cache>,
+    /// Indexed by the uid of the owner.
+    pods: Arc<Cache>,
+    launchers: Arc<Launchers>,
+    queue: Queue,
+}
+
+impl VirtHandler {
+    /// Handles the VMIs of these nodes.
+    pub fn start(
+        nodes: Vec<String>,
+        writer: Writer,
+        recorder: Recorder,
+        (vmis, pods): (&Arc<Cache>, &Arc<Cache>),
+        launchers: &Arc<Launchers>,
+        stop: &CancellationToken,
+    ) {
+        let queue = Queue::default();
+        let handler = Arc::new(Self {
+            nodes,
+            writer,
+            recorder,
+            vmis: vmis.clone(),
+            pods: pods.clone(),
+            launchers: launchers.clone(),
+            queue: queue.clone(),
+        });
+        let on_vmi = handler.clone();
+        vmis.on_change(move |change| {
+            if !json::label(change.object(), "kubevirt.io/nodeName").is_empty() {
+                on_vmi.queue.add(change.key);
+            }
+        });
+        let on_domain = queue.clone();
+        launchers.on_change(move |launcher| on_domain.add(&launcher.vmi));
+        queue.run(COMPONENT, WORKERS, stop, move |key| {
+            let handler = handler.clone();
+            async move { handler.reconcile(&key).await }
+        });
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
+        let Some(vmi) = self.vmis.get(key) else { return Ok(None) };
+        let node = text(&vmi, "/status/nodeName");
+        if node.is_empty() || !self.nodes.iter().any(|one| one == node) {
+            return Ok(None);
+        }
+        let who = Identity::virt_handler(node);
+        let pods = self.pods.indexed(json::uid(&vmi));
+        let Some(pod) = pods.iter().find(|pod| text(pod, "/spec/nodeName") == node) else { return Ok(None) };
+        let pod_uid = json::uid(pod);
+        let phase = text(&vmi, "/status/phase");
+        let boots = phase == "Scheduled" && pod_is_ready(pod) && !is_deleting(&vmi);
+        if (boots || phase == "Running") && !is_deleting(pod) {
+            // A domain that runs already, from before a restart of ours, is taken over.
+            self.launchers.define(pod_uid, &json::key(pod), key);
+        }
+        let Some(domain) = self.launchers.domain(pod_uid) else { return Ok(None) };
+        if let Some(updated) = decide(&vmi, pod, domain, Timestamp::now()) {
+            let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
+            self.note(&who, &answer, phase);
+        }
+        if matches!(domain, Domain::Off { .. }) {
+            self.launchers.acknowledge(pod_uid);
+        }
+        Ok(None)
+    }
+
+    fn note(&self, who: &Identity, vmi: &Value, before: &str) {
+        let phase = text(vmi, "/status/phase");
+        if phase == before {
+            return;
+        }
+        let note = match phase {
+            "Running" => {
+                let defined = Note::normal(vmi, "Created", "VirtualMachineInstance defined.");
+                self.recorder.note(who, COMPONENT, defined);
+                Note::normal(vmi, "Started", "VirtualMachineInstance started.")
+            }
+            "Succeeded" => Note::normal(vmi, "Stopped", "The VirtualMachineInstance was shut down."),
+            "Failed" => Note::warning(vmi, "Stopped", "The VirtualMachineInstance crashed."),
+            _ => return,
+        };
+        self.recorder.note(who, COMPONENT, note);
+    }
+}
+
+/// The VMI as it should be, if that differs (`updateVMIStatus`).
+pub fn decide(old: &Value, pod: &Value, domain: Domain, now: Timestamp) -> Option<Value> {
+    let phase = text(old, "/status/phase");
+    if !matches!(phase, "Scheduled" | "Running") {
+        return None;
+    }
+    let mut vmi = old.clone();
+    match domain {
+        Domain::Off { crashed } | Domain::Gone { crashed } => {
+            put(&mut vmi, &["status", "phase"], if crashed { "Failed" } else { "Succeeded" });
+        }
+        Domain::Running => describe_guest(&mut vmi, pod, now),
+    }
+    record_phase(&mut vmi, now);
+    (vmi != *old).then_some(vmi)
+}
+
+fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
+    put(vmi, &["status", "phase"], "Running");
+    put(
+        vmi,
+        &["status", "machine"],
+        json!({"type": match text(vmi, "/spec/domain/machine/type") {
+            "" | "q35" => CANONICAL_MACHINE,
+            exact => exact,
+        }}),
+    );
+    if text(vmi, "/status/selinuxContext").is_empty() {
+        put(vmi, &["status", "selinuxContext"], "none");
+    }
+    let interfaces = interfaces(vmi, text(pod, "/status/podIP"));
+    if !interfaces.is_empty() {
+        put(vmi, &["status", "interfaces"], interfaces);
+    }
+    let volumes = volume_targets(vmi);
+    if !volumes.is_empty() {
+        put(vmi, &["status", "volumeStatus"], volumes);
+    }
+    let mut conditions = list(vmi, "/status/conditions").to_vec();
+    let (why_not, block) = not_migratable(vmi);
+    put(vmi, &["status", "migrationMethod"], if block { "BlockMigration" } else { "LiveMigration" });
+    let mut set = |kind: &str, denial: Option<(&str, &str)>| {
+        let mut condition = json!({"type": kind, "status": if denial.is_some() { "False" } else { "True" },
+            "lastProbeTime": null, "lastTransitionTime": time(now)});
+        if let Some((reason, message)) = denial {
+            condition["reason"] = reason.into();
+            condition["message"] = message.into();
+        }
+        update_condition(&mut conditions, condition);
+    };
+    let denial = why_not.as_ref().map(|(reason, message)| (*reason, message.as_str()));
+    set("LiveMigratable", denial);
+    // Local disks do not count here: storage migration takes them along.
+    set(
+        "StorageLiveMigratable",
+        denial
+            .filter(|(reason, _)| *reason != "DisksNotLiveMigratable")
+            .map(|(_, message)| ("NotMigratable", message)),
+    );
+    set("AgentConnected", None);
+    put(vmi, &["status", "conditions"], conditions);
+}
+
+fn interfaces(vmi: &Value, pod_ip: &str) -> Vec<Value> {
+    list(vmi, "/spec/domain/devices/interfaces")
+        .iter()
+        .map(|interface| {
+            let name = text(interface, "/name");
+            let known = list(vmi, "/status/interfaces").iter().find(|one| one["name"] == name);
+            let mut status = known.cloned().unwrap_or_else(|| json!({"name": name}));
+            let on_pod_network = list(vmi, "/spec/networks")
+                .iter()
+                .any(|network| network["name"] == name && network.get("pod").is_some());
+            status["infoSource"] = "domain, guest-agent".into();
+            status["linkState"] = "up".into();
+            status["queueCount"] = 1.into();
+            if on_pod_network && !pod_ip.is_empty() {
+                status["ipAddress"] = pod_ip.into();
+                status["ipAddresses"] = json!([pod_ip]);
+            }
+            status
+        })
+        .collect()
+}
+
+/// Every volume with the guest's name of its disk: `vda`, `sda`, …, counted by bus.
+fn volume_targets(vmi: &Value) -> Vec<Value> {
+    let mut used = std::collections::HashMap::<&str, u8>::new();
+    let mut targets = std::collections::HashMap::<&str, String>::new();
+    for disk in list(vmi, "/spec/domain/devices/disks") {
+        let bus = ["disk", "cdrom", "lun"]
+            .iter()
+            .map(|kind| text(disk, &format!("/{kind}/bus")))
+            .find(|bus| !bus.is_empty());
+        let prefix = if matches!(bus, Some("sata" | "scsi" | "usb")) { "sd" } else { "vd" };
+        let count = used.entry(prefix).or_default();
+        targets.insert(text(disk, "/name"), format!("{prefix}{}", char::from(b'a' + *count % 26)));
+        *count += 1;
+    }
+    list(vmi, "/status/volumeStatus")
+        .iter()
+        .map(|volume| {
+            let mut volume = volume.clone();
+            if let Some(target) =
+                targets.get(text(&volume, "/name")).filter(|_| volume.get("hotplugVolume").is_none())
+            {
+                volume["target"] = target.as_str().into();
+            }
+            volume
+        })
+        .collect()
+}
+
+/// Why a VMI cannot migrate, and whether its disks would have to be copied
+/// (`calculateLiveMigrationCondition`).
+fn not_migratable(vmi: &Value) -> (Option<(&'static str, String)>, bool) {
+    let mut disk_problem = None;
+    let mut block = false;
+    for volume in list(vmi, "/spec/volumes") {
+        let claim = ["/persistentVolumeClaim/claimName", "/dataVolume/name"]
+            .iter()
+            .find_map(|pointer| volume.pointer(pointer).and_then(Value::as_str));
+        if let Some(claim) = claim {
+            let info = list(vmi, "/status/volumeStatus")
+                .iter()
+                .find(|status| status["name"] == volume["name"])
+                .and_then(|status| status.get("persistentVolumeClaimInfo"));
+            let rule =
+                "live migration requires that all PVCs must be shared (using ReadWriteMany access mode)";
+            let problem = match info {
+                None => {
+                    Some(format!("cannot migrate VMI: Unable to determine if PVC {claim} is shared, {rule}"))
+                }
+                Some(info) if !list(info, "/accessModes").iter().any(|mode| mode == "ReadWriteMany") => {
+                    Some(format!("cannot migrate VMI: PVC {claim} is not shared, {rule}"))
+                }
+                Some(_) => None,
+            };
+            if problem.is_some() {
+                block = true;
+                disk_problem = disk_problem.or(problem);
+            }
+        } else if volume.get("hostDisk").is_some_and(|disk| disk["shared"] != true) {
+            block = true;
+            disk_problem = disk_problem.or(Some("cannot migrate VMI with non-shared HostDisk".into()));
+        }
+    }
+    let allowed_bridge =
+        json::annotation(vmi, "kubevirt.io/allow-pod-bridge-network-live-migration").is_some();
+    let on_pod_network = |interface: &&Value| {
+        list(vmi, "/spec/networks")
+            .iter()
+            .any(|network| network["name"] == interface["name"] && network.get("pod").is_some())
+    };
+    let stuck = list(vmi, "/spec/domain/devices/interfaces").iter().filter(on_pod_network).any(|interface| {
+        let bridge = interface.get("bridge").is_some() && allowed_bridge;
+        interface.get("masquerade").is_none() && interface.get("binding").is_none() && !bridge
+    });
+    if stuck {
+        let message = "cannot migrate VMI which does not use masquerade, bridge with \
+                       kubevirt.io/allow-pod-bridge-network-live-migration VM annotation or a migratable plugin to \
+                       connect to the pod network";
+        return (Some(("InterfaceNotLiveMigratable", message.into())), block);
+    }
+    let devices = ["/spec/domain/devices/hostDevices", "/spec/domain/devices/gpus"];
+    if devices.iter().any(|pointer| !list(vmi, pointer).is_empty()) {
+        return (Some(("HostDeviceNotLiveMigratable", "VMI uses a PCI host devices".into())), block);
+    }
+    (disk_problem.map(|problem| ("DisksNotLiveMigratable", problem)), block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vmi(phase: &str, spec: impl Into<Value>) -> Value {
+        let spec: Value = spec.into();
+        json!({"metadata": {"name": "v", "namespace": "n"}, "spec": spec,
+            "status": {"phase": phase, "volumeStatus": list(&spec, "/volumes").iter()
+                .map(|volume| json!({"name": volume["name"], "target": ""})).collect::<Value>()}})
+    }
+
+    fn decided(phase: &str, spec: impl Into<Value>, domain: Domain) -> Option<Value> {
+        decide(&vmi(phase, spec), &json!({"status": {"podIP": "10.128.0.9"}}), domain, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_phase_follows_the_domain() {
+        for (phase, domain, expected) in [
+            ("Scheduled", Domain::Running, Some("Running")),
+            ("Running", Domain::Off { crashed: false }, Some("Succeeded")),
+            ("Running", Domain::Off { crashed: true }, Some("Failed")),
+            ("Succeeded", Domain::Running, None),
+            ("Scheduling", Domain::Running, None),
+        ] {
+            let got = decided(phase, json!({}), domain);
+            assert_eq!(got.as_ref().map(|vmi| text(vmi, "/status/phase")), expected, "{phase} {domain:?}");
+        }
+    }
+
+    #[test]
+    fn a_running_guest_is_described_once() {
+        let spec = json!({
+            "volumes": [{"name": "root", "containerDisk": {}}, {"name": "data", "containerDisk": {}}, {"name": "cd"}],
+            "networks": [{"name": "default", "pod": {}}],
+            "domain": {"devices": {"interfaces": [{"name": "default", "masquerade": {}}],
+                "disks": [{"name": "data", "disk": {"bus": "virtio"}}, {"name": "root", "disk": {}}, {"name": "cd", "cdrom": {"bus": "sata"}}]}}});
+        let first = decided("Scheduled", spec, Domain::Running).unwrap();
+        let targets: Vec<_> =
+            list(&first, "/status/volumeStatus").iter().map(|one| text(one, "/target")).collect();
+        assert_eq!(targets, ["vdb", "vda", "sda"]);
+        assert_eq!(text(&first, "/status/interfaces/0/ipAddress"), "10.128.0.9");
+        assert!(json::has_condition(&first, "LiveMigratable", "True"));
+        let again = decide(
+            &first,
+            &json!({"status": {"podIP": "10.128.0.9"}}),
+            Domain::Running,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(again, None);
+    }
+
+    #[test]
+    fn why_a_vmi_cannot_migrate() {
+        let pod_network = |interface: Value| {
+            json!({"networks": [{"name": "default", "pod": {}}],
+            "domain": {"devices": {"interfaces": [interface]}}})
+        };
+        for (spec, reason, storage) in [
+            (pod_network(json!({"name": "default", "bridge": {}})), "InterfaceNotLiveMigratable", "False"),
+            (
+                json!({"domain": {"devices": {"gpus": [{"name": "g"}]}}}),
+                "HostDeviceNotLiveMigratable",
+                "False",
+            ),
+            (
+                json!({"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}),
+                "DisksNotLiveMigratable",
+                "True",
+            ),
+            (json!({"volumes": [{"name": "d", "hostDisk": {}}]}), "DisksNotLiveMigratable", "True"),
+            (json!({}), "", "True"),
+        ] {
+            let vmi = decided("Scheduled", spec.clone(), Domain::Running).unwrap();
+            let condition = json::condition(&vmi, "/status/conditions", "LiveMigratable").unwrap();
+            assert_eq!(text(condition, "/reason"), reason, "{spec}");
+            assert!(json::has_condition(&vmi, "StorageLiveMigratable", storage), "{spec}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! create, read, update, patch, list.
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, config_map, version};
+
+#[tokio::test]
+async fn writes_are_guarded_by_their_version() {
+    let c = Cluster::new("versions").await;
+    let first = c.config_map("a", json!({})).await;
+    let path = c.path("configmaps/a");
+    let mut second = first.clone();
+    second["data"]["a"] = "2".into();
+    let second = c.put(&path, &second).await.is(200);
+    assert_ne!(version(&first), version(&second));
+    c.put(&path, &first).await.fails(409, "Conflict");
+    let unchanged = c.put(&path, &second).await.is(200);
+    assert_eq!(version(&unchanged), version(&second), "a write that changes nothing is none");
+    let stale = json!({"metadata": {"resourceVersion": version(&first)}, "data": {"b": "1"}});
+    c.patch("merge", &path, &stale).await.fails(409, "Conflict");
+    c.delete_with(&path, &json!({"preconditions": {"uid": "other"}})).await.fails(409, "Conflict");
+    c.post(&c.path("configmaps"), &config_map("a")).await.fails(409, "AlreadyExists");
+    c.end().await;
+}
+
+#[tokio::test]
+async fn the_server_names_and_stamps() {
+    let c = Cluster::new("stamps").await;
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "gen-"}});
+    let made = c.post(&c.path("configmaps"), &body).await.is(201);
+    assert!(made["metadata"]["name"].as_str().unwrap().starts_with("gen-"));
+    assert!(made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string());
+    c.post(&c.path("configmaps"), &config_map("Bad_Name")).await.fails(422, "Invalid");
+    let nowhere = "/api/v1/namespaces/conformance-nowhere/configmaps";
+    c.post(nowhere, &config_map("a")).await.fails(404, "NotFound");
+    c.end().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing_behind() {
+    let c = Cluster::new("dry-run").await;
+    c.post(&c.path("configmaps?dryRun=All"), &config_map("a")).await.is(201);
+    c.get(&c.path("configmaps/a")).await.fails(404, "NotFound");
+    let there = c.config_map("b", json!({})).await;
+    let path = c.path("configmaps/b");
+    let seen = c.patch("merge", &format!("{path}?dryRun=All"), &json!({"data": {"a": "2"}})).await.is(200);
+    assert_eq!(seen["data"]["a"], "2");
+    assert_eq!(c.get(&path).await.is(200), there);
+    c.delete(&format!("{path}?dryRun=All")).await.is(200);
+    c.get(&path).await.is(200);
+    c.end().await;
+}
+
+#[tokio::test]
+async fn patches_of_every_kind() {
+    let c = Cluster::new("patches").await;
+    c.config_map("a", json!({"metadata": {"finalizers": ["example.com/one"]}})).await;
+    let path = c.path("configmaps/a");
+    let guarded = json!([{"op": "test", "path": "/data/a", "value": "1"},
+        {"op": "add", "path": "/data/b", "value": "2"}]);
+    let done = c.patch("json", &path, &guarded).await.is(200);
+    assert_eq!(done["data"], json!({"a": "1", "b": "2"}));
+    c.patch("json", &path, &json!([{"op": "test", "path": "/data/a", "value": "9"}]))
+        .await
+        .fails(422, "Invalid");
+    let done = c.patch("merge", &path, &json!({"data": {"a": null}})).await.is(200);
+    assert_eq!(done["data"], json!({"b": "2"}));
+    let done = c
+        .patch("strategic-merge", &path, &json!({"metadata": {"finalizers": ["example.com/two"]}}))
+        .await
+        .is(200);
+    assert_eq!(done["metadata"]["finalizers"].as_array().unwrap().len(), 2, "a set is merged");
+    c.patch("bogus", &path, &json!({})).await.fails(415, "UnsupportedMediaType");
+    c.patch("merge", &path, &json!({"metadata": {"finalizers": null}})).await.is(200);
+    c.end().await;
+}
+
+#[tokio::test]
+async fn pages_show_one_moment() {
+    let c = Cluster::new("pages").await;
+    for name in ["a", "b", "c", "d"] {
+        c.config_map(name, json!({"metadata": {"labels": {"page": "1"}}})).await;
+    }
+    let path = c.path("configmaps?labelSelector=page%3D1&limit=3");
+    let first = c.get(&path).await.is(200);
+    assert_eq!(first["items"].as_array().unwrap().len(), 3);
+    c.delete(&c.path("configmaps/d")).await.is(200);
+    c.config_map("e", json!({"metadata": {"labels": {"page": "1"}}})).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let rest = c.get(&format!("{path}&continue={token}")).await.is(200);
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["d"], "as when the first page was read");
+    assert_eq!(version(&first), version(&rest));
+    let now = c.get(&c.path("configmaps?labelSelector=page%3D1")).await.is(200);
+    assert_eq!(now["items"].as_array().unwrap().len(), 4);
+    c.end().await;
+}
+
+#[tokio::test]
+async fn lists_are_selected() {
+    let c = Cluster::new("selectors").await;
+    for (name, zone) in [("a", "x"), ("b", "y"), ("c", "z")] {
+        c.config_map(name, json!({"metadata": {"labels": {"zone": zone}}})).await;
+    }
+    let cases = [
+        ("labelSelector=zone%20in%20(x,y)", 2),
+        ("labelSelector=zone,zone!%3Dx", 2),
+        ("labelSelector=zone&fieldSelector=metadata.name%3Da", 1),
+        ("labelSelector=zone&fieldSelector=metadata.name!%3Da", 2),
+        ("labelSelector=nowhere", 0),
+    ];
+    for (query, count) in cases {
+        let list = c.get(&c.path(&format!("configmaps?{query}"))).await.is(200);
+        assert_eq!(list["items"].as_array().map_or(0, Vec::len), count, "{query}");
+    }
+    c.get(&c.path("configmaps?labelSelector=%3D%3D")).await.fails(400, "BadRequest");
+    c.get(&c.path("configmaps?fieldSelector=data.a%3D1")).await.fails(400, "BadRequest");
+    c.delete(&c.path("configmaps?labelSelector=zone%3Dx")).await.is(200);
+    c.get(&c.path("configmaps/a")).await.fails(404, "NotFound");
+    c.get(&c.path("configmaps/b")).await.is(200);
+    c.end().await;
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_or_warned_about() {
+    let c = Cluster::new("fields").await;
+    let mut odd = config_map("odd");
+    odd["bogus"] = 1.into();
+    c.post(&c.path("configmaps?fieldValidation=Strict"), &odd).await.fails(400, "BadRequest");
+    let answer = c.post(&c.path("configmaps?fieldValidation=Warn"), &odd).await;
+    assert!(answer.headers["warning"].to_str().unwrap().contains("unknown field"));
+    assert!(answer.is(201)["bogus"].is_null());
+    c.end().await;
+}

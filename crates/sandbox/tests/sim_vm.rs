@@ -1,0 +1,314 @@
+//! The life of virtual machines in the simulated cluster, seen through the API alone.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests fail as tests do
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use sandbox::sim::{SimConfig, Simulation, connect};
+use sandbox::{Options, Sandbox};
+use serde_json::{Value, json};
+
+/// No condition of these tests takes longer, even on a busy machine.
+const BOUND: Duration = Duration::from_mins(1);
+
+struct Cluster {
+    client: kube::Client,
+    simulation: Simulation,
+    sandbox: Sandbox,
+}
+
+impl Cluster {
+    async fn start(config: SimConfig) -> Self {
+        let sandbox = Sandbox::start(Options::default()).await.unwrap();
+        let client = connect(&sandbox.kubeconfig()).await.unwrap();
+        let simulation = Simulation::start(client.clone(), config).await.unwrap();
+        Self { client, simulation, sandbox }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value, kube::Error> {
+        let mut request = Request::builder().method(method.clone()).uri(path);
+        if method == Method::PATCH {
+            request = request.header("content-type", "application/merge-patch+json");
+        } else {
+            request = request.header("content-type", "application/json");
+        }
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.client.request(request.body(body).unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Option<Value> {
+        match self.call(Method::GET, path, Value::Null).await {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("GET {path}: {error}"),
+        }
+    }
+
+    /// Waits until a condition holds of what is at a path (`None`: nothing is there).
+    async fn wait(&self, path: &str, what: &str, holds: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
+        let mut last = None;
+        let waited = tokio::time::timeout(BOUND, async {
+            loop {
+                last = self.get(path).await;
+                if holds(last.as_ref()) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let in_time = waited.await.is_ok();
+        assert!(in_time, "{path} never was {what}: {last:#?}");
+        last
+    }
+
+    async fn printable(&self, name: &str, status: &str) -> Value {
+        let is = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["printableStatus"] == status);
+        self.wait(&vm_path(name), status, is).await.unwrap()
+    }
+
+    async fn stop(self) {
+        drop(self.simulation);
+        self.sandbox.shutdown().await;
+    }
+}
+
+const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
+const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn vm_path(name: &str) -> String {
+    format!("{VMS}/{name}")
+}
+
+fn vmi_path(name: &str) -> String {
+    format!("{VMIS}/{name}")
+}
+
+fn vm(name: &str, strategy: &str) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"runStrategy": strategy, "template": {"metadata": {"labels": {"app": name}}, "spec": {
+            "domain": {"cpu": {"cores": 1, "sockets": 2, "threads": 1}, "memory": {"guest": "1Gi"},
+                "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}],
+                    "interfaces": [{"name": "default", "masquerade": {}}]}},
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": [{"name": "root", "containerDisk": {"image": "registry.example/fedora:41"}}]}}},
+    })
+}
+
+fn items(list: &Value) -> &[Value] {
+    list["items"].as_array().map_or(&[], Vec::as_slice)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_runs_and_goes_without_a_trace() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    cluster.call(Method::POST, VMS, vm("web", "Always")).await.unwrap();
+    let ready = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["ready"] == true);
+    let vm = cluster.wait(&vm_path("web"), "ready", ready).await.unwrap();
+    assert_eq!(vm["status"]["printableStatus"], "Running");
+    assert_eq!(vm["status"]["created"], true);
+    assert_eq!(vm["status"]["runStrategy"], "Always");
+
+    let vmi = cluster.get(&vmi_path("web")).await.unwrap();
+    assert_eq!(vmi["status"]["phase"], "Running");
+    let node = vmi["status"]["nodeName"].as_str().unwrap();
+    assert_eq!(vmi["metadata"]["labels"]["kubevirt.io/nodeName"], node);
+    let phases: Vec<_> = vmi["status"]["phaseTransitionTimestamps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases, ["Pending", "Scheduling", "Scheduled", "Running"]);
+
+    let pods = cluster.get(&format!("{PODS}?labelSelector=kubevirt.io%3Dvirt-launcher")).await.unwrap();
+    let [pod] = items(&pods) else { panic!("one launcher: {pods:#}") };
+    assert_eq!(pod["spec"]["nodeName"], node);
+    assert_eq!(pod["status"]["phase"], "Running");
+    let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
+    // The recorded requests of a VM with two vCPUs and 1 GiB.
+    assert_eq!((&requests["cpu"], &requests["memory"]), (&json!("200m"), &json!("1320Mi")));
+    assert_eq!(vmi["status"]["interfaces"][0]["ipAddress"], pod["status"]["podIP"]);
+
+    cluster.call(Method::DELETE, &vm_path("web"), Value::Null).await.unwrap();
+    cluster.wait(&vm_path("web"), "gone", |vm| vm.is_none()).await;
+    cluster.wait(&vmi_path("web"), "gone", |vmi| vmi.is_none()).await;
+    cluster.wait(PODS, "empty", |pods| pods.is_some_and(|pods| items(pods).is_empty())).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_fits_nowhere_says_why_and_runs_when_there_is_room() {
+    let cluster = Cluster::start(SimConfig { nodes: 2, ..SimConfig::default() }).await;
+    let mut picky = vm("picky", "Always");
+    picky["spec"]["template"]["spec"]["nodeSelector"] = json!({"disk": "fast"});
+    cluster.call(Method::POST, VMS, picky).await.unwrap();
+    let vm = cluster.printable("picky", "ErrorUnschedulable").await;
+    let condition = vm["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["type"] == "PodScheduled")
+        .unwrap();
+    assert_eq!(condition["reason"], "Unschedulable");
+    assert_eq!(
+        condition["message"],
+        "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are \
+         available: 2 Preemption is not helpful for scheduling."
+    );
+    let events = "/api/v1/namespaces/default/events";
+    let told = |list: Option<&Value>| {
+        list.is_some_and(|list| items(list).iter().any(|event| event["reason"] == "FailedScheduling"))
+    };
+    cluster.wait(events, "told", told).await;
+
+    let label = json!({"metadata": {"labels": {"disk": "fast"}}});
+    cluster.call(Method::PATCH, "/api/v1/nodes/node02", label).await.unwrap();
+    cluster.printable("picky", "Running").await;
+    let vmi = cluster.get(&vmi_path("picky")).await.unwrap();
+    assert_eq!(vmi["status"]["nodeName"], "node02");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_strategies_decide_what_follows_the_end_of_a_guest() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    for (name, strategy) in
+        [("always", "Always"), ("rerun", "RerunOnFailure"), ("once", "Once"), ("off", "Halted")]
+    {
+        cluster.call(Method::POST, VMS, vm(name, strategy)).await.unwrap();
+    }
+    cluster.printable("off", "Stopped").await;
+    let mut first = Vec::new();
+    for name in ["always", "rerun", "once"] {
+        cluster.printable(name, "Running").await;
+        first.push(cluster.get(&vmi_path(name)).await.unwrap()["metadata"]["uid"].clone());
+    }
+    for (name, crashed) in [("always", false), ("rerun", true), ("once", true)] {
+        assert!(cluster.simulation.end_guest("default", name, crashed), "{name} runs");
+    }
+    for (name, uid) in ["always", "rerun"].into_iter().zip(&first) {
+        let again = |vmi: Option<&Value>| {
+            vmi.is_some_and(|vmi| vmi["metadata"]["uid"] != *uid && vmi["status"]["phase"] == "Running")
+        };
+        cluster.wait(&vmi_path(name), "running again", again).await;
+    }
+    let failed = |vmi: Option<&Value>| vmi.is_some_and(|vmi| vmi["status"]["phase"] == "Failed");
+    let vmi = cluster.wait(&vmi_path("once"), "failed", failed).await.unwrap();
+    assert_eq!(vmi["metadata"]["uid"], first[2], "not started again");
+
+    let halt = json!({"spec": {"runStrategy": "Halted"}});
+    cluster.call(Method::PATCH, &vm_path("always"), halt).await.unwrap();
+    cluster.printable("always", "Stopped").await;
+    cluster.wait(&vmi_path("always"), "gone", |vmi| vmi.is_none()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_simulated_virt_api_refuses_and_completes_as_the_real_one() {
+    let cluster = Cluster::start(SimConfig { feature_gates: Vec::new(), ..SimConfig::default() }).await;
+    let mut hooked = vm("hooked", "Always");
+    hooked["spec"]["template"]["metadata"]["annotations"] = json!({"hooks.kubevirt.io/hookSidecars": "[]"});
+    let mut gpu = vm("gpu", "Always");
+    gpu["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] =
+        json!([{"name": "d", "deviceName": "a.com/b"}]);
+    let mut astray = vm("astray", "Always");
+    astray["spec"]["template"]["spec"]["domain"]["devices"]["disks"][0]["name"] = "other".into();
+    for (object, hook, why) in [
+        (
+            hooked,
+            "virtualmachine-validator.kubevirt.io",
+            "sidecar feature gate is not enabled in kubevirt-config, invalid entry \
+             spec.template.metadata.annotations.hooks.kubevirt.io/hookSidecars",
+        ),
+        (
+            gpu,
+            "virtualmachine-validator.kubevirt.io",
+            "Host Devices feature gate is not enabled in kubevirt-config",
+        ),
+        (
+            astray,
+            "virtualmachine-validator.kubevirt.io",
+            "spec.template.spec.domain.devices.disks[0].Name 'other' not found.",
+        ),
+    ] {
+        let error = cluster.call(Method::POST, VMS, object).await.unwrap_err();
+        let kube::Error::Api(status) = error else { panic!("{error}") };
+        assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+        assert_eq!(status.message, format!("admission webhook \"{hook}\" denied the request: {why}"));
+    }
+
+    cluster.call(Method::POST, VMS, vm("plain", "Always")).await.unwrap();
+    let stored = cluster.printable("plain", "Running").await;
+    let template = &stored["spec"]["template"];
+    assert_eq!(template["spec"]["architecture"], "amd64");
+    assert_eq!(template["spec"]["domain"]["machine"]["type"], "q35");
+    assert!(template["spec"]["domain"]["firmware"]["uuid"].is_string());
+    let vmi = cluster.get(&vmi_path("plain")).await.unwrap();
+    assert_eq!(vmi["spec"]["domain"]["cpu"]["maxSockets"], 8);
+    assert_eq!(vmi["spec"]["domain"]["memory"]["maxGuest"], "4Gi");
+
+    let resize = json!({"spec": {"domain": {"cpu": {"sockets": 4}}}});
+    let error = cluster.call(Method::PATCH, &vmi_path("plain"), resize).await.unwrap_err();
+    assert!(error.to_string().contains("update of VMI object is restricted"), "{error}");
+    let status = json!({"status": {"phase": "Failed"}});
+    let vmi = cluster.call(Method::PATCH, &vmi_path("plain"), status).await.unwrap();
+    assert_eq!(vmi["status"]["phase"], "Running", "answered with success, and reverted");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_are_what_the_cluster_permits() {
+    let cluster = Cluster::start(SimConfig { nodes: 1, devices_per_node: 1, ..SimConfig::default() }).await;
+    let with_device = |name: &str, device: &str| {
+        let mut vm = vm(name, "Always");
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] =
+            json!([{"name": "g", "deviceName": device}]);
+        vm
+    };
+    cluster.call(Method::POST, VMS, with_device("forbidden", "a.com/B")).await.unwrap();
+    let refused = |vmi: Option<&Value>| vmi.is_some_and(|vmi| condition(vmi, "Synchronized").is_some());
+    let vmi = cluster.wait(&vmi_path("forbidden"), "refused", refused).await.unwrap();
+    assert_eq!(
+        condition(&vmi, "Synchronized").unwrap()["message"],
+        "failed to render launch manifest: GPU a.com/B is not permitted in permittedHostDevices configuration"
+    );
+
+    let permitted = "nvidia.com/TU104GL_Tesla_T4";
+    cluster.call(Method::POST, VMS, with_device("first", permitted)).await.unwrap();
+    cluster.printable("first", "Running").await;
+    let vmi = cluster.get(&vmi_path("first")).await.unwrap();
+    assert_eq!(condition(&vmi, "LiveMigratable").unwrap()["reason"], "HostDeviceNotLiveMigratable");
+    cluster.call(Method::POST, VMS, with_device("second", permitted)).await.unwrap();
+    let vm = cluster.printable("second", "ErrorUnschedulable").await;
+    let message = condition(&vm, "PodScheduled").unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("1 Insufficient nvidia.com/TU104GL_Tesla_T4"), "{message}");
+    cluster.call(Method::DELETE, &vm_path("first"), Value::Null).await.unwrap();
+    cluster.printable("second", "Running").await;
+    cluster.stop().await;
+}
+
+fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_starts_with_nodes_and_vms() {
+    let sandbox = Sandbox::start(Options { nodes: 2, vms: 20, ..Options::default() }).await.unwrap();
+    let client = connect(&sandbox.kubeconfig()).await.unwrap();
+    let running = async {
+        loop {
+            let request = Request::get(VMS).body(Vec::new()).unwrap();
+            let list: Value = client.request(request).await.unwrap();
+            let count = items(&list).iter().filter(|vm| vm["status"]["printableStatus"] == "Running").count();
+            if count == 20 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, running).await.unwrap();
+    sandbox.shutdown().await;
+}
