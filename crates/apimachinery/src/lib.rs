@@ -7,6 +7,7 @@ pub mod depth;
 pub mod field_error;
 pub mod jsonpath;
 pub mod patch;
+pub mod quantity;
 pub mod rbac;
 pub mod schema;
 pub mod selector;

@@ -19,7 +19,6 @@ pub mod certs;
 pub mod clock;
 pub mod controllers;
 pub mod objects;
-pub mod quantity;
 pub mod registry;
 pub mod server;
 pub mod sim;

@@ -13,7 +13,6 @@ mod matcher;
 mod notes;
 mod plugins;
 mod policy;
-mod quantity;
 mod rules;
 mod webhook;
 

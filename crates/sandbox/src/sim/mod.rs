@@ -24,7 +24,6 @@ mod kubelet;
 mod launcher;
 mod node;
 mod node_lifecycle;
-mod quantity;
 mod queue;
 mod requests;
 mod resource;

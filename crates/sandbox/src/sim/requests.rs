@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::json::{list, map};
-use super::quantity::milli;
+use apimachinery::quantity::milli;
 
 /// Resources by name, in thousandths.
 pub type Amounts = BTreeMap<String, i128>;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::{containers, each_container, is_new_pod, put};
 use crate::admission::matcher::items;
-use crate::admission::quantity::Quantity;
 use crate::admission::{Operation, Request};
+use apimachinery::quantity::Quantity;
 
 /// Gives containers the limits and requests that they do not name.
 pub fn add_defaults(ranges: &[Arc<Value>], pod: &mut Value) {

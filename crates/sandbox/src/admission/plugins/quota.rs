@@ -14,9 +14,9 @@ use super::limits::total;
 use super::{ByNamespace, by_namespace, containers};
 use crate::admission::cache::Cached;
 use crate::admission::matcher::items;
-use crate::admission::quantity::Quantity;
 use crate::admission::{Operation, Request};
 use crate::objects::Objects;
+use apimachinery::quantity::Quantity;
 
 /// What is kept while an admitted object is written: drop it when the write has succeeded or failed.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use apimachinery::{Cause, Status};
 use serde_json::Value;
 
 use super::super::{Api, Call};
-use crate::quantity::milli;
+use apimachinery::quantity::milli;
 
 impl Api {
     /// # Errors

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{items_mut, set, set_in};
 
-use crate::quantity::milli;
+use apimachinery::quantity::milli;
 
 const LISTS: [&str; 2] = ["initContainers", "containers"];
 

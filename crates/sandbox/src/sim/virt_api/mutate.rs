@@ -7,9 +7,9 @@ use super::KUBEVIRT_USERS;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{is_deleting, list, put, text};
 use crate::sim::node::uuid;
-use crate::sim::quantity::{bytes, units};
 use crate::sim::virt_controller::defaults::{disks_for_volumes, pod_network};
 use crate::sim::virt_controller::vmi::{FINALIZER, record_phase};
+use apimachinery::quantity::{bytes, units};
 
 /// The most vCPUs that sockets may be hotplugged up to.
 const MAX_VCPUS: i64 = 512;

@@ -10,7 +10,7 @@ use super::mutate::set_spec_defaults;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::identity::NODE_NAME_EXTRA;
 use crate::sim::json::{is_deleting, list, map, text};
-use crate::sim::quantity::milli;
+use apimachinery::quantity::milli;
 
 /// One reason for a refusal (`metav1.StatusCause`).
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -8,7 +8,7 @@ use super::overhead;
 use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, map, put, text};
-use crate::sim::quantity::{self, milli, units};
+use apimachinery::quantity::{self, milli, units};
 
 /// The image of virt-launcher, as a release names it.
 pub const LAUNCHER_IMAGE: &str = "quay.io/kubevirt/virt-launcher:v1.9.0";

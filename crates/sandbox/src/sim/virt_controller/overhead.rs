@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::sim::json::{list, text};
-use crate::sim::quantity::units;
+use apimachinery::quantity::units;
 
 const MI: i64 = 1 << 20;
 /// Monitor, launcher, virtlogd, virtqemud and QEMU.

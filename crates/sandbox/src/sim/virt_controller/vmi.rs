@@ -19,9 +19,9 @@ use crate::sim::json::{
     self, finalizers, is_deleting, list, map, new_condition, put, remove_condition, text, time,
     update_condition,
 };
-use crate::sim::quantity;
 use crate::sim::resource::{PODS, VMIS};
 use crate::sim::write::{Op, Write};
+use apimachinery::quantity;
 
 /// The finalizer that keeps a VMI until its pods are gone.
 pub const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";

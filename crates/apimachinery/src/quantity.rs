@@ -1,9 +1,20 @@
-//! Quantities that are added, compared and printed again (`apimachinery resource.Quantity`, Kubernetes 1.36).
+//! Amounts of CPU, memory and the like (`apimachinery resource.Quantity`, Kubernetes 1.36): read,
+//! added, compared and printed.
+//!
+//! Everything counts in whole thousandths of the unit, so `100m` of CPU is 100 and `1Ki` of memory is
+//! 1,024,000. What is finer is rounded away from zero, as `Quantity.MilliValue` does.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 
 use serde_json::Value;
+
+/// Longest run of digits before and after the point: more than any amount has, and few enough that
+/// nothing below overflows unnoticed.
+const DIGITS_MAX: usize = 19;
+
+const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+const DECIMAL: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
 /// An amount in thousandths, and the family of suffixes that it is printed with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,8 +23,35 @@ pub struct Quantity {
     binary: bool,
 }
 
-const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-const DECIMAL: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+/// Thousandths of the unit; `None` for what is no quantity.
+pub fn milli(value: &Value) -> Option<i128> {
+    Quantity::parse(value).map(|quantity| quantity.milli)
+}
+
+/// Whole units, rounded up, as `Quantity.Value` does; `None` also for what is out of range.
+pub fn units(value: &Value) -> Option<i64> {
+    let milli = milli(value)?;
+    i64::try_from(milli.div_euclid(1000) + i128::from(milli.rem_euclid(1000) != 0)).ok()
+}
+
+/// Bytes as a `BinarySI` quantity is written: the largest suffix that leaves a whole number.
+pub fn bytes(value: i64) -> String {
+    let mut shown = value;
+    let mut suffix = "";
+    for next in BINARY {
+        if shown == 0 || shown % 1024 != 0 {
+            break;
+        }
+        shown /= 1024;
+        suffix = next;
+    }
+    format!("{shown}{suffix}")
+}
+
+/// Thousandths of a CPU in the shortest decimal form: `1`, `1500m`.
+pub fn cpu(milli: i64) -> String {
+    if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") }
+}
 
 impl Quantity {
     /// A number of things.
@@ -21,7 +59,7 @@ impl Quantity {
         Self { milli: i128::try_from(count).unwrap_or(i128::MAX / 1000) * 1000, binary: false }
     }
 
-    /// Reads `500m`, `1Gi`, `1.5`, `2e3` or a number; `None` for what is none. Rounds up to thousandths.
+    /// Reads `500m`, `1Gi`, `1.5`, `2e3` or a number; `None` for what is none.
     pub fn parse(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Self::read(text),
@@ -31,19 +69,26 @@ impl Quantity {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let end =
-            text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
+        let (negative, text) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, suffix) = text.split_at(end);
         let (up, down, binary) = scale(suffix)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if (whole.is_empty() && fraction.is_empty()) || whole.len() > 19 || fraction.len() > 12 {
+        if (whole.is_empty() && fraction.is_empty())
+            || whole.len() > DIGITS_MAX
+            || fraction.len() > DIGITS_MAX
+        {
             return None;
         }
+        // A second point does not parse.
         let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
         let down = down.checked_mul(10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)?;
         let scaled = digits.checked_mul(up)?.checked_mul(1000)?;
-        let milli = scaled.div_euclid(down) + i128::from(scaled.rem_euclid(down) != 0);
-        Some(Self { milli, binary })
+        let milli = scaled / down + i128::from(scaled % down != 0);
+        Some(Self { milli: if negative { -milli } else { milli }, binary })
     }
 
     /// Whether there is any.
@@ -57,7 +102,7 @@ impl Quantity {
         if other > self { other } else { self }
     }
 
-    /// How many times the other fits in, as a ratio.
+    /// Whether this is more than `ratio` times `of`.
     pub fn exceeds_ratio(self, of: Self, ratio: Self) -> bool {
         self.milli.saturating_mul(1000) > of.milli.saturating_mul(ratio.milli)
     }
@@ -80,11 +125,8 @@ fn scale(suffix: &str) -> Option<(i128, i128, bool)> {
         _ => {
             let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
             let power = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            (power <= 1_000_000_000_000_000_000).then_some(if exponent < 0 {
-                (1, power, false)
-            } else {
-                (power, 1, false)
-            })
+            let (up, down) = if exponent < 0 { (1, power) } else { (power, 1) };
+            (power <= 1_000_000_000_000_000_000).then_some((up, down, false))
         }
     }
 }
@@ -146,6 +188,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn amounts_are_read_as_the_api_reads_them() {
+        let cases = [
+            (json!("100m"), Some(100)),
+            (json!("1"), Some(1000)),
+            (json!(2), Some(2000)),
+            (json!("1.5"), Some(1500)),
+            (json!("+.5"), Some(500)),
+            (json!("64Mi"), Some(64 * 1024 * 1024 * 1000)),
+            (json!("35M"), Some(35_000_000_000)),
+            (json!("1e3"), Some(1_000_000)),
+            (json!("1e-1"), Some(100)),
+            (json!("1E"), Some(1_000_000_000_000_000_000_000)),
+            (json!("-1"), Some(-1000)),
+            (json!("1n"), Some(1)),
+            (json!("-1n"), Some(-1)),
+            (json!("1.2.3"), None),
+            (json!("--1"), None),
+            (json!("x"), None),
+            (json!(""), None),
+            (json!(".."), None),
+            (json!("1Xi"), None),
+            (json!("1e99"), None),
+            (json!("999999999999999999999999Ei"), None),
+            (json!(null), None),
+        ];
+        for (value, want) in cases {
+            assert_eq!(milli(&value), want, "{value}");
+        }
+        assert_eq!((units(&json!("1001m")), units(&json!("-1500m"))), (Some(2), Some(-1)));
+    }
+
+    #[test]
     fn quantities_are_printed_as_the_api_prints_them() {
         for (value, want) in [
             (json!("0.5"), "500m"),
@@ -161,10 +235,17 @@ mod tests {
         ] {
             assert_eq!(Quantity::parse(&value).unwrap().to_string(), want, "{value}");
         }
-        for wrong in [json!("x"), json!(""), json!("1Xi"), json!(null), json!("1e99"), json!("..")] {
-            assert!(Quantity::parse(&wrong).is_none(), "{wrong}");
-        }
         let sum = Quantity::parse(&json!("1Gi")).unwrap() + Quantity::parse(&json!("512Mi")).unwrap();
         assert_eq!(sum.to_string(), "1536Mi");
+    }
+
+    #[test]
+    fn bytes_take_the_largest_whole_unit() {
+        for (value, text) in
+            [(0, "0"), (1023, "1023"), (1320 << 20, "1320Mi"), (4 << 30, "4Gi"), (310_378_496, "296Mi")]
+        {
+            assert_eq!(bytes(value), text);
+        }
+        assert_eq!((cpu(2000), cpu(1500)), ("2".into(), "1500m".into()));
     }
 }
