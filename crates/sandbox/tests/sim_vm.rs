@@ -312,3 +312,24 @@ async fn a_sandbox_starts_with_nodes_and_vms() {
     tokio::time::timeout(BOUND, running).await.unwrap();
     sandbox.shutdown().await;
 }
+
+/// Without any look that no event asked for: what is deleted goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_vms_go_at_once_and_none_stays_terminating() {
+    let many = 40;
+    let cluster = Cluster::start(SimConfig { nodes: 2, vms: many, ..SimConfig::default() }).await;
+    let count = |list: Option<&Value>| list.map_or(0, |list| list["items"].as_array().unwrap().len());
+    cluster
+        .wait(VMS, "all ready", |list| {
+            let ready = |vm: &&Value| vm["status"]["ready"] == true;
+            list.is_some_and(|list| {
+                list["items"].as_array().unwrap().iter().filter(ready).count() == many as usize
+            })
+        })
+        .await;
+    cluster.call(Method::DELETE, VMS, Value::Null).await.unwrap();
+    for path in [VMS, VMIS, PODS] {
+        cluster.wait(path, "empty", |list| count(list) == 0).await;
+    }
+    cluster.stop().await;
+}

@@ -12,7 +12,7 @@
 //! allow since Kubernetes 1.35 (KEP-5504).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -58,6 +58,9 @@ pub struct Cache {
     resource: &'static Resource,
     index_by: IndexFn,
     state: RwLock<State>,
+    /// Held from a change until everybody has been told, so that changes are told in the order in
+    /// which they happened: who adds up differences would count a pod that is gone otherwise.
+    telling: Mutex<()>,
     handlers: RwLock<Vec<Handler>>,
     synced: watch::Sender<bool>,
 }
@@ -104,6 +107,7 @@ impl Cache {
             resource,
             index_by,
             state: RwLock::default(),
+            telling: Mutex::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
         })
@@ -114,7 +118,7 @@ impl Cache {
     }
 
     /// Calls a function for every object that is there, and for every change from now on. It must be
-    /// quick: it runs between two events.
+    /// quick, as it runs between two events, and must not [`Cache::observe`] anything.
     pub fn on_change(&self, handler: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         // Nobody is told anything meanwhile, so that nothing is missed; what changed just before is
         // told twice at worst.
@@ -147,8 +151,7 @@ impl Cache {
     /// Takes in the answer to an own write, unless the watch is already past it.
     pub fn observe(&self, object: Value) {
         let version = version(&object);
-        let passed = |state: &State| version <= state.seen;
-        self.store(object, version, passed);
+        self.store(object, version, false);
     }
 
     /// Lists and watches until `stop`.
@@ -244,21 +247,30 @@ impl Cache {
         let version = version(&line.object);
         json::text(&line.object, "/metadata/resourceVersion").clone_into(from);
         match line.kind.as_str() {
-            "ADDED" | "MODIFIED" => self.store(line.object, version, |_| false),
+            "ADDED" | "MODIFIED" => self.store(line.object, version, true),
             "DELETED" => self.discard(&line.object, version),
-            _ => {}
+            _ => {
+                let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                state.seen = state.seen.max(version);
+            }
         }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.seen = state.seen.max(version);
         Ok(())
     }
 
-    fn store(&self, object: Value, version: u64, passed: impl Fn(&State) -> bool) {
+    /// Takes an object in, from the watch or a list (`listed`) or from the answer to an own write.
+    fn store(&self, object: Value, version: u64, listed: bool) {
         let (key, new) = (json::key(&object), Arc::new(object));
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            let newer = state.objects.get(&key).is_some_and(|have| self::version(have) >= version);
-            if newer || passed(&state) {
+            // The watch is past it: what it says of this object is newer, even if it is that there is none.
+            if !listed && version <= state.seen {
+                return;
+            }
+            if listed {
+                state.seen = state.seen.max(version);
+            }
+            if state.objects.get(&key).is_some_and(|have| self::version(have) >= version) {
                 return;
             }
             let old = state.objects.insert(key.clone(), new.clone());
@@ -270,8 +282,11 @@ impl Cache {
 
     fn discard(&self, object: &Value, version: u64) {
         let key = json::key(object);
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            // In one step with the removal: an answer that came in between would bring the object back for good.
+            state.seen = state.seen.max(version);
             // An object of the same name that was made since then stays.
             let newer = state.objects.get(&key).is_some_and(|have| self::version(have) > version);
             if newer {
@@ -293,7 +308,7 @@ impl Cache {
         for object in found {
             gone.remove(&json::key(&object));
             let version = version(&object);
-            self.store(object, version, |_| false);
+            self.store(object, version, true);
         }
         for object in gone.into_values() {
             // What an own write put here after the list was made is newer than the list.
@@ -366,6 +381,58 @@ mod tests {
         cache.on_change(move |change| notes.lock().unwrap().push(change.key.to_owned()));
         event(&cache, "ADDED", pod("b", "x", 6));
         assert_eq!(*heard.lock().unwrap(), ["ns/a", "ns/b"]);
+    }
+
+    /// A pod that came back like this kept the finalizer of its VMI on for ever.
+    #[test]
+    fn whoever_hears_of_a_removal_finds_the_cache_past_it() {
+        let cache = Cache::new(&PODS, json::controller_uid);
+        event(&cache, "ADDED", pod("a", "x", 5));
+        let heard: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+        let (notes, weak) = (heard.clone(), Arc::downgrade(&cache));
+        cache.on_change(move |change| {
+            let Some(cache) = weak.upgrade().filter(|_| change.new.is_none()) else { return };
+            notes.lock().unwrap().push(cache.state.read().unwrap().seen);
+        });
+        event(&cache, "DELETED", pod("a", "x", 9));
+        assert_eq!(*heard.lock().unwrap(), [9], "an answer of version 8 or 9 that comes now is late");
+    }
+
+    #[test]
+    fn late_answers_race_removals_and_lose() {
+        let cache = Cache::new(&PODS, json::controller_uid);
+        let told: Arc<std::sync::Mutex<BTreeSet<String>>> = Arc::default();
+        let there = told.clone();
+        cache.on_change(move |change| {
+            let mut there = there.lock().unwrap();
+            if change.new.is_some() {
+                there.insert(change.key.into())
+            } else {
+                there.remove(change.key)
+            };
+        });
+        let (watch, answers) = (cache.clone(), cache.clone());
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let (left, right) = (barrier.clone(), barrier);
+        let watching = std::thread::spawn(move || {
+            for round in 0..2000 {
+                event(&watch, "ADDED", pod("a", "x", 10 * round + 1));
+                left.wait();
+                event(&watch, "DELETED", pod("a", "x", 10 * round + 9));
+                left.wait(); // what is left is looked at now
+                left.wait();
+            }
+        });
+        for round in 0..2000 {
+            right.wait();
+            answers.observe(pod("a", "x", 10 * round + 8));
+            answers.observe(pod("a", "x", 10 * round + 9));
+            right.wait();
+            assert!(cache.get("ns/a").is_none(), "round {round}");
+            assert!(told.lock().unwrap().is_empty(), "told in another order than it happened, round {round}");
+            right.wait();
+        }
+        watching.join().unwrap();
     }
 
     #[test]

@@ -31,8 +31,6 @@ const COMPONENT: &str = "virtualmachine-controller";
 /// Threads of the VM and of the VMI controller. The real ones have 3 and 10; the simulation has
 /// more because its waiting costs nothing.
 const WORKERS: usize = 24;
-/// How soon an object under deletion is looked at again when no event brings it back.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// How many passes over one key follow each other before others get a turn.
 const PASSES: usize = 8;
 
@@ -155,7 +153,7 @@ impl VirtController {
                 self.writer.write(&self.who, &vm::without_finalizer(&VMIS, &vmi)).await?;
             }
             if !changed && plan.writes.is_empty() {
-                return Ok(plan.after.or_else(|| is_deleting(&vm).then_some(SECOND_LOOK)));
+                return Ok(plan.after);
             }
         }
         self.vm_queue.add(key);
@@ -250,8 +248,7 @@ impl VirtController {
                 return Err(PassError::Sync(error.message));
             }
             if !wrote {
-                // Its pods may go between two looks at two caches: look again until it is gone.
-                return Ok(is_deleting(&vmi).then_some(SECOND_LOOK));
+                return Ok(None);
             }
         }
         self.vmi_queue.add(key);
