@@ -37,6 +37,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
   virt-steward sandbox --demo
   virt-steward sandbox --nodes 10 --vms 500 --kubeconfig-out ./kubeconfig
   virt-steward sandbox --port 6443 --seed 7 --no-operator
+  virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
@@ -61,6 +62,14 @@ pub struct Args {
     /// Decides every id and everything else that is random
     #[arg(long, default_value_t = 1)]
     seed: u64,
+
+    /// Definitions of custom resources to serve in place of the built-in compact ones of the same name: a file, or a directory of YAML and JSON files
+    #[arg(long, value_name = "PATH")]
+    crds: Option<PathBuf>,
+
+    /// Append an audit.k8s.io/v1 event for every request to this file (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
 
     /// Start the API alone
     #[arg(long)]
@@ -87,12 +96,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         seed: args.seed,
         nodes: args.nodes as usize,
         vms: args.vms as usize,
-        ..::sandbox::Options::default()
+        crds: args.crds.clone(),
+        audit_log: args.audit_log.clone(),
     };
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
-        let error = anyhow::Error::from(error);
-        let remedy = "choose another `--port` (0 takes a free one) or another `--kubeconfig-out`";
-        Problem::new("starting the sandbox", format!("{error:#}"), remedy)
+        let remedy = remedy(&error);
+        Problem::new("starting the sandbox", format!("{:#}", anyhow::Error::from(error)), remedy)
     })?;
     print(&format!(
         "Sandbox   {} with {} nodes and {} virtual machines\n",
@@ -103,6 +112,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
     outcome
+}
+
+/// What to do when the sandbox does not start.
+fn remedy(error: &::sandbox::Error) -> &'static str {
+    match error {
+        ::sandbox::Error::Definitions { .. } => {
+            "give `--crds` a file or directory with CustomResourceDefinitions in YAML or JSON"
+        }
+        ::sandbox::Error::Audit(_) => "give `--audit-log` a file in a directory that is there and writable",
+        _ => "choose another `--port` (0 takes a free one) or another `--kubeconfig-out`",
+    }
 }
 
 /// Runs the operator and the demo in the sandbox.

@@ -66,3 +66,35 @@ fn admit_reads_the_facts_of_a_live_cluster() {
     let denial = denied["denial"].as_str().unwrap();
     assert!(denial.contains("`amd-igpu-vbios`: it does not exist in namespace `default`"), "{denial}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn given_definitions_are_served_and_every_request_is_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let (crds, log) = (folder.path().join("crds"), folder.path().join("audit.jsonl"));
+    std::fs::create_dir(&crds).unwrap();
+    let definition = serde_json::json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "lamps.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "lamps", "singular": "lamp", "kind": "Lamp", "listKind": "LampList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    std::fs::write(crds.join("lamps.json"), definition.to_string()).unwrap();
+    let arguments = ["--nodes", "1", "--no-operator", "--crds", crds.to_str().unwrap()];
+    let sandbox = SandboxProgram::start(&[&arguments[..], &["--audit-log", log.to_str().unwrap()]].concat());
+    let client =
+        ::sandbox::sim::connect(&std::fs::read_to_string(&sandbox.kubeconfig).unwrap()).await.unwrap();
+    let request = http::Request::get("/apis/example.com/v1/lamps").body(Vec::new()).unwrap();
+    let lamps: serde_json::Value = client.request(request).await.unwrap();
+    assert_eq!(lamps["kind"], "LampList");
+    drop(sandbox);
+    let written = std::fs::read_to_string(&log).unwrap();
+    let events: Vec<serde_json::Value> =
+        written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |verb: &str, resource: &str| {
+        events.iter().any(|event| event["verb"] == verb && event["objectRef"]["resource"] == resource)
+    };
+    assert!(of("create", "nodes") && of("watch", "virtualmachines"), "{} events", events.len());
+
+    let wrong = virt_steward(&["sandbox", "--crds", "absent", "--no-operator"], "");
+    assert_eq!(wrong.status, 1);
+    assert!(wrong.stderr.contains("give `--crds` a file or directory"), "{}", wrong.stderr);
+}
