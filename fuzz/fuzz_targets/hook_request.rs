@@ -1,0 +1,27 @@
+//! Any request on the sidecar's socket gets an answer or a status. The first byte chooses the method.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use hook::arguments::Arguments;
+use hook::files::Layout;
+use hook::grpc::frame;
+use hook::grpc::server::Service;
+use hook::protocol::{INFO, MUTATE_DOMAIN, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN};
+use hook::service::Sidecar;
+use libfuzzer_sys::fuzz_target;
+
+static SIDECAR: LazyLock<Sidecar> = LazyLock::new(|| {
+    let arguments = Arguments::parse(["vbios", "--rom", "ua-gpu-a=/nowhere/a.rom"]).expect("arguments");
+    Sidecar::new(arguments, Layout::hooks(Some("hook-sidecar-0"), Some("/nowhere".into()), &[]))
+});
+
+fuzz_target!(|data: &[u8]| {
+    let Some((method, body)) = data.split_first() else { return };
+    let paths = [INFO, ON_DEFINE_DOMAIN[0], ON_DEFINE_DOMAIN[1], PRE_CLOUD_INIT_ISO[0], SHUTDOWN, MUTATE_DOMAIN, "/"];
+    let path = paths[usize::from(*method) % paths.len()];
+    match frame::decode(body).and_then(|message| SIDECAR.call(path, message)) {
+        Ok(answer) => assert!(frame::decode(&answer).is_ok()),
+        Err(status) => assert!(status.header().is_ascii()),
+    }
+});
