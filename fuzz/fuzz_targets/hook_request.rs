@@ -7,7 +7,6 @@ use hook::arguments::Arguments;
 use hook::files::Layout;
 use hook::grpc::frame;
 use hook::grpc::server::Service;
-use hook::protocol::{INFO, MUTATE_DOMAIN, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN};
 use hook::service::Sidecar;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,7 +17,14 @@ static SIDECAR: LazyLock<Sidecar> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let Some((method, body)) = data.split_first() else { return };
-    let paths = [INFO, ON_DEFINE_DOMAIN[0], ON_DEFINE_DOMAIN[1], PRE_CLOUD_INIT_ISO[0], SHUTDOWN, MUTATE_DOMAIN, "/"];
+    let paths = [
+        "/kubevirt.hooks.info.Info/Info",
+        "/kubevirt.hooks.v1alpha3.Callbacks/OnDefineDomain",
+        "/kubevirt.hooks.v1alpha2.Callbacks/PreCloudInitIso",
+        "/kubevirt.hooks.v1alpha3.Callbacks/Shutdown",
+        "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain",
+        "/",
+    ];
     let path = paths[usize::from(*method) % paths.len()];
     match frame::decode(body).and_then(|message| SIDECAR.call(path, message)) {
         Ok(answer) => assert!(frame::decode(&answer).is_ok()),

@@ -27,7 +27,6 @@ mod names;
 mod nested_virt;
 mod pci_passthrough;
 mod record;
-mod rom;
 mod scheduling;
 mod site;
 mod terms;

@@ -23,8 +23,6 @@ pub mod files;
 #[cfg(feature = "serve")]
 pub mod grpc;
 #[cfg(feature = "serve")]
-pub mod protocol;
-#[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "serve")]
 pub mod service;

@@ -3,6 +3,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hook_api::callbacks::{
+    OnDefineDomainParams, OnDefineDomainResult, PreCloudInitIsoParams, PreCloudInitIsoResult, ShutdownParams,
+    ShutdownResult,
+};
+use hook_api::info::{HookPoint, InfoResult};
+use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
+use hook_api::{
+    INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
+    callback_of,
+};
 use prost::Message;
 use tokio::sync::Notify;
 
@@ -13,11 +23,6 @@ use crate::files::{self, Layout};
 use crate::grpc::frame;
 use crate::grpc::server::Service;
 use crate::grpc::{Code, Status};
-use crate::protocol::{
-    Empty, HookPoint, INFO, InfoResult, MUTATE_DOMAIN, MutateDomainRequest, MutateDomainResponse,
-    ON_DEFINE_DOMAIN, OnDefineDomainParams, OnDefineDomainResult, PRE_CLOUD_INIT_ISO, PreCloudInitIsoParams,
-    PreCloudInitIsoResult, SHUTDOWN,
-};
 use crate::rom;
 
 /// The sidecar of one VM.
@@ -99,32 +104,16 @@ fn info() -> InfoResult {
     let point = |name: &str| HookPoint { name: name.to_owned(), priority: 0 };
     InfoResult {
         name: "virt-steward".to_owned(),
-        hook_points: vec![point("OnDefineDomain"), point("Shutdown")],
-        versions: vec!["v1alpha3".to_owned(), "v1alpha2".to_owned()],
+        hook_points: vec![point(ON_DEFINE_DOMAIN), point(SHUTDOWN)],
+        versions: vec![V1ALPHA3.to_owned(), V1ALPHA2.to_owned()],
     }
 }
 
 impl Service for Sidecar {
     fn call(&self, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
         match path {
-            INFO => frame::encode(&info()),
-            path if ON_DEFINE_DOMAIN.contains(&path) => {
-                let asked: OnDefineDomainParams = read(message)?;
-                frame::encode(&OnDefineDomainResult { domain_xml: self.define(&asked.domain_xml)? })
-            }
-            path if PRE_CLOUD_INIT_ISO.contains(&path) => {
-                let asked: PreCloudInitIsoParams = read(message)?;
-                frame::encode(&PreCloudInitIsoResult {
-                    cloud_init_no_cloud_source: asked.cloud_init_no_cloud_source,
-                    cloud_init_data: asked.cloud_init_data,
-                })
-            }
-            SHUTDOWN => {
-                let _: Empty = read(message)?;
-                self.shut_down.store(true, Ordering::Release);
-                frame::encode(&Empty {})
-            }
-            MUTATE_DOMAIN => {
+            INFO_PATH => return frame::encode(&info()),
+            MUTATE_DOMAIN_PATH => {
                 let asked: MutateDomainRequest = read(message)?;
                 if asked.domain_type != "libvirt" {
                     let kind: String = asked.domain_type.chars().take(64).collect();
@@ -132,20 +121,36 @@ impl Service for Sidecar {
                         format!("virt-steward-hook: the domain is of type `{kind}`, only libvirt is known");
                     return Err(Status::new(Code::InvalidArgument, text));
                 }
-                frame::encode(&MutateDomainResponse { domain: self.define(&asked.domain)? })
+                return frame::encode(&MutateDomainResponse { domain: self.define(&asked.domain)? });
             }
-            other => {
-                let other: String = other.chars().take(128).collect();
-                Err(Status::new(
-                    Code::Unimplemented,
-                    format!("virt-steward-hook: there is no method {other}"),
-                ))
+            _ => {}
+        }
+        match callback_of(path) {
+            Some((V1ALPHA2 | V1ALPHA3, ON_DEFINE_DOMAIN)) => {
+                let asked: OnDefineDomainParams = read(message)?;
+                frame::encode(&OnDefineDomainResult { domain_xml: self.define(&asked.domain_xml)? })
+            }
+            Some((V1ALPHA2 | V1ALPHA3, PRE_CLOUD_INIT_ISO)) => {
+                let asked: PreCloudInitIsoParams = read(message)?;
+                frame::encode(&PreCloudInitIsoResult {
+                    cloud_init_no_cloud_source: asked.cloud_init_no_cloud_source,
+                    cloud_init_data: asked.cloud_init_data,
+                })
+            }
+            Some((V1ALPHA3, SHUTDOWN)) => {
+                let _: ShutdownParams = read(message)?;
+                self.shut_down.store(true, Ordering::Release);
+                frame::encode(&ShutdownResult {})
+            }
+            _ => {
+                let path: String = path.chars().take(128).collect();
+                Err(Status::new(Code::Unimplemented, format!("virt-steward-hook: there is no method {path}")))
             }
         }
     }
 
     fn answered(&self, path: &str) {
-        if path == SHUTDOWN && self.shut_down.load(Ordering::Acquire) {
+        if callback_of(path) == Some((V1ALPHA3, SHUTDOWN)) && self.shut_down.load(Ordering::Acquire) {
             self.ended.notify_one();
         }
     }

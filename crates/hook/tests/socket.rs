@@ -6,14 +6,22 @@ mod common;
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{PATIENCE, Sidecar, amd_rom, recordings};
-use hook::protocol::{
-    Empty, INFO, InfoResult, MUTATE_DOMAIN, MutateDomainRequest, MutateDomainResponse, ON_DEFINE_DOMAIN,
-    OnDefineDomainParams, OnDefineDomainResult, PRE_CLOUD_INIT_ISO, PreCloudInitIsoParams,
-    PreCloudInitIsoResult, SHUTDOWN,
+use hook_api::callbacks::{
+    OnDefineDomainParams, OnDefineDomainResult, PreCloudInitIsoParams, PreCloudInitIsoResult, ShutdownParams,
+};
+use hook_api::info::{InfoParams, InfoResult};
+use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
+use hook_api::{
+    INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
+    callback_path,
 };
 use prost::Message as _;
 
 const DOMAIN: &str = "<domain type='kvm'>\n\t<devices>\n\t\t<hostdev type=\"pci\" managed=\"no\">\n\t\t\t<alias name=\"ua-hostdevice-igpu\"></alias>\n\t\t</hostdev>\n\t</devices>\n</domain>";
+
+fn on_define_domain() -> String {
+    callback_path(V1ALPHA3, ON_DEFINE_DOMAIN)
+}
 
 fn define(xml: &[u8]) -> OnDefineDomainParams {
     OnDefineDomainParams { domain_xml: xml.to_vec(), vmi: b"{}".to_vec() }
@@ -26,7 +34,7 @@ fn edited(answer: &[u8]) -> String {
 #[tokio::test]
 async fn a_sidecar_says_who_it_is_before_it_touches_a_file() {
     let sidecar = Sidecar::start(&["ua-hostdevice-igpu"], &amd_rom(1)).await;
-    let info = InfoResult::decode(&*sidecar.call(INFO, &Empty {}).await.unwrap()).unwrap();
+    let info = InfoResult::decode(&*sidecar.call(INFO_PATH, &InfoParams {}).await.unwrap()).unwrap();
     assert_eq!(info.versions, ["v1alpha3", "v1alpha2"]);
     let points: Vec<_> = info.hook_points.iter().map(|point| point.name.as_str()).collect();
     assert_eq!(points, ["OnDefineDomain", "Shutdown"]);
@@ -44,10 +52,10 @@ async fn a_domain_gets_its_rom_every_time_and_the_file_once() {
         "</hostdev>",
         "<rom bar='on' file='/var/run/kubevirt-hooks/hook-sidecar-0/vbios/ua-hostdevice-igpu.rom'/></hostdev>",
     );
-    for path in ON_DEFINE_DOMAIN {
-        assert_eq!(edited(&sidecar.call(path, &define(DOMAIN.as_bytes())).await.unwrap()), expected);
+    for path in [V1ALPHA3, V1ALPHA2].map(|version| callback_path(version, ON_DEFINE_DOMAIN)) {
+        assert_eq!(edited(&sidecar.call(&path, &define(DOMAIN.as_bytes())).await.unwrap()), expected);
         // with the ROM in it nothing changes
-        assert_eq!(edited(&sidecar.call(path, &define(expected.as_bytes())).await.unwrap()), expected);
+        assert_eq!(edited(&sidecar.call(&path, &define(expected.as_bytes())).await.unwrap()), expected);
     }
     let rom = sidecar.directory.path().join("vbios/ua-hostdevice-igpu.rom");
     assert_eq!(std::fs::read(&rom).unwrap(), amd_rom(1));
@@ -56,11 +64,12 @@ async fn a_domain_gets_its_rom_every_time_and_the_file_once() {
         domain_type: "libvirt".into(),
         domain: DOMAIN.as_bytes().to_vec(),
         vmi: b"{}".to_vec(),
+        sidecar_context: None,
     };
-    let answer = sidecar.call(MUTATE_DOMAIN, &plugin).await.unwrap();
+    let answer = sidecar.call(MUTATE_DOMAIN_PATH, &plugin).await.unwrap();
     assert_eq!(MutateDomainResponse::decode(&*answer).unwrap().domain, expected.as_bytes());
     let (code, text) = sidecar
-        .call(MUTATE_DOMAIN, &MutateDomainRequest { domain_type: "xen".into(), ..plugin })
+        .call(MUTATE_DOMAIN_PATH, &MutateDomainRequest { domain_type: "xen".into(), ..plugin })
         .await
         .unwrap_err();
     assert_eq!((code, text.contains("type `xen`")), (3, true), "{text}");
@@ -72,19 +81,19 @@ async fn what_cannot_be_done_is_said_and_nothing_is_written() {
     let refused = |code: u16, text: &str, got: (u16, String)| {
         assert_eq!((code, got.1.contains(text)), (got.0, true), "{got:?}");
     };
-    let absent = sidecar.call(ON_DEFINE_DOMAIN[0], &define(DOMAIN.as_bytes())).await.unwrap_err();
+    let absent = sidecar.call(&on_define_domain(), &define(DOMAIN.as_bytes())).await.unwrap_err();
     refused(5, "no host device `ua-gpu-a10`; host devices: ua-hostdevice-igpu", absent);
-    let broken = sidecar.call(ON_DEFINE_DOMAIN[0], &define(b"<domain>")).await.unwrap_err();
+    let broken = sidecar.call(&on_define_domain(), &define(b"<domain>")).await.unwrap_err();
     refused(3, "not XML", broken);
     let unknown =
-        sidecar.call("/kubevirt.hooks.v1alpha9.Callbacks/OnDefineDomain", &Empty {}).await.unwrap_err();
+        sidecar.call("/kubevirt.hooks.v1alpha9.Callbacks/OnDefineDomain", &InfoParams {}).await.unwrap_err();
     refused(12, "no method", unknown);
     assert!(!sidecar.directory.path().join("vbios").exists());
     let garbage = Sidecar::start(&["ua-hostdevice-igpu"], b"VaqAAAAA").await;
-    let wrong = garbage.call(ON_DEFINE_DOMAIN[0], &define(DOMAIN.as_bytes())).await.unwrap_err();
+    let wrong = garbage.call(&on_define_domain(), &define(DOMAIN.as_bytes())).await.unwrap_err();
     refused(9, "not an option ROM", wrong);
     // and it answers on
-    assert!(garbage.call(INFO, &Empty {}).await.is_ok());
+    assert!(garbage.call(INFO_PATH, &InfoParams {}).await.is_ok());
 }
 
 #[tokio::test]
@@ -95,8 +104,8 @@ async fn cloud_init_passes_through() {
         vmi: b"{}".to_vec(),
         cloud_init_data: b"{\"noCloudMetaData\":{}}".to_vec(),
     };
-    for path in PRE_CLOUD_INIT_ISO {
-        let answer = PreCloudInitIsoResult::decode(&*sidecar.call(path, &asked).await.unwrap()).unwrap();
+    for path in [V1ALPHA3, V1ALPHA2].map(|version| callback_path(version, PRE_CLOUD_INIT_ISO)) {
+        let answer = PreCloudInitIsoResult::decode(&*sidecar.call(&path, &asked).await.unwrap()).unwrap();
         assert_eq!(answer.cloud_init_no_cloud_source, asked.cloud_init_no_cloud_source);
         assert_eq!(answer.cloud_init_data, asked.cloud_init_data);
     }
@@ -105,7 +114,7 @@ async fn cloud_init_passes_through() {
 #[tokio::test]
 async fn a_sidecar_ends_after_it_answered_shutdown() {
     let mut sidecar = Sidecar::start(&["ua-hostdevice-igpu"], &amd_rom(1)).await;
-    assert_eq!(sidecar.call(SHUTDOWN, &Empty {}).await, Ok(Vec::new()));
+    assert_eq!(sidecar.call(&callback_path(V1ALPHA3, SHUTDOWN), &ShutdownParams {}).await, Ok(Vec::new()));
     let status = tokio::time::timeout(PATIENCE, sidecar.child.wait()).await.unwrap().unwrap();
     assert!(status.success());
     assert!(!sidecar.socket().exists());
@@ -131,7 +140,7 @@ async fn a_restarted_sidecar_takes_its_socket_over_and_a_second_one_does_not() {
     sidecar.child.kill().await.unwrap();
     assert!(sidecar.socket().exists(), "a killed process leaves its socket");
     let _restarted = again(sidecar.directory.path());
-    assert!(sidecar.call(INFO, &Empty {}).await.is_ok());
+    assert!(sidecar.call(INFO_PATH, &InfoParams {}).await.is_ok());
 }
 
 #[tokio::test]
@@ -169,7 +178,7 @@ async fn recorded_exchanges_replay() {
             assert_eq!(nothing.as_bytes(), xml, "{} {round}", case.display());
             let devices = if aliases.is_empty() { vec!["ua-hostdevice-igpu"] } else { aliases.clone() };
             let sidecar = Sidecar::start(&devices, &amd_rom(1)).await;
-            let answer = sidecar.call(ON_DEFINE_DOMAIN[0], &asked).await;
+            let answer = sidecar.call(&on_define_domain(), &asked).await;
             if aliases.is_empty() {
                 let (code, text) = answer.unwrap_err();
                 assert!(code == 5 && text.contains("host devices: none"), "{text}");

@@ -18,7 +18,10 @@ struct Unit {
 }
 
 /// A crate is listed when it has a folder `proto/`.
-const UNITS: &[Unit] = &[Unit { name: "launcher-api", client: true, server: true }];
+const UNITS: &[Unit] = &[
+    Unit { name: "hook-api", client: false, server: false },
+    Unit { name: "launcher-api", client: true, server: true },
+];
 
 /// Generates, or compares when `check` is set.
 pub fn run(crates: &Path, check: bool) -> Result<()> {

@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hook::rom::{self, RomError};
 use serde_json::Value;
 
 use crate::context::Context;
 use crate::facts::{Lookup, Need};
 use crate::json::at;
 use crate::names::field;
-use crate::rom::{self, RomError};
 
 /// Volumes that every launcher pod may have (`pkg/virt-controller/services`, v1.9). KubeVirt
 /// names the volume of a hook's ConfigMap after the ConfigMap.
@@ -101,7 +101,9 @@ fn check_content(config_map: &Value, key: &str) -> Result<(), ConfigMapError> {
     let start = start.map_err(|_| ConfigMapError::Base64(key.to_owned()))?;
     let length = encoded.trim_end_matches('=').len() / 4 * 3
         + (encoded.trim_end_matches('=').len() % 4).saturating_sub(1);
-    rom::check(&start, length).map_err(|reason| ConfigMapError::Rom { key: key.to_owned(), reason })
+    rom::check_start(&start, length)
+        .map(drop)
+        .map_err(|reason| ConfigMapError::Rom { key: key.to_owned(), reason })
 }
 
 fn is_dns_label(name: &str) -> bool {

@@ -144,17 +144,18 @@ fn by_config_map(
     Ok(maps)
 }
 
-/// The arguments are fixed by ADR 5.
+/// The arguments are those of the hook (ADR 5).
 fn entry(context: &Context<'_>, image: &str, config_map: &str, key: &str, aliases: &[String]) -> Value {
     let path = format!("/rom/{config_map}.rom");
-    let mut arguments = vec!["vbios".to_owned()];
-    for alias in aliases {
-        arguments.extend(["--rom".to_owned(), format!("{alias}={path}")]);
-    }
+    let rom = |alias: &String| hook::arguments::Rom {
+        device: hook::arguments::Device::Alias(alias.clone()),
+        path: path.as_str().into(),
+    };
+    let arguments = hook::arguments::Arguments { roms: aliases.iter().map(rom).collect(), plugin: None };
     json!({
         "image": image,
         "imagePullPolicy": context.config.vbios_injection.image_pull_policy,
-        "args": arguments,
+        "args": arguments.to_list(),
         "configMap": {"name": config_map, "key": key, "hookPath": path},
     })
 }

@@ -39,7 +39,7 @@ pub fn encode(message: &impl prost::Message) -> Result<Vec<u8>, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::OnDefineDomainResult;
+    use hook_api::callbacks::OnDefineDomainResult;
 
     #[test]
     fn frames_are_read_as_they_are_written() {
