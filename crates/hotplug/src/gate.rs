@@ -1,0 +1,145 @@
+//! Whether a VMI may get another set of volumes now (rule O10).
+//!
+//! virt-controller writes the set of the VM into the VMI in one patch, and tries again when the
+//! patch is refused; the next one carries the set of that moment. So holding a patch back until
+//! the last one has come to rest serialises changes, and makes one batch of all that came in
+//! between, for every client that does not know of it: virtctl, a CSI driver, GitOps.
+//!
+//! Only this VMI waits, and never for ever: what passes is listed in [`Reason`].
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::Seconds;
+use crate::guard::in_use;
+use crate::policy::Limits;
+use crate::record::Record;
+use crate::settle::{Wait, waits};
+use crate::view::{AttachmentPod, Instance, rfc3339};
+
+/// An UPDATE of a VMI, and what was read to judge it.
+#[derive(Clone, Debug)]
+pub struct Change<'a> {
+    /// The VMI as it is stored.
+    pub old: Instance<'a>,
+    /// The VMI as it would be.
+    pub new: Instance<'a>,
+    /// The attachment pods of its launcher.
+    pub pods: Vec<AttachmentPod<'a>>,
+    /// A migration of it has been asked for, and has not ended.
+    pub migrating: bool,
+}
+
+/// Why a change passes.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The volumes are the same.
+    Unchanged,
+    /// The VMI does not run, or is about to end.
+    NotRunning,
+    /// A migration moves volumes to other claims, and owns these fields.
+    VolumeMigration,
+    /// It only takes away what no guest has.
+    NeverAttached,
+    /// Somebody has said so.
+    BreakGlass,
+    /// The last change has come to rest.
+    Settled,
+    /// It was held back long enough.
+    Overdue,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It may happen.
+    Allow(Reason),
+    /// It has to wait.
+    Hold(Hold),
+}
+
+/// What a held change waits for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// A migration has to end first.
+    pub migrating: bool,
+    /// What has not come to rest.
+    pub waits: Vec<Wait>,
+    /// Since when.
+    pub since: Seconds,
+    /// When it is let through in any case; `None`: the migration is waited for.
+    pub until: Option<Seconds>,
+}
+
+impl Hold {
+    /// What the user reads.
+    pub fn message(&self, instance: &str) -> String {
+        let mut text = format!("the volumes of {instance} change when the last change has come to rest: ");
+        if self.migrating {
+            text.push_str("a migration is under way");
+        } else {
+            let waits: Vec<String> = self.waits.iter().map(Wait::words).collect();
+            text.push_str(&waits.join("; "));
+        }
+        let _ = write!(text, ". Held since {}", rfc3339(self.since));
+        if let Some(until) = self.until {
+            let _ = write!(text, ", until {} at the latest", rfc3339(until));
+        }
+        text.push_str("; it is tried again without anybody's doing");
+        text
+    }
+}
+
+/// Decides one change of a VMI.
+pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Seconds) -> Verdict {
+    let Change { old, new, pods, migrating } = change;
+    if same_volumes(old, new) {
+        return Verdict::Allow(Reason::Unchanged);
+    }
+    let passes = [
+        (!old.running || old.deletion.is_some() || new.deletion.is_some(), Reason::NotRunning),
+        (old.migrating_volumes || new.migrating_volumes, Reason::VolumeMigration),
+        (old.break_glass || new.break_glass, Reason::BreakGlass),
+        (takes_only_what_nobody_has(change), Reason::NeverAttached),
+    ];
+    if let Some((_, reason)) = passes.into_iter().find(|(holds, _)| *holds) {
+        return Verdict::Allow(reason);
+    }
+    let since = record.held.unwrap_or(now);
+    // The target's attachment pod is made once, from the set of that moment (migration.go:1855,
+    // v1.9); KubeVirt ends a migration that does not get on.
+    if *migrating || old.migration.is_some_and(|migration| migration.is_running()) {
+        return Verdict::Hold(Hold { migrating: true, waits: Vec::new(), since, until: None });
+    }
+    let waits = waits(old, pods);
+    if waits.is_empty() {
+        return Verdict::Allow(Reason::Settled);
+    }
+    let until = since.saturating_add(limits.gate);
+    if now > until {
+        return Verdict::Allow(Reason::Overdue);
+    }
+    Verdict::Hold(Hold { migrating: false, waits, since, until: Some(until) })
+}
+
+fn same_volumes(old: &Instance<'_>, new: &Instance<'_>) -> bool {
+    let within = |one: &Instance<'_>, other: &Instance<'_>| {
+        one.volumes.iter().all(|volume| other.volumes.contains(volume))
+    };
+    within(old, new) && within(new, old)
+}
+
+/// A removal that no guest notices must not wait: it may be what everything else waits for.
+fn takes_only_what_nobody_has(change: &Change<'_>) -> bool {
+    let Change { old, new, pods, .. } = change;
+    let adds = new.volumes.iter().any(|volume| !old.volumes.contains(volume));
+    let removed = old.volumes.iter().filter(|volume| !new.volumes.contains(volume));
+    let held = |name: &str| {
+        pods.iter().any(|pod| in_use(old, pod, name))
+            || old.status_of(name).is_some_and(|status| !status.target.is_empty())
+    };
+    !adds && removed.into_iter().all(|volume| volume.hotplug && !held(volume.name))
+}

@@ -1,0 +1,67 @@
+//! Attachment pods that KubeVirt leaves behind (rule O8), and that a delete puts right: the guard
+//! is asked for each of them like for any other.
+
+use serde::Serialize;
+
+use crate::Seconds;
+use crate::policy::Limits;
+use crate::view::{AttachmentPod, Instance, Launcher, PodPhase};
+
+/// Why a pod should go.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ailment {
+    /// It has ended, for example by an eviction of its kubelet, and virt-controller takes it for
+    /// the current one as long as its volumes match (volume-hotplug.go:41-50, v1.9).
+    Ended,
+    /// It does not get to run, and virt-controller creates no other meanwhile.
+    Stuck,
+    /// Another pod has the same claims; virt-controller takes neither for old.
+    Duplicate,
+}
+
+/// The pods that should go, with the reason.
+pub fn decide<'a>(
+    instance: &Instance<'a>,
+    launcher: &Launcher<'a>,
+    pods: &[AttachmentPod<'a>],
+    limits: &Limits,
+    now: Seconds,
+) -> Vec<(&'a str, Ailment)> {
+    let active = instance.running && !launcher.down && launcher.deletion.is_none();
+    if !active || instance.deletion.is_some() {
+        return Vec::new();
+    }
+    let live = || pods.iter().filter(|pod| !pod.deleting && !pod.trigger);
+    let mut ailing: Vec<(&str, Ailment)> = live()
+        .filter_map(|pod| {
+            let old = now.saturating_sub(pod.created) > limits.pending;
+            match pod.phase {
+                PodPhase::Failed | PodPhase::Succeeded => Some((pod.name, Ailment::Ended)),
+                PodPhase::Pending if old => Some((pod.name, Ailment::Stuck)),
+                _ => None,
+            }
+        })
+        .collect();
+    let well: Vec<&AttachmentPod<'a>> =
+        live().filter(|pod| !ailing.iter().any(|(name, _)| *name == pod.name)).collect();
+    for (at, pod) in well.iter().enumerate() {
+        let twins = || well.iter().enumerate().filter(|(_, other)| same_claims(pod, other));
+        // The twin that most volumes refer to stays; then the one that serves; then the first.
+        let best = twins()
+            .max_by_key(|(at, twin)| (references(instance, twin), twin.serves(), std::cmp::Reverse(*at)));
+        if best.is_some_and(|(best, _)| best != at) {
+            ailing.push((pod.name, Ailment::Duplicate));
+        }
+    }
+    ailing
+}
+
+fn references(instance: &Instance<'_>, pod: &AttachmentPod<'_>) -> usize {
+    instance.status.iter().filter(|status| status.attach_pod == pod.uid).count()
+}
+
+fn same_claims(one: &AttachmentPod<'_>, other: &AttachmentPod<'_>) -> bool {
+    one.volumes.len() == other.volumes.len()
+        && one.volumes.iter().all(|volume| other.usage(volume.claim).is_some())
+}

@@ -1,0 +1,118 @@
+//! What replicas of the guard remember together: which deletes were granted and may still be
+//! under way, and since when something is denied. It stands in an annotation of a Lease, one for
+//! each launcher pod, that is written only with the `resourceVersion` that was read: of two
+//! replicas that decide at the same time one has to look again, so two deletes can never count
+//! each other's pod as cover (write skew).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Seconds;
+
+/// Entries of one kind that a record holds at the most; a launcher has a handful of pods, and an
+/// annotation must not grow without bound.
+const MOST: usize = 64;
+
+/// The record of one launcher.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// Attachment pods (by uid) whose deletion was allowed, and when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub grants: BTreeMap<String, Seconds>,
+    /// Attachment pods (by uid) whose deletion is denied, and since when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<String, Seconds>,
+    /// Since when a change of the volumes is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Seconds>,
+    /// When the last change of the volumes was let through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Seconds>,
+}
+
+impl Record {
+    /// Reads the annotation; one that somebody has broken counts as empty, since it only makes
+    /// the guard forget when a denial began.
+    pub fn parse(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// The text of the annotation.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether a delete of the pod was granted and may still be under way.
+    pub fn is_granted(&self, uid: &str, now: Seconds, limit: Seconds) -> bool {
+        self.grants.get(uid).is_some_and(|at| now.saturating_sub(*at) <= limit)
+    }
+
+    /// Forgets grants that have run out, and pods that are gone.
+    pub fn prune(&mut self, now: Seconds, limit: Seconds, exists: impl Fn(&str) -> bool) {
+        self.grants.retain(|uid, at| now.saturating_sub(*at) <= limit && exists(uid));
+        self.denied.retain(|uid, _| exists(uid));
+        while self.grants.len() > MOST {
+            self.grants.pop_first();
+        }
+        while self.denied.len() > MOST {
+            self.denied.pop_first();
+        }
+    }
+
+    /// Notes that a delete was allowed.
+    pub fn grant(&mut self, uid: &str, now: Seconds) {
+        self.denied.remove(uid);
+        self.grants.insert(uid.to_owned(), now);
+    }
+
+    /// Notes that a delete was denied; returns since when it is.
+    pub fn deny(&mut self, uid: &str, now: Seconds) -> Seconds {
+        *self.denied.entry(uid.to_owned()).or_insert(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_end_and_denials_keep_their_beginning() {
+        let mut record = Record::default();
+        record.grant("a", 100);
+        assert!(record.is_granted("a", 190, 90));
+        assert!(!record.is_granted("a", 191, 90));
+        assert_eq!(record.deny("b", 100), 100);
+        assert_eq!(record.deny("b", 160), 100);
+        record.grant("b", 170);
+        assert!(record.denied.is_empty());
+        record.prune(195, 90, |_| true);
+        assert_eq!(record.grants.keys().collect::<Vec<_>>(), ["b"]);
+        record.prune(195, 90, |_| false);
+        assert_eq!(record, Record::default());
+    }
+
+    #[test]
+    fn the_annotation_is_short_and_survives_damage() {
+        let mut record = Record::default();
+        assert_eq!(record.text(), "{}");
+        record.grant("a", 5);
+        record.held = Some(7);
+        assert_eq!(record.text(), r#"{"grants":{"a":5},"held":7}"#);
+        assert_eq!(Record::parse(&record.text()), record);
+        assert_eq!(Record::parse("][ not json"), Record::default());
+        assert_eq!(Record::parse(r#"{"future": true}"#), Record::default());
+    }
+
+    #[test]
+    fn a_record_cannot_grow_without_bound() {
+        let mut record = Record::default();
+        for pod in 0..1000 {
+            record.grant(&pod.to_string(), 1);
+            record.deny(&format!("d{pod}"), 1);
+        }
+        record.prune(1, 90, |_| true);
+        assert_eq!((record.grants.len(), record.denied.len()), (MOST, MOST));
+    }
+}

@@ -1,0 +1,289 @@
+//! When a VMI is settled, when its volumes may change, and which pods should go.
+
+mod common;
+
+use common::{NOW, Use, ago, launcher, pod, ready, spec_volume, status, vmi};
+use hotplug::gate::{Change, Reason, Verdict, decide};
+use hotplug::heal::{self, Ailment};
+use hotplug::policy::Limits;
+use hotplug::record::Record;
+use hotplug::settle::{Wait, waits};
+use hotplug::view::{AttachmentPod, Instance, Launcher};
+use serde_json::{Value, json};
+
+fn views(pods: &[Value]) -> Vec<AttachmentPod<'_>> {
+    pods.iter().filter_map(AttachmentPod::read).collect()
+}
+
+fn waits_of(vmi: &Value, pods: &[Value]) -> Vec<Wait> {
+    waits(&Instance::read(vmi), &views(pods))
+}
+
+#[test]
+fn settled_is_one_ready_pod_with_every_volume_in_the_guest_from_it() {
+    let two = pod("old", &[("a", Use::Device), ("b", Use::Mount)]);
+    assert_eq!(waits_of(&vmi(&["a", "b"]), &[two]), []);
+    assert_eq!(waits_of(&vmi(&[]), &[]), []);
+}
+
+#[test]
+fn what_is_not_settled_is_said() {
+    let one = || pod("old", &[("a", Use::Device)]);
+    let with = |change: fn(&mut Value)| {
+        let mut pod = one();
+        change(&mut pod);
+        pod
+    };
+    let status_of = |volumes: Value| {
+        let mut vmi = vmi(&["a"]);
+        vmi["status"]["volumeStatus"] = volumes;
+        vmi
+    };
+    let cases: [(&str, Value, Vec<Value>, &str); 11] = [
+        ("no pod", vmi(&["a"]), vec![], "KubeVirt has not created an attachment pod yet"),
+        ("handoff", vmi(&["a"]), vec![one(), pod("new", &[])], "a handoff between attachment pods old, new"),
+        ("left over", vmi(&[]), vec![one()], "attachment pod old is no longer needed and has not gone"),
+        (
+            "other claims",
+            vmi(&["a"]),
+            vec![pod("old", &[("a", Use::Device), ("b", Use::Device)])],
+            "attachment pod old holds other claims than the VMI; KubeVirt will replace it",
+        ),
+        (
+            "not ready",
+            vmi(&["a"]),
+            vec![with(|pod| pod["status"]["containerStatuses"][0]["ready"] = false.into())],
+            "attachment pod old is not ready: its container is not ready yet",
+        ),
+        (
+            "failed",
+            vmi(&["a"]),
+            vec![with(|pod| pod["status"]["phase"] = "Failed".into())],
+            "attachment pod old is not ready: it has ended, and KubeVirt does not replace it",
+        ),
+        (
+            "on the way in",
+            status_of(json!([status("a", "AttachedToNode", "u-old", "")])),
+            vec![one()],
+            "volume a is AttachedToNode, not Ready",
+        ),
+        (
+            "ready without a device in the guest",
+            status_of(json!([status("a", "Ready", "u-old", "")])),
+            vec![one()],
+            "volume a is Ready, not Ready",
+        ),
+        (
+            "stale",
+            status_of(json!([ready("a", "u-gone")])),
+            vec![one()],
+            "volume a still refers to an attachment pod that is gone",
+        ),
+        (
+            "on the way out",
+            status_of(json!([ready("a", "u-old"), ready("b", "u-old")])),
+            vec![one()],
+            "the guest has not let go of volume b",
+        ),
+        (
+            "out of the guest",
+            status_of(json!([ready("a", "u-old"), status("b", "Detaching", "u-old", "")])),
+            vec![one()],
+            "volume b is Detaching; its attachment pod has to go first",
+        ),
+    ];
+    for (case, vmi, pods, words) in cases {
+        let found: Vec<String> = waits_of(&vmi, &pods).iter().map(Wait::words).collect();
+        assert_eq!(found, [words], "{case}");
+    }
+}
+
+#[test]
+fn utility_volumes_and_memory_dumps_settle_in_their_own_way() {
+    let mut vmi = vmi(&[]);
+    vmi["spec"]["utilityVolumes"] = json!([{"name": "u", "claimName": "pvc-u"}]);
+    vmi["status"]["volumeStatus"] = json!([status("u", "MountedToPod", "u-old", "")]);
+    assert_eq!(waits_of(&vmi, &[pod("old", &[("u", Use::Mount)])]), []);
+    let mut vmi = common::vmi(&[]);
+    vmi["spec"]["volumes"] = json!([{"name": "d", "memoryDump": {"claimName": "pvc-d"}}]);
+    for (phase, settled) in
+        [("MemoryDumpInProgress", false), ("MemoryDumpCompleted", true), ("MemoryDumpFailed", true)]
+    {
+        vmi["status"]["volumeStatus"] = json!([status("d", phase, "u-old", "")]);
+        assert_eq!(waits_of(&vmi, &[pod("old", &[("d", Use::Mount)])]).is_empty(), settled, "{phase}");
+    }
+}
+
+/// A VMI with `a` in the guest gets `b` as well; `change` makes the case.
+fn gate(
+    change: impl FnOnce(&mut Value, &mut Value, &mut Vec<Value>),
+    record: &Record,
+    migrating: bool,
+) -> Verdict {
+    let (mut old, mut new) = (vmi(&["a"]), vmi(&["a"]));
+    new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+    let mut pods = vec![pod("old", &[("a", Use::Device)])];
+    change(&mut old, &mut new, &mut pods);
+    let change =
+        Change { old: Instance::read(&old), new: Instance::read(&new), pods: views(&pods), migrating };
+    decide(&change, record, &Limits::default(), NOW)
+}
+
+fn unsettle(pods: &mut [Value]) {
+    pods[0]["status"]["containerStatuses"][0]["ready"] = false.into();
+}
+
+#[test]
+fn one_change_at_a_time() {
+    let none = Record::default();
+    assert_eq!(gate(|_, _, _| {}, &none, false), Verdict::Allow(Reason::Settled));
+    let Verdict::Hold(hold) = gate(|_, _, pods| unsettle(pods), &none, false) else { panic!("allowed") };
+    assert_eq!((hold.since, hold.until, hold.migrating), (NOW, Some(NOW + 120), false));
+    assert_eq!(
+        hold.message("ns/vm"),
+        "the volumes of ns/vm change when the last change has come to rest: attachment pod old is not ready: \
+         its container is not ready yet. Held since 2026-01-01T00:00:00Z, until 2026-01-01T00:02:00Z at the \
+         latest; it is tried again without anybody's doing"
+    );
+}
+
+#[test]
+fn a_change_is_held_for_a_bounded_time() {
+    let held = |ago: i64| {
+        let record = Record { held: Some(NOW - ago), ..Record::default() };
+        gate(|_, _, pods| unsettle(pods), &record, false)
+    };
+    assert!(matches!(held(120), Verdict::Hold(_)));
+    assert_eq!(held(121), Verdict::Allow(Reason::Overdue));
+}
+
+type Case = fn(&mut Value, &mut Value, &mut Vec<Value>);
+
+#[test]
+fn what_must_not_wait_does_not() {
+    let cases: [(&str, Reason, Case); 8] = [
+        ("the same volumes in another order", Reason::Unchanged, |old, new, _| {
+            old["spec"]["volumes"] = json!([spec_volume("b"), spec_volume("a")]);
+            new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+        }),
+        ("being deleted", Reason::NotRunning, |old, _, _| {
+            old["metadata"]["deletionTimestamp"] = ago(1).into();
+        }),
+        ("not running yet", Reason::NotRunning, |old, _, _| old["status"]["phase"] = "Scheduled".into()),
+        ("ended", Reason::NotRunning, |old, _, _| old["status"]["phase"] = "Failed".into()),
+        ("volume migration", Reason::VolumeMigration, |old, _, _| {
+            old["status"]["migratedVolumes"] = json!([{"volumeName": "a"}]);
+        }),
+        ("break-glass", Reason::BreakGlass, |old, _, _| {
+            old["metadata"]["annotations"]["vm-feature-manager.io/hotplug-break-glass"] = "true".into();
+        }),
+        ("a claim that never came is taken away", Reason::NeverAttached, |old, new, _| {
+            old["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+            old["status"]["volumeStatus"] = json!([ready("a", "u-old"), status("b", "Pending", "", "")]);
+            new["spec"]["volumes"] = json!([spec_volume("a")]);
+        }),
+        ("a claim without any status is taken away", Reason::NeverAttached, |old, new, _| {
+            old["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+            new["spec"]["volumes"] = json!([spec_volume("a")]);
+        }),
+    ];
+    for (case, reason, change) in cases {
+        let verdict = gate(
+            |old, new, pods| {
+                unsettle(pods);
+                change(old, new, pods);
+            },
+            &Record::default(),
+            false,
+        );
+        assert_eq!(verdict, Verdict::Allow(reason), "{case}");
+    }
+}
+
+#[test]
+fn a_removal_that_a_guest_notices_waits() {
+    let verdict = gate(
+        |old, new, pods| {
+            old["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+            new["spec"]["volumes"] = json!([spec_volume("b")]);
+            unsettle(pods);
+        },
+        &Record::default(),
+        false,
+    );
+    assert!(matches!(verdict, Verdict::Hold(_)));
+}
+
+/// S8: the set stays as it is from the target's attachment pod to the end of a migration, however
+/// long that takes.
+#[test]
+fn no_change_during_a_migration() {
+    let long_ago = Record { held: Some(NOW - 100_000), ..Record::default() };
+    for record in [Record::default(), long_ago] {
+        let Verdict::Hold(hold) = gate(|_, _, _| {}, &record, true) else { panic!("allowed") };
+        assert!(hold.migrating && hold.until.is_none());
+        let running = |old: &mut Value, _: &mut Value, _: &mut Vec<Value>| {
+            old["status"]["migrationState"] = json!({"migrationUid": "m", "sourcePod": "launcher"});
+        };
+        assert!(matches!(gate(running, &record, false), Verdict::Hold(_)));
+        let ended = |old: &mut Value, _: &mut Value, _: &mut Vec<Value>| {
+            old["status"]["migrationState"] = json!({"migrationUid": "m", "completed": true});
+        };
+        assert_eq!(gate(ended, &record, false), Verdict::Allow(Reason::Settled));
+    }
+}
+
+/// A name, pods, and those that should go.
+type Healing<'a> = (&'a str, Vec<Value>, Vec<(&'a str, Ailment)>);
+
+#[test]
+fn pods_that_kubevirt_leaves_behind_should_go() {
+    let heal = |vmi: &Value, launcher: &Value, pods: &[Value]| -> Vec<(String, Ailment)> {
+        let found = heal::decide(
+            &Instance::read(vmi),
+            &Launcher::read(launcher),
+            &views(pods),
+            &Limits::default(),
+            NOW,
+        );
+        found.into_iter().map(|(name, ailment)| (name.to_owned(), ailment)).collect()
+    };
+    let one = |name: &str| pod(name, &[("a", Use::Device)]);
+    let in_phase = |name: &str, phase: &str, age: i64| {
+        let mut pod = one(name);
+        pod["status"] = json!({"phase": phase});
+        pod["metadata"]["creationTimestamp"] = ago(age).into();
+        pod
+    };
+    let running = vmi(&["a"]);
+    let up = launcher();
+    let cases: [Healing<'_>; 8] = [
+        ("all is well", vec![one("old")], vec![]),
+        ("a handoff", vec![one("old"), pod("new", &[("a", Use::Device), ("b", Use::Device)])], vec![]),
+        ("failed", vec![in_phase("old", "Failed", 5)], vec![("old", Ailment::Ended)]),
+        ("pending for a while", vec![in_phase("old", "Pending", 120)], vec![]),
+        ("pending for too long", vec![in_phase("old", "Pending", 121)], vec![("old", Ailment::Stuck)]),
+        (
+            "duplicates: the one that the status names stays",
+            vec![one("dup"), one("old")],
+            vec![("dup", Ailment::Duplicate)],
+        ),
+        (
+            "three of them",
+            vec![one("x"), one("old"), one("y")],
+            vec![("x", Ailment::Duplicate), ("y", Ailment::Duplicate)],
+        ),
+        (
+            "a failed twin is no duplicate",
+            vec![one("old"), in_phase("dup", "Failed", 5)],
+            vec![("dup", Ailment::Ended)],
+        ),
+    ];
+    for (case, pods, expected) in cases {
+        let expected: Vec<_> = expected.into_iter().map(|(name, why)| (name.to_owned(), why)).collect();
+        assert_eq!(heal(&running, &up, &pods), expected, "{case}");
+    }
+    let mut leaving = running.clone();
+    leaving["metadata"]["deletionTimestamp"] = ago(1).into();
+    assert!(heal(&leaving, &up, &[in_phase("old", "Failed", 5)]).is_empty());
+}
