@@ -7,9 +7,11 @@ mod verify;
 use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Subcommand;
+use image::ovf::{self, Package};
 use image::{Disk, Info};
 
 use crate::problem::Problem;
@@ -40,15 +42,64 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-/// Opens an image of any format that can be read here.
-fn open(path: &Path) -> Result<(Box<dyn Disk>, Info)> {
+/// What a path names.
+enum Opened {
+    /// One disk.
+    Disk(Box<dyn Disk>, Info),
+    /// A machine with its disks.
+    Package(Box<Package>),
+}
+
+/// Opens an image of any format that can be read here, or a package.
+fn open(path: &Path) -> Result<Opened> {
     let doing = || format!("opening the image `{}`", path.display());
+    let problem = |error: image::Error| {
+        let remedy = "give a raw, qcow2 or sparse VMDK image, an OVA or an OVF that is complete";
+        Problem::new(doing(), chain(&error), remedy)
+    };
     let file = File::open(path)
         .map_err(|error| Problem::new(doing(), error, "give an existing file or block device"))?;
-    let found = image::open(file).map_err(|error| {
-        Problem::new(doing(), chain(&error), "give a raw, qcow2 or sparse VMDK image that is complete")
-    })?;
-    Ok(found)
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ovf")) {
+        return Ok(Opened::Package(Box::new(Package::open_descriptor(path).map_err(problem)?)));
+    }
+    if ovf::is_archive(&file).map_err(problem)? {
+        let package = Package::open_archive(Arc::new(file)).map_err(problem)?;
+        return Ok(Opened::Package(Box::new(package)));
+    }
+    let (disk, info) = image::open(file).map_err(problem)?;
+    Ok(Opened::Disk(disk, info))
+}
+
+/// Opens a disk. Of a package, the one that `wanted` names: its number from 1, its name or its file.
+fn open_disk(path: &Path, wanted: Option<&str>) -> Result<(Box<dyn Disk>, Info)> {
+    let doing = || format!("choosing a disk of `{}`", path.display());
+    let package = match (open(path)?, wanted) {
+        (Opened::Disk(disk, info), None) => return Ok((disk, info)),
+        (Opened::Disk(..), Some(_)) => {
+            return Err(Problem::new(doing(), "it is one disk and no package", "leave --disk out").into());
+        }
+        (Opened::Package(package), _) => package,
+    };
+    let disks = &package.machine.disks;
+    let number = match wanted {
+        None if disks.len() == 1 => Some(0),
+        None => None,
+        Some(wanted) => disks
+            .iter()
+            .position(|disk| disk.name == wanted || disk.file == wanted)
+            .or_else(|| wanted.parse::<usize>().ok()?.checked_sub(1)),
+    };
+    let found = number.map(|number| package.disk(number)).transpose();
+    let found = found
+        .map_err(|error| Problem::new(doing(), chain(&error), "fetch or make the package again"))?
+        .flatten();
+    if let Some(found) = found {
+        return Ok((found.disk, found.info));
+    }
+    let names: Vec<String> =
+        disks.iter().enumerate().map(|(at, disk)| format!("{} ({})", at + 1, disk.file)).collect();
+    let wrong = format!("its disks are {}", names.join(", "));
+    Err(Problem::new(doing(), wrong, "name one with --disk").into())
 }
 
 /// An error and its causes on one line.

@@ -101,3 +101,34 @@ fn different_disks_are_told_apart_by_the_first_offset() {
     assert_eq!(told.status.code(), Some(2));
     assert!(text(&told.stdout).contains("1048583"), "{}", text(&told.stdout));
 }
+
+#[test]
+fn an_ova_is_made_described_verified_and_taken_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    let run = |arguments: &[&str]| {
+        let done = image(dir.path(), arguments);
+        assert!(done.status.success(), "{arguments:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        done
+    };
+    run(&["convert", "disk.raw", "vm.ova", "-f", "ova", "--verify"]);
+    let piped = run(&["convert", "disk.raw", "-", "-f", "ova"]);
+    assert_eq!(piped.stdout.len() as u64, std::fs::metadata(dir.path().join("vm.ova")).unwrap().len());
+    let info: serde_json::Value =
+        serde_json::from_slice(&run(&["info", "vm.ova", "-o", "json"]).stdout).unwrap();
+    assert_eq!(info["format"], "ova");
+    assert_eq!(info["machine"]["disks"][0]["capacity"], 3 << 20);
+    assert!(text(&run(&["info", "vm.ova"]).stdout).contains("disk 1    3145728 bytes in vm.vmdk"));
+    assert!(text(&run(&["verify", "vm.ova"]).stdout).contains("2 digests in the manifest"));
+    run(&["convert", "vm.ova", "back.qcow2", "-f", "qcow2", "--disk", "1"]);
+    run(&["verify", "back.qcow2", "--against", "disk.raw"]);
+    run(&["verify", "vm.ova", "--against", "disk.raw"]);
+
+    let mut damaged = std::fs::read(dir.path().join("vm.ova")).unwrap();
+    let at = damaged.windows(4).position(|window| window == b"KDMV").unwrap() + 600;
+    damaged[at] ^= 1;
+    std::fs::write(dir.path().join("damaged.ova"), damaged).unwrap();
+    let told = image(dir.path(), &["verify", "damaged.ova"]);
+    assert_eq!(told.status.code(), Some(2));
+    assert!(text(&told.stdout).contains("`vm.vmdk` does not match its digest"), "{}", text(&told.stdout));
+}

@@ -4,6 +4,8 @@ use std::io::{Seek, Write};
 
 use serde::Serialize;
 
+use crate::ova::OvaWriter;
+use crate::ovf::Machine;
 use crate::pipeline::{self, Chunk, Encode, Plan};
 use crate::qcow2::{Compression, Qcow2Encoder, Qcow2Writer};
 use crate::raw::{RawEncoder, RawWriter};
@@ -128,6 +130,111 @@ pub fn stream<W: Write>(
     let encoder = || Ok(GrainEncoder::new(options.level));
     let data = drive(disk, GRAIN, options, &encoder, &mut |c| writer.put(&c), progress)?;
     Ok(Summary { virtual_size: size.next_multiple_of(512), data, stored: writer.finish()? })
+}
+
+/// One disk of a machine that is written as an OVA.
+pub struct OvaDisk<'a> {
+    /// What to read.
+    pub disk: &'a dyn Disk,
+    /// The name of its file in the archive, a plain name that ends in `.vmdk`.
+    pub file: String,
+}
+
+impl std::fmt::Debug for OvaDisk<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("OvaDisk").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// Writes a machine as an OVA into a sink that can seek, in one pass. `machine.disks` describes
+/// `disks`, one for one; their sizes are filled in. `more` files stand behind the manifest.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_ova<W: Write + Seek>(
+    machine: &Machine,
+    disks: &[OvaDisk<'_>],
+    stem: &str,
+    more: &[(&str, &[u8])],
+    sink: W,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Summary> {
+    let mut writer = OvaWriter::begin(sink, stem, machine)?;
+    let (machine, summary) = members(&mut writer, machine, disks, None, options, progress)?;
+    let finished = writer.finish(&machine, more)?;
+    let stored = finished.length;
+    finished.patch()?;
+    Ok(Summary { stored, ..summary })
+}
+
+/// Writes an OVA into a sink that cannot seek. The disks are read twice: the first pass measures
+/// what the second one states in front of it.
+///
+/// # Errors
+/// As [`convert`]; also when a disk changes between the passes.
+pub fn stream_ova<W: Write>(
+    machine: &Machine,
+    disks: &[OvaDisk<'_>],
+    stem: &str,
+    more: &[(&str, &[u8])],
+    sink: W,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Summary> {
+    let mut measured = OvaWriter::begin(std::io::sink(), stem, machine)?;
+    let (machine, _) = members(&mut measured, machine, disks, None, options, progress)?;
+    let mut writer = OvaWriter::begin(sink, stem, &machine)?;
+    let (found, summary) = members(&mut writer, &machine, disks, Some(&machine), options, progress)?;
+    if found != machine {
+        let why = "a disk changed between the two passes over it; export a snapshot instead".into();
+        return Err(Error::Unsupported { format: "OVA", why });
+    }
+    let finished = writer.finish(&machine, more)?;
+    Ok(Summary { stored: finished.length, ..summary })
+}
+
+/// Writes the disks; answers the machine with their sizes, and the sums over them.
+fn members<W: Write>(
+    writer: &mut OvaWriter<W>,
+    machine: &Machine,
+    disks: &[OvaDisk<'_>],
+    known: Option<&Machine>,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<(Machine, Summary)> {
+    if machine.disks.len() != disks.len() {
+        let why = format!("{} disks are described and {} are given", machine.disks.len(), disks.len());
+        return Err(Error::Unsupported { format: "OVA", why });
+    }
+    let (mut machine, mut sums) = (machine.clone(), Summary::default());
+    let total = disks.iter().map(|disk| disk.disk.size()).sum();
+    for (number, source) in disks.iter().enumerate() {
+        let size = known.and_then(|machine| machine.disks.get(number)).map(|disk| disk.file_size);
+        let options =
+            Options { format: Format::VmdkStream, file_name: source.file.clone(), ..options.clone() };
+        let mut member = writer.member(&source.file, size)?;
+        let before = sums;
+        let summary = stream(source.disk, &mut member, &options, &mut |now| {
+            progress(Progress {
+                done: before.virtual_size + now.done,
+                total,
+                data: before.data + now.data,
+                stored: before.stored + now.stored,
+            })
+        })?;
+        let (file_size, _) = member.finish()?;
+        if let Some(disk) = machine.disks.get_mut(number) {
+            source.file.clone_into(&mut disk.file);
+            disk.capacity = summary.virtual_size;
+            disk.file_size = file_size;
+            disk.populated = Some(summary.data);
+        }
+        sums.virtual_size += summary.virtual_size;
+        sums.data += summary.data;
+        sums.stored += file_size;
+    }
+    Ok((machine, sums))
 }
 
 fn drive<E: Encode>(

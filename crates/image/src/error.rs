@@ -64,6 +64,14 @@ impl Error {
         Self::Malformed { format: "VMDK", why: why.into() }
     }
 
+    pub(crate) fn ovf(why: impl Into<String>) -> Self {
+        Self::Malformed { format: "OVF", why: why.into() }
+    }
+
+    pub(crate) fn ova(why: impl Into<String>) -> Self {
+        Self::Malformed { format: "OVA", why: why.into() }
+    }
+
     pub(crate) fn write(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Write { what, source }
     }

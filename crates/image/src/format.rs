@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::qcow2::{Compression, Qcow2Disk, read_up_to};
+use crate::qcow2::{Compression, Qcow2Disk};
+use crate::raw::PlainDisk;
+use crate::storage::{Storage, length_of, read_up_to};
 use crate::vmdk::VmdkDisk;
 use crate::{Disk, Error, RawDisk, Result};
 
@@ -58,36 +61,53 @@ pub struct Info {
 }
 
 /// Opens an image of any known format, found by its first bytes. What has no known magic is raw.
+/// Archives (OVA) hold disks and are none: see [`crate::ovf::Package`].
 pub fn open(file: File) -> Result<(Box<dyn Disk>, Info)> {
     let metadata = file.metadata().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
+    let file = Arc::new(file);
+    let (disk, mut info) = open_storage(file.clone())?;
+    info.disk_size = metadata.blocks() * 512;
+    if info.format == Format::Raw {
+        // A file of its own knows its holes.
+        let file = file.try_clone().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
+        let disk: Box<dyn Disk> = Box::new(RawDisk::open(file)?);
+        info.data = data_bytes(&*disk)?;
+        return Ok((disk, info));
+    }
+    Ok((disk, info))
+}
+
+/// [`open`] for bytes that are no file of their own.
+pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn Disk>, Info)> {
     let mut magic = [0; 4];
-    read_up_to(&file, 0, &mut magic)?;
+    read_up_to(&*storage, 0, &mut magic)?;
+    let length = length_of(&*storage)?;
     let mut info = Info {
         format: Format::Raw,
         virtual_size: 0,
-        file_size: metadata.size(),
-        disk_size: metadata.blocks() * 512,
+        file_size: length,
+        disk_size: length,
         cluster_size: None,
         compression: None,
         data: 0,
     };
     let disk: Box<dyn Disk> = match &magic {
         b"QFI\xfb" => {
-            let disk = Qcow2Disk::open(file)?;
+            let disk = Qcow2Disk::open(storage)?;
             info.format = Format::Qcow2;
             info.cluster_size = Some(1 << disk.header().cluster_bits);
             info.compression = Some(disk.header().compression);
             Box::new(disk)
         }
         b"KDMV" => {
-            let disk = VmdkDisk::open(file)?;
+            let disk = VmdkDisk::open(storage)?;
             let compressed = disk.header().compressed();
             info.format = if compressed { Format::VmdkStream } else { Format::VmdkSparse };
             info.cluster_size = Some(disk.header().grain_sectors * 512);
             info.compression = Some(if compressed { Compression::Deflate } else { Compression::None });
             Box::new(disk)
         }
-        _ => Box::new(RawDisk::open(file)?),
+        _ => Box::new(PlainDisk::open(storage)?),
     };
     info.virtual_size = disk.size();
     info.data = data_bytes(&*disk)?;

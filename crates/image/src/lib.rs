@@ -1,4 +1,4 @@
-//! Disk image formats: raw, qcow2 and VMDK; readers, writers, parallel compression. No network.
+//! Disk image formats: raw, qcow2, VMDK, OVF and OVA; readers, writers, parallel compression. No network.
 //!
 //! ```text
 //!  Disk (read_at, next_data)                     Sink
@@ -8,23 +8,30 @@
 //!                puts results in guest order                 monolithicSparse: seekable
 //! ```
 //!
+//! An OVA ([`ova`], [`ovf`]) is a descriptor and streamOptimized VMDKs in one archive.
+//!
 //! Output depends on the content and the options alone, never on the number of workers.
 
 mod convert;
 mod disk;
 mod error;
 mod format;
+pub mod ova;
+pub mod ovf;
 mod pipeline;
 pub mod qcow2;
 mod raw;
+mod storage;
+mod tar;
 mod verify;
 pub mod vmdk;
 mod zero;
 
-pub use convert::{Options, Progress, Summary, convert, stream};
+pub use convert::{Options, OvaDisk, Progress, Summary, convert, convert_ova, stream, stream_ova};
 pub use disk::{Disk, MemoryDisk};
 pub use error::{Error, Result};
-pub use format::{Format, Info, open};
+pub use format::{Format, Info, open, open_storage};
 pub use raw::RawDisk;
+pub use storage::{Section, Storage};
 pub use verify::{Difference, compare, read_all};
 pub use zero::is_zero;

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, past_the_end};
 use crate::pipeline::{Chunk, Encode};
+use crate::storage::{Storage, length_of, read_up_to};
 use crate::{Error, Result, is_zero};
 
 /// A file or block device. Holes are found with `SEEK_DATA` where the file system knows them.
@@ -53,6 +55,35 @@ impl Disk for RawDisk {
         };
         let end = seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.size);
         Ok(Some(start..end.clamp(start.saturating_add(1), self.size.max(start.saturating_add(1)))))
+    }
+}
+
+/// Raw bytes that are no file of their own, such as a member of an archive: holes are not known.
+#[derive(Debug)]
+pub(crate) struct PlainDisk {
+    storage: Arc<dyn Storage>,
+    size: u64,
+}
+
+impl PlainDisk {
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let size = length_of(&*storage)?;
+        Ok(Self { storage, size })
+    }
+}
+
+impl Disk for PlainDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let got = read_up_to(&*self.storage, offset, buffer)?;
+        if got == buffer.len() { Ok(()) } else { Err(past_the_end(offset, buffer.len())) }
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        Ok((offset < self.size).then_some(offset..self.size))
     }
 }
 

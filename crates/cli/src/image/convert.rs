@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use image::ovf::{Machine, MachineDisk};
 use image::qcow2::Compression;
-use image::{Disk, Format, Options, Progress, Summary};
+use image::{Disk, Format, Options, OvaDisk, Progress, Summary};
 
 use crate::problem::Problem;
 
@@ -20,13 +21,18 @@ use crate::problem::Problem;
   virt-steward image convert disk.raw disk.qcow2 --format qcow2 --compress zstd
   virt-steward image convert disk.qcow2 disk.vmdk --format vmdk --verify
   virt-steward image convert disk.qcow2 - --format vmdk | ssh host 'cat > disk.vmdk'
+  virt-steward image convert disk.qcow2 vm.ova --format ova
+  virt-steward image convert vm.ova disk.raw --format raw --disk 1
 
 The image is written beside its destination as NAME.partial and renamed when it is whole.")]
 pub struct Args {
-    /// The image to read: raw, qcow2 or sparse VMDK, found by its content
+    /// The image to read: raw, qcow2, sparse VMDK, OVA (found by its content) or OVF
     source: PathBuf,
-    /// The file to write, or `-` for standard output (only `vmdk`)
+    /// The file to write, or `-` for standard output (only `vmdk` and `ova`)
     destination: PathBuf,
+    /// Of a package: the disk to read, by number, name or file
+    #[arg(long)]
+    disk: Option<String>,
     /// The format to write
     #[arg(short, long, value_enum)]
     format: FormatName,
@@ -61,6 +67,8 @@ enum FormatName {
     Vmdk,
     /// VMware monolithicSparse: uncompressed
     VmdkSparse,
+    /// One archive with a descriptor of a small machine and the disk as vmdk
+    Ova,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -74,14 +82,21 @@ enum CompressionName {
 
 /// Converts one image.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let (source, _) = super::open(&args.source)?;
+    let (source, _) = super::open_disk(&args.source, args.disk.as_deref())?;
     let options = options(args)?;
     let started = Instant::now();
     let mut progress = Meter::new(args.quiet, started);
     let summary = if args.destination == Path::new("-") {
         let sink = std::io::stdout().lock();
-        image::stream(&*source, BufWriter::with_capacity(1 << 20, sink), &options, &mut |p| progress.show(p))
-            .map_err(|error| failed(args, &error))?
+        let sink = BufWriter::with_capacity(1 << 20, sink);
+        let mut watch = |now| progress.show(now);
+        if args.format == FormatName::Ova {
+            let (machine, disks, stem) = package(args, &*source);
+            image::stream_ova(&machine, &disks, &stem, &[], sink, &options, &mut watch)
+        } else {
+            image::stream(&*source, sink, &options, &mut watch)
+        }
+        .map_err(|error| failed(args, &error))?
     } else {
         to_file(args, &*source, &options, &mut progress)?
     };
@@ -96,7 +111,7 @@ fn options(args: &Args) -> Result<Options> {
     let format = match args.format {
         FormatName::Raw => Format::Raw,
         FormatName::Qcow2 => Format::Qcow2,
-        FormatName::Vmdk => Format::VmdkStream,
+        FormatName::Vmdk | FormatName::Ova => Format::VmdkStream,
         FormatName::VmdkSparse => Format::VmdkSparse,
     };
     let doing = || format!("choosing how to write `{}`", args.destination.display());
@@ -137,8 +152,14 @@ fn to_file(args: &Args, source: &dyn Disk, options: &Options, progress: &mut Met
         .map_err(|error| Problem::new(doing(), error, "give a directory that can be written"))?;
     let written = (|| {
         let sink = BufWriter::with_capacity(1 << 20, &file);
-        let summary = image::convert(source, sink, options, &mut |p| progress.show(p))
-            .map_err(|error| failed(args, &error))?;
+        let mut watch = |now| progress.show(now);
+        let summary = if args.format == FormatName::Ova {
+            let (machine, disks, stem) = package(args, source);
+            image::convert_ova(&machine, &disks, &stem, &[], sink, options, &mut watch)
+        } else {
+            image::convert(source, sink, options, &mut watch)
+        }
+        .map_err(|error| failed(args, &error))?;
         if options.format == Format::Raw {
             file.set_len(summary.virtual_size)?;
         }
@@ -155,8 +176,27 @@ fn to_file(args: &Args, source: &dyn Disk, options: &Options, progress: &mut Met
     })
 }
 
+/// A small machine around one disk: what the image says nothing about is the reader's to change.
+fn package<'a>(args: &Args, source: &'a dyn Disk) -> (Machine, Vec<OvaDisk<'a>>, String) {
+    let from = if args.destination == Path::new("-") { &args.source } else { &args.destination };
+    let stem = from.file_stem().map_or("vm".into(), |stem| stem.to_string_lossy().replace(['/', '\\'], "_"));
+    // Names in an archive have at most 100 bytes.
+    let stem: String = stem.chars().filter(char::is_ascii_graphic).take(80).collect();
+    let stem = if stem.is_empty() { "vm".into() } else { stem };
+    let file = format!("{stem}.vmdk");
+    let machine = Machine {
+        name: stem.clone(),
+        cpus: 1,
+        cores_per_socket: 1,
+        memory_mib: 1024,
+        disks: vec![MachineDisk { name: stem.clone(), file: file.clone(), ..MachineDisk::default() }],
+        ..Machine::default()
+    };
+    (machine, vec![OvaDisk { disk: source, file }], stem)
+}
+
 fn verify(args: &Args, source: &dyn Disk, partial: &Path) -> Result<()> {
-    let (result, _) = super::open(partial)?;
+    let (result, _) = super::open_disk(partial, None)?;
     let difference = image::compare(source, &*result).map_err(|error| failed(args, &error))?;
     if difference.is_some() {
         let doing = format!("verifying the image `{}`", args.destination.display());

@@ -11,7 +11,6 @@ mod write;
 
 pub use header::{Compression, Header};
 pub use read::Qcow2Disk;
-pub(crate) use read::read_up_to;
 pub(crate) use write::{Qcow2Encoder, Qcow2Writer};
 
 /// Bit 63 of an L1 or L2 entry: the refcount is exactly one.

@@ -1,23 +1,22 @@
 //! Reading qcow2.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::header::be64;
 use super::{COMPRESSED, Compression, Header, OFFSET_MASK, ZERO, sectors_shift};
 use crate::disk::{Disk, past_the_end};
+use crate::storage::{Storage, length_of, read_up_to};
 use crate::{Error, Result};
 
 /// L2 tables kept in memory, in bytes.
 const CACHE: usize = 64 << 20;
 
-/// A qcow2 image on a file.
+/// A qcow2 image.
 #[derive(Debug)]
 pub struct Qcow2Disk {
-    file: File,
+    file: Arc<dyn Storage>,
     header: Header,
     l1: Vec<u64>,
     tables: Mutex<HashMap<u64, Arc<[u64]>>>,
@@ -30,15 +29,15 @@ enum Place {
 }
 
 impl Qcow2Disk {
-    /// Opens an image; the file's position does not matter.
-    pub fn open(file: File) -> Result<Self> {
+    /// Opens an image.
+    pub fn open(file: Arc<dyn Storage>) -> Result<Self> {
         let mut start = vec![0; 112];
-        let length = read_up_to(&file, 0, &mut start)?;
+        let length = read_up_to(&*file, 0, &mut start)?;
         let header = Header::read(&start[..length])?;
         let mut raw = vec![0; header.l1_entries as usize * 8];
-        read_exact(&file, header.l1_offset, &mut raw)?;
+        read_exact(&*file, header.l1_offset, &mut raw)?;
         let l1 = raw.chunks_exact(8).map(|entry| be64(entry, 0)).collect();
-        check_length(&file, &header)?;
+        check_length(&*file, &header)?;
         Ok(Self { file, header, l1, tables: Mutex::default() })
     }
 
@@ -66,7 +65,7 @@ impl Qcow2Disk {
             tables.clear();
         }
         let mut raw = vec![0; size];
-        read_exact(&self.file, offset, &mut raw)?;
+        read_exact(&*self.file, offset, &mut raw)?;
         let table: Arc<[u64]> = raw.chunks_exact(8).map(|entry| be64(entry, 0)).collect();
         tables.insert(offset, table.clone());
         Ok(Some(table))
@@ -98,11 +97,11 @@ impl Qcow2Disk {
     fn read_cluster(&self, cluster: u64, skip: usize, buffer: &mut [u8]) -> Result<()> {
         match self.place(self.entry(cluster)?) {
             Place::Zeros => buffer.fill(0),
-            Place::Plain(offset) => read_exact(&self.file, offset + skip as u64, buffer)?,
+            Place::Plain(offset) => read_exact(&*self.file, offset + skip as u64, buffer)?,
             Place::Compressed { offset, length } => {
                 let mut packed = vec![0; length];
                 // The last sector may be cut off by the end of the file.
-                let got = read_up_to(&self.file, offset, &mut packed)?;
+                let got = read_up_to(&*self.file, offset, &mut packed)?;
                 let plain = self.inflate(cluster, &packed[..got])?;
                 buffer.copy_from_slice(&plain[skip..skip + buffer.len()]);
             }
@@ -138,7 +137,7 @@ impl Qcow2Disk {
 
 /// Refcounts are not needed for reading, but they are what stands last in an image written in one
 /// go: an image that lacks them was cut short.
-fn check_length(file: &File, header: &Header) -> Result<()> {
+fn check_length(file: &dyn Storage, header: &Header) -> Result<()> {
     let cluster = 1_u64 << header.cluster_bits;
     let length = u64::from(header.refcount_table_clusters) << header.cluster_bits;
     // QEMU's limit (QCOW_MAX_REFTABLE_SIZE, 8 MiB).
@@ -148,9 +147,7 @@ fn check_length(file: &File, header: &Header) -> Result<()> {
     let mut table = vec![0; usize::try_from(length).unwrap_or(0)];
     read_exact(file, header.refcount_table_offset, &mut table)?;
     let last = table.chunks_exact(8).map(|entry| be64(entry, 0) & OFFSET_MASK).max().unwrap_or(0);
-    let metadata = file.metadata().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
-    // A block device is longer than the image on it; `len` is 0 there.
-    if metadata.is_file() && last > 0 && last + cluster > metadata.len() {
+    if last > 0 && last.saturating_add(cluster) > length_of(file)? {
         return Err(Error::qcow2("its refcounts lie behind the end of the file: it was cut short"));
     }
     Ok(())
@@ -231,21 +228,7 @@ impl Disk for Qcow2Disk {
     }
 }
 
-fn read_exact(file: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
+fn read_exact(file: &dyn Storage, offset: u64, buffer: &mut [u8]) -> Result<()> {
     let got = read_up_to(file, offset, buffer)?;
     if got == buffer.len() { Ok(()) } else { Err(past_the_end(offset, buffer.len())) }
-}
-
-/// Reads until the buffer is full or the file ends.
-pub(crate) fn read_up_to(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match file.read_at(&mut buffer[got..], offset + got as u64) {
-            Ok(0) => break,
-            Ok(length) => got += length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(Error::Read { offset, length: buffer.len() as u64, source }),
-        }
-    }
-    Ok(got)
 }

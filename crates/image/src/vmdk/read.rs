@@ -1,38 +1,43 @@
 //! Reading sparse VMDK extents: monolithicSparse and streamOptimized, tables in front or behind.
 
-use std::fs::File;
+use std::collections::HashMap;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use super::header::{AT_END, Header, le32, le64};
 use super::{MAX_SECTORS, SECTOR, SECTOR_LEN, TABLE_ENTRIES, TABLE_LEN, descriptor};
 use crate::disk::{Disk, past_the_end};
-use crate::qcow2::read_up_to;
+use crate::storage::{Storage, length_of, read_up_to};
 use crate::{Error, Result};
 
 /// The longest descriptor that is read, in sectors.
 const MAX_DESCRIPTOR: u64 = 128;
 
-/// A VMDK on one file.
+/// The sector of every grain of a table; 0: none, 1: a grain of zeros.
+type Table = Arc<[u32]>;
+
+/// A VMDK in one file.
 #[derive(Debug)]
 pub struct VmdkDisk {
-    file: File,
+    file: Arc<dyn Storage>,
     header: Header,
     descriptor: String,
-    /// The sector of every grain; 0: none, 1: a grain of zeros.
-    grains: Vec<u32>,
+    /// The grain tables; `None`: nothing but zeros. A directory may name one table many times.
+    tables: Vec<Option<Table>>,
 }
 
 impl VmdkDisk {
-    /// Opens an image; the file's position does not matter.
-    pub fn open(file: File) -> Result<Self> {
+    /// Opens an image.
+    pub fn open(file: Arc<dyn Storage>) -> Result<Self> {
         let mut header =
-            sector(&file, 0)?.ok_or_else(|| Error::vmdk("it does not begin with a sparse extent header"))?;
-        let text = read_descriptor(&file, &header)?;
+            sector(&*file, 0)?.ok_or_else(|| Error::vmdk("it does not begin with a sparse extent header"))?;
+        let text = read_descriptor(&*file, &header)?;
         if header.directory == AT_END {
-            let length =
-                file.metadata().map_err(|source| Error::Read { offset: 0, length: 0, source })?.size();
-            let footer = length.checked_sub(2 * SECTOR).map(|at| sector(&file, at)).transpose()?.flatten();
+            let footer = length_of(&*file)?
+                .checked_sub(2 * SECTOR)
+                .map(|at| sector(&*file, at))
+                .transpose()?
+                .flatten();
             header = footer
                 .filter(|footer| footer.directory != AT_END)
                 .ok_or_else(|| Error::vmdk("its footer is missing: the file was cut short"))?;
@@ -40,8 +45,8 @@ impl VmdkDisk {
         if header.capacity > MAX_SECTORS {
             return Err(Error::vmdk("its capacity is over 2 TiB"));
         }
-        let grains = read_grains(&file, &header)?;
-        Ok(Self { file, header, descriptor: text, grains })
+        let tables = read_tables(&*file, &header)?;
+        Ok(Self { file, header, descriptor: text, tables })
     }
 
     /// What the header (or the footer) says.
@@ -60,7 +65,9 @@ impl VmdkDisk {
     }
 
     fn grain(&self, index: u64) -> u32 {
-        usize::try_from(index).ok().and_then(|index| self.grains.get(index).copied()).unwrap_or(0)
+        let table = usize::try_from(index / TABLE_ENTRIES).ok().and_then(|table| self.tables.get(table));
+        let within = usize::try_from(index % TABLE_ENTRIES).unwrap_or(usize::MAX);
+        table.and_then(Option::as_ref).and_then(|table| table.get(within).copied()).unwrap_or(0)
     }
 
     fn read_grain(&self, index: u64, skip: u64, buffer: &mut [u8]) -> Result<()> {
@@ -70,7 +77,7 @@ impl VmdkDisk {
             return Ok(());
         }
         if !self.header.compressed() {
-            let got = read_up_to(&self.file, at + skip, buffer)?;
+            let got = read_up_to(&*self.file, at + skip, buffer)?;
             return if got == buffer.len() { Ok(()) } else { Err(past_the_end(at + skip, buffer.len())) };
         }
         let plain = self.inflate(index, at)?;
@@ -85,7 +92,7 @@ impl VmdkDisk {
             Error::vmdk(format!("the grain at guest offset {} is damaged: {why}", index * self.grain_size()))
         };
         let mut front = [0; 12];
-        if read_up_to(&self.file, at, &mut front)? < front.len() {
+        if read_up_to(&*self.file, at, &mut front)? < front.len() {
             return Err(damaged("it lies behind the end of the file"));
         }
         if le64(&front, 0) != index * self.header.grain_sectors {
@@ -97,7 +104,7 @@ impl VmdkDisk {
             return Err(damaged("its compressed size is out of range"));
         }
         let mut packed = vec![0; length];
-        if read_up_to(&self.file, at + 12, &mut packed)? < length {
+        if read_up_to(&*self.file, at + 12, &mut packed)? < length {
             return Err(damaged("it lies behind the end of the file"));
         }
         let mut plain = vec![0; size];
@@ -110,13 +117,13 @@ impl VmdkDisk {
     }
 }
 
-fn sector(file: &File, at: u64) -> Result<Option<Header>> {
+fn sector(file: &dyn Storage, at: u64) -> Result<Option<Header>> {
     let mut raw = [0; SECTOR_LEN];
     let got = read_up_to(file, at, &mut raw)?;
     Header::parse(&raw[..got]).transpose()
 }
 
-fn read_descriptor(file: &File, header: &Header) -> Result<String> {
+fn read_descriptor(file: &dyn Storage, header: &Header) -> Result<String> {
     if header.descriptor_offset == 0 {
         return Ok(String::new());
     }
@@ -127,25 +134,37 @@ fn read_descriptor(file: &File, header: &Header) -> Result<String> {
     Ok(String::from_utf8_lossy(&raw[..end]).into_owned())
 }
 
-fn read_grains(file: &File, header: &Header) -> Result<Vec<u32>> {
+fn read_tables(file: &dyn Storage, header: &Header) -> Result<Vec<Option<Table>>> {
     let grains = header.capacity.div_ceil(header.grain_sectors);
-    let tables = usize::try_from(grains.div_ceil(TABLE_ENTRIES)).unwrap_or(usize::MAX);
-    let mut directory = vec![0; tables * 4];
-    if read_up_to(file, header.directory.saturating_mul(SECTOR), &mut directory)? < directory.len() {
+    let count = usize::try_from(grains.div_ceil(TABLE_ENTRIES)).unwrap_or(usize::MAX);
+    let start = header.directory.saturating_mul(SECTOR);
+    // Before anything is allocated for it: the directory has to be there.
+    if length_of(file)?.saturating_sub(start) < count as u64 * 4 {
         return Err(Error::vmdk("its grain directory lies behind the end of the file"));
     }
-    let mut out = Vec::with_capacity(tables * TABLE_LEN);
-    let mut table = vec![0; TABLE_LEN * 4];
+    let mut directory = vec![0; count * 4];
+    if read_up_to(file, start, &mut directory)? < directory.len() {
+        return Err(Error::vmdk("its grain directory lies behind the end of the file"));
+    }
+    let mut known: HashMap<u32, Table> = HashMap::new();
+    let mut out = Vec::with_capacity(count);
+    let mut raw = vec![0; TABLE_LEN * 4];
     for entry in directory.chunks_exact(4) {
-        let at = u64::from(le32(entry, 0)) * SECTOR;
-        if at == 0 {
-            out.resize(out.len() + TABLE_LEN, 0);
+        let sector = le32(entry, 0);
+        if sector == 0 {
+            out.push(None);
             continue;
         }
-        if read_up_to(file, at, &mut table)? < table.len() {
+        if let Some(table) = known.get(&sector) {
+            out.push(Some(table.clone()));
+            continue;
+        }
+        if read_up_to(file, u64::from(sector) * SECTOR, &mut raw)? < raw.len() {
             return Err(Error::vmdk("a grain table lies behind the end of the file"));
         }
-        out.extend(table.chunks_exact(4).map(|entry| le32(entry, 0)));
+        let table: Table = raw.chunks_exact(4).map(|entry| le32(entry, 0)).collect();
+        known.insert(sector, table.clone());
+        out.push(Some(table));
     }
     Ok(out)
 }
@@ -173,12 +192,23 @@ impl Disk for VmdkDisk {
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let size = self.grain_size();
-        let skip = usize::try_from(offset / size).unwrap_or(usize::MAX);
-        let rest = self.grains.get(skip..).unwrap_or_default();
-        let Some(first) = rest.iter().position(|grain| *grain > 1) else { return Ok(None) };
-        let count = rest[first..].iter().take_while(|grain| **grain > 1).count();
-        let start = ((skip + first) as u64 * size).max(offset);
-        let end = ((skip + first + count) as u64 * size).min(self.size());
-        Ok((start < end).then_some(start..end))
+        let grains = self.header.capacity.div_ceil(self.header.grain_sectors);
+        let mut grain = offset / size;
+        let mut start = None;
+        while grain < grains {
+            let table = usize::try_from(grain / TABLE_ENTRIES).ok().and_then(|index| self.tables.get(index));
+            if start.is_none() && table.is_none_or(Option::is_none) {
+                grain = (grain / TABLE_ENTRIES + 1) * TABLE_ENTRIES;
+                continue;
+            }
+            match (self.grain(grain) > 1, start) {
+                (false, Some(_)) => break,
+                (true, None) => start = Some(grain),
+                _ => {}
+            }
+            grain += 1;
+        }
+        let end = grain.saturating_mul(size).min(self.size());
+        Ok(start.map(|first| (first * size).max(offset)..end).filter(|range| range.start < range.end))
     }
 }
