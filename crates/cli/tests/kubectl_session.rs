@@ -31,6 +31,11 @@ fn objects() {
     play("objects");
 }
 
+#[test]
+fn subresources() {
+    play("subresources");
+}
+
 fn play(session: &str) {
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         println!("SKIPPED: kubectl is not installed, the session `{session}` was not played");

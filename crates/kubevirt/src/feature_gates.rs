@@ -59,7 +59,7 @@ const GATES: [Stages; 27] = [
     stages("AlignCPUs", None, None),
     stages("Root", None, None),
     stages("HostDisk", None, None),
-    stages("DeclarativeHotplugVolumes", None, None),
+    stages("DeclarativeHotplugVolumes", Some(9), None),
     stages("HotplugVolumes", None, None),
     stages("IncrementalBackup", None, None),
     stages("UtilityVolumes", None, None),

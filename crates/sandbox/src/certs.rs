@@ -77,9 +77,17 @@ impl Authority {
     /// When no key or certificate can be made.
     pub fn server(&self) -> Result<Identity, Error> {
         let names = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
-        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        self.serving("kube-apiserver", &names)
+    }
+
+    /// A serving certificate for these names and addresses.
+    ///
+    /// # Errors
+    /// When no key or certificate can be made.
+    pub fn serving(&self, subject: &str, names: &[&str]) -> Result<Identity, Error> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).map_err(making("serving certificate"))?;
-        params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        params.distinguished_name.push(DnType::CommonName, subject);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(&params, "serving certificate")
     }

@@ -2,104 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests fail as tests do
 
+mod sim;
+
 use std::time::Duration;
 
 use http::{Method, Request};
-use sandbox::sim::{SimConfig, Simulation, connect};
+use sandbox::sim::{SimConfig, connect};
 use sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
-
-/// No condition of these tests takes longer, even on a busy machine.
-const BOUND: Duration = Duration::from_mins(1);
-
-struct Cluster {
-    client: kube::Client,
-    simulation: Simulation,
-    sandbox: Sandbox,
-}
-
-impl Cluster {
-    async fn start(config: SimConfig) -> Self {
-        let sandbox = Sandbox::start(Options::default()).await.unwrap();
-        let client = connect(&sandbox.kubeconfig()).await.unwrap();
-        let simulation = Simulation::start(client.clone(), config).await.unwrap();
-        Self { client, simulation, sandbox }
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value, kube::Error> {
-        let mut request = Request::builder().method(method.clone()).uri(path);
-        if method == Method::PATCH {
-            request = request.header("content-type", "application/merge-patch+json");
-        } else {
-            request = request.header("content-type", "application/json");
-        }
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        self.client.request(request.body(body).unwrap()).await
-    }
-
-    async fn get(&self, path: &str) -> Option<Value> {
-        match self.call(Method::GET, path, Value::Null).await {
-            Ok(object) => Some(object),
-            Err(kube::Error::Api(status)) if status.code == 404 => None,
-            Err(error) => panic!("GET {path}: {error}"),
-        }
-    }
-
-    /// Waits until a condition holds of what is at a path (`None`: nothing is there).
-    async fn wait(&self, path: &str, what: &str, holds: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
-        let mut last = None;
-        let waited = tokio::time::timeout(BOUND, async {
-            loop {
-                last = self.get(path).await;
-                if holds(last.as_ref()) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        let in_time = waited.await.is_ok();
-        assert!(in_time, "{path} never was {what}: {last:#?}");
-        last
-    }
-
-    async fn printable(&self, name: &str, status: &str) -> Value {
-        let is = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["printableStatus"] == status);
-        self.wait(&vm_path(name), status, is).await.unwrap()
-    }
-
-    async fn stop(self) {
-        drop(self.simulation);
-        self.sandbox.shutdown().await;
-    }
-}
-
-const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
-const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
-const PODS: &str = "/api/v1/namespaces/default/pods";
-
-fn vm_path(name: &str) -> String {
-    format!("{VMS}/{name}")
-}
-
-fn vmi_path(name: &str) -> String {
-    format!("{VMIS}/{name}")
-}
-
-fn vm(name: &str, strategy: &str) -> Value {
-    json!({
-        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"runStrategy": strategy, "template": {"metadata": {"labels": {"app": name}}, "spec": {
-            "domain": {"cpu": {"cores": 1, "sockets": 2, "threads": 1}, "memory": {"guest": "1Gi"},
-                "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}],
-                    "interfaces": [{"name": "default", "masquerade": {}}]}},
-            "networks": [{"name": "default", "pod": {}}],
-            "volumes": [{"name": "root", "containerDisk": {"image": "registry.example/fedora:41"}}]}}},
-    })
-}
-
-fn items(list: &Value) -> &[Value] {
-    list["items"].as_array().map_or(&[], Vec::as_slice)
-}
+use sim::{BOUND, Cluster, PODS, VMS, condition, items, vm, vm_path, vmi_path};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_runs_and_goes_without_a_trace() {
@@ -288,10 +199,6 @@ async fn devices_are_what_the_cluster_permits() {
     cluster.call(Method::DELETE, &vm_path("first"), Value::Null).await.unwrap();
     cluster.printable("second", "Running").await;
     cluster.stop().await;
-}
-
-fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

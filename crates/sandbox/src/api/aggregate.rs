@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Api;
 use super::reply::Reply;
+use super::{Api, upgrade};
 use crate::admission::service::{Service, resolve};
 use crate::attributes::User;
 use crate::certs::Identity;
@@ -93,6 +93,9 @@ impl Api {
             tracing::debug!(%error, name, "aggregated API is not available");
             Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}"))
         })?;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(head, response);
+        }
         Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
     }
 
@@ -123,13 +126,14 @@ impl Api {
         let stream = tokio::time::timeout(CONNECT, connect).await.map_err(|_| Error::Late)??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to an aggregated API ended");
             }
         });
         let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let mut request = Request::builder().method(&head.method).uri(path).body(Full::new(body))?;
         *request.headers_mut() = headers(&head.headers, user);
+        upgrade::ask(&head.headers, request.headers_mut());
         if let Ok(host) = HeaderValue::from_str(&target.host()) {
             request.headers_mut().insert(http::header::HOST, host);
         }

@@ -25,6 +25,7 @@ mod strategy;
 mod subresource;
 mod table;
 mod target;
+mod upgrade;
 mod watch;
 mod write;
 

@@ -13,7 +13,7 @@ use super::resource::{
 };
 
 /// The version of `KubeVirt` that is simulated.
-const KUBEVIRT_VERSION: &str = "v1.9.0";
+pub const KUBEVIRT_VERSION: &str = "v1.9.0";
 /// How many VMs are created at once.
 const CREATORS: usize = 16;
 
@@ -99,6 +99,9 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ),
             ("core", "pods nodes namespaces", READ),
             ("kubevirt.io", "*", "get list watch patch update"),
+            ("kubevirt.io", "virtualmachineinstancemigrations", "create"),
+            ("instancetype.kubevirt.io", "*", READ),
+            ("apps", "controllerrevisions", READ),
         ],
     ),
     ("kubevirt-operator", "kubevirt-operator", &[("*", "*", "*")]),

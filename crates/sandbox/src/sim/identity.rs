@@ -53,6 +53,10 @@ impl Identity {
         Self::kubevirt("kubevirt-controller", "virt-controller/v1.9.0 (linux/amd64)")
     }
 
+    pub fn virt_api() -> Self {
+        Self::kubevirt("kubevirt-apiserver", "virt-api/v1.9.0 (linux/amd64)")
+    }
+
     /// virt-handler on one node: its token is bound to the node, which virt-api's node restriction
     /// asks for (`KubeVirt` 1.4 and later).
     pub fn virt_handler(node: &str) -> Self {

@@ -11,6 +11,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::guest::Guest;
+
 /// The domain inside a launcher pod.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Domain {
@@ -35,6 +37,7 @@ pub struct Launcher {
     /// Key of the VMI.
     pub vmi: String,
     pub domain: Domain,
+    pub guest: Guest,
 }
 
 /// All launchers of all simulated nodes, by pod uid.
@@ -59,13 +62,29 @@ impl Launchers {
     }
 
     /// Defines and starts a domain, or takes over one that runs already.
-    pub fn define(&self, pod_uid: &str, pod: &str, vmi: &str) {
+    pub fn define(&self, pod_uid: &str, pod: &str, vmi: &str, guest: impl FnOnce() -> Guest) {
         let mut running = self.running();
         running.entry(pod_uid.to_owned()).or_insert_with(|| Launcher {
             pod: pod.to_owned(),
             vmi: vmi.to_owned(),
             domain: Domain::Running,
+            guest: guest(),
         });
+    }
+
+    /// Looks at, or works with, the guest of a running domain; `None`: there is none.
+    pub fn guest<R>(&self, pod_uid: &str, act: impl FnOnce(&mut Guest) -> R) -> Option<R> {
+        let mut running = self.running();
+        let launcher = running.get_mut(pod_uid).filter(|launcher| launcher.domain == Domain::Running)?;
+        Some(act(&mut launcher.guest))
+    }
+
+    /// The same, when virt-handler has to hear of it.
+    pub fn change_guest<R>(&self, pod_uid: &str, act: impl FnOnce(&mut Guest) -> R) -> Option<R> {
+        let result = self.guest(pod_uid, act)?;
+        let changed = self.running().get(pod_uid).cloned();
+        changed.iter().for_each(|launcher| self.tell(launcher));
+        Some(result)
     }
 
     /// The guest ends: by itself, because it was asked to, or by force.
@@ -108,8 +127,12 @@ impl Launchers {
             launcher.domain = domain;
             launcher.clone()
         };
+        self.tell(&changed);
+    }
+
+    fn tell(&self, launcher: &Launcher) {
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            listener(&changed);
+            listener(launcher);
         }
     }
 }
@@ -129,7 +152,7 @@ mod tests {
         launchers.on_change(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
         });
-        launchers.define("uid", "ns/pod", "ns/vm");
+        launchers.define("uid", "ns/pod", "ns/vm", Guest::default);
         launchers.acknowledge("uid");
         assert_eq!(launchers.domain("uid"), Some(Domain::Running), "nothing to acknowledge");
         launchers.end("uid", true);

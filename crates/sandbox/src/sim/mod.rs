@@ -18,6 +18,8 @@ mod client;
 mod cluster;
 mod device_plugins;
 mod events;
+mod guest;
+mod handler_calls;
 mod identity;
 mod json;
 mod kubelet;
@@ -44,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
+use handler_calls::HandlerCalls;
 use kubelet::Kubelet;
 use launcher::Launchers;
 use virt_api::VirtApi;
@@ -253,8 +256,9 @@ impl Simulation {
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);
         VirtHandler::start(names, writer.clone(), recorder.clone(), seen, launchers, &stop);
-        VirtController::start(config.seed, writer.clone(), recorder, &caches, &stop);
-        VirtApi::start(&client, &caches.kubevirts, &stop).await?;
+        VirtController::start(config.seed, writer.clone(), recorder.clone(), &caches, &stop);
+        let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
+        VirtApi::start(&client, &caches.kubevirts, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)

@@ -72,6 +72,14 @@ pub static CONTROLLER_REVISIONS: Resource =
 pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
 pub static VMIS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
+pub static MIGRATIONS: Resource =
+    Resource::new("kubevirt.io", "v1", "virtualmachineinstancemigrations", "VirtualMachineInstanceMigration");
+pub static SERVICES: Resource = Resource::core("services", "Service", true);
+pub static CONFIG_MAPS: Resource = Resource::core("configmaps", "ConfigMap", true);
+pub static ENDPOINT_SLICES: Resource =
+    Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
+pub static API_SERVICES: Resource =
+    Resource::cluster("apiregistration.k8s.io", "v1", "apiservices", "APIService");
 pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");
 pub static CLUSTER_ROLES: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");

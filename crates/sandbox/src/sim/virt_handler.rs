@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::client::ClientError;
 use super::events::{Note, Recorder};
+use super::guest::Guest;
 use super::identity::Identity;
 use super::json::{self, is_deleting, list, put, text, time, update_condition};
 use super::launcher::{Domain, Launchers};
@@ -88,17 +89,24 @@ impl VirtHandler {
         let boots = phase == "Scheduled" && pod_is_ready(pod) && !is_deleting(&vmi);
         if (boots || phase == "Running") && !is_deleting(pod) {
             // A domain that runs already, from before a restart of ours, is taken over.
-            self.launchers.define(pod_uid, &json::key(pod), key);
+            self.launchers.define(pod_uid, &json::key(pod), key, || Guest::of(&vmi));
         }
         let Some(domain) = self.launchers.domain(pod_uid) else { return Ok(None) };
-        if let Some(updated) = decide(&vmi, pod, domain, Timestamp::now()) {
+        let now = Timestamp::now();
+        let guest = self.launchers.guest(pod_uid, |guest| guest.clone());
+        let mut updated = decide(&vmi, pod, domain, now).unwrap_or_else(|| vmi.as_ref().clone());
+        if let Some(guest) = &guest {
+            describe_state(&mut updated, guest, now);
+        }
+        if updated != *vmi {
             let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
             self.note(&who, &answer, phase);
         }
         if matches!(domain, Domain::Off { .. }) {
             self.launchers.acknowledge(pod_uid);
         }
-        Ok(None)
+        let thaw = guest.and_then(|guest| guest.frozen(now));
+        Ok(thaw.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default()))
     }
 
     fn note(&self, who: &Identity, vmi: &Value, before: &str) {
@@ -135,6 +143,30 @@ pub fn decide(old: &Value, pod: &Value, domain: Domain, now: Timestamp) -> Optio
     }
     record_phase(&mut vmi, now);
     (vmi != *old).then_some(vmi)
+}
+
+/// What the guest was asked to do and does: a pause, a freeze (`updatePausedConditions`,
+/// `updateFSFreezeStatus`).
+fn describe_state(vmi: &mut Value, guest: &Guest, now: Timestamp) {
+    if text(vmi, "/status/phase") != "Running" {
+        return;
+    }
+    let mut conditions = list(vmi, "/status/conditions").to_vec();
+    if guest.paused {
+        let message = "VMI was paused by user";
+        update_condition(
+            &mut conditions,
+            json::new_condition("Paused", "True", "PausedByUser", message, now),
+        );
+    } else {
+        json::remove_condition(&mut conditions, "Paused");
+    }
+    put(vmi, &["status", "conditions"], conditions);
+    if guest.frozen(now).is_some() {
+        put(vmi, &["status", "fsFreezeStatus"], "frozen");
+    } else {
+        json::remove(vmi, &["status", "fsFreezeStatus"]);
+    }
 }
 
 fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
@@ -318,6 +350,24 @@ mod tests {
             let got = decided(phase, json!({}), domain);
             assert_eq!(got.as_ref().map(|vmi| text(vmi, "/status/phase")), expected, "{phase} {domain:?}");
         }
+    }
+
+    #[test]
+    fn a_pause_and_a_freeze_show_and_go() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut vmi = vmi("Running", json!({}));
+        let mut guest = Guest::of(&json!({"spec": {"startStrategy": "Paused"}}));
+        guest.freeze(Timestamp::MAX);
+        describe_state(&mut vmi, &guest, now);
+        let paused = json::condition(&vmi, "/status/conditions", "Paused").unwrap();
+        assert_eq!(
+            (text(paused, "/reason"), text(paused, "/message")),
+            ("PausedByUser", "VMI was paused by user")
+        );
+        assert_eq!(vmi["status"]["fsFreezeStatus"], "frozen");
+        describe_state(&mut vmi, &Guest::default(), now);
+        assert_eq!(json::condition(&vmi, "/status/conditions", "Paused"), None);
+        assert_eq!(vmi["status"].get("fsFreezeStatus"), None);
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl Write {
 
     /// Carries the write out and returns the answer.
     pub async fn send(&self, client: &Client, who: &Identity) -> Result<Value, ClientError> {
+        self.send_as(client, who, false).await
+    }
+
+    /// The same; with `dry_run` the API server only says what would become of it.
+    pub async fn send_as(
+        &self,
+        client: &Client,
+        who: &Identity,
+        dry_run: bool,
+    ) -> Result<Value, ClientError> {
         let (method, content_type, body) = match &self.op {
             Op::Create(body) => (Method::POST, "application/json", body),
             Op::Update(body) => (Method::PUT, "application/json", body),
@@ -67,7 +77,10 @@ impl Write {
             Op::StrategicPatch(body) => (Method::PATCH, "application/strategic-merge-patch+json", body),
             Op::Delete(body) => (Method::DELETE, "application/json", body),
         };
-        let path = self.resource.path(&self.namespace, &self.name, self.subresource);
+        let mut path = self.resource.path(&self.namespace, &self.name, self.subresource);
+        if dry_run {
+            path.push_str("?dryRun=All");
+        }
         client.send(Some(who), method, &path, content_type, body).await
     }
 }

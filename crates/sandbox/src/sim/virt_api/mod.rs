@@ -1,7 +1,10 @@
 //! The simulated virt-api: its admission webhooks, served over HTTPS and registered under the
-//! names, rules and order of the real ones (`kubevirt` manifests v1.9).
+//! names, rules and order of the real ones (`kubevirt` manifests v1.9), and the API
+//! `subresources.kubevirt.io` behind a Service and an `APIService`.
 
 pub mod mutate;
+mod registration;
+mod subresources;
 mod validate;
 
 use std::net::Ipv4Addr;
@@ -18,6 +21,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -28,9 +34,9 @@ use super::SimError;
 use super::cache::Cache;
 use super::client::Client;
 use super::cluster::ClusterConfig;
-use super::json::{self, text};
-use super::resource::{MUTATING_WEBHOOKS, Resource, VALIDATING_WEBHOOKS};
+use super::handler_calls::HandlerCalls;
 use crate::certs::Authority;
+use subresources::Subresources;
 
 /// The users whose changes of VMIs virt-api trusts (`kubeVirtServiceAccounts`).
 pub const KUBEVIRT_USERS: [&str; 4] = [
@@ -47,78 +53,42 @@ const CONNECTIONS: usize = 512;
 /// A TLS handshake, and the head of a request, take no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The webhooks of the mutating configuration: name, path, operations, resource.
-const MUTATORS: [Hook; 2] = [
-    (
-        "virtualmachines-mutator.kubevirt.io",
-        "/virtualmachines-mutate",
-        &["CREATE", "UPDATE"],
-        "virtualmachines",
-    ),
-    (
-        "virtualmachineinstances-mutator.kubevirt.io",
-        "/virtualmachineinstances-mutate",
-        &["CREATE", "UPDATE"],
-        "virtualmachineinstances",
-    ),
-];
-/// The same of the validating configuration.
-const VALIDATORS: [Hook; 3] = [
-    (
-        "virtualmachineinstances-create-validator.kubevirt.io",
-        "/virtualmachineinstances-validate-create",
-        &["CREATE"],
-        "virtualmachineinstances",
-    ),
-    (
-        "virtualmachineinstances-update-validator.kubevirt.io",
-        "/virtualmachineinstances-validate-update",
-        &["UPDATE"],
-        "virtualmachineinstances",
-    ),
-    (
-        "virtualmachine-validator.kubevirt.io",
-        "/virtualmachines-validate",
-        &["CREATE", "UPDATE"],
-        "virtualmachines",
-    ),
-];
-
-type Hook = (&'static str, &'static str, &'static [&'static str], &'static str);
-
-/// The webhook server.
+/// The server.
 pub struct VirtApi {
     config: RwLock<Arc<ClusterConfig>>,
+    subresources: Subresources,
+    /// The certificate names that the API server's proxy may have.
+    proxies: Vec<String>,
 }
 
 impl VirtApi {
-    /// Serves on 127.0.0.1 and registers the webhooks.
+    /// Serves on 127.0.0.1 and registers the webhooks and the API.
     pub async fn start(
         client: &Client,
         kubevirts: &Arc<Cache>,
+        nodes: HandlerCalls,
         stop: &CancellationToken,
     ) -> Result<(), SimError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| SimError::VirtApi(error);
         let authority = Authority::new().map_err(|error| failed(error.into()))?;
-        let tls = tls(&authority).map_err(failed)?;
+        let front = registration::front_proxy(client).await?;
+        let tls = tls(&authority, &front.authority).map_err(failed)?;
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(error.into()))?;
         let address = listener.local_addr().map_err(|error| failed(error.into()))?;
-        let server = Arc::new(Self { config: RwLock::default() });
+        let server = Arc::new(Self {
+            config: RwLock::default(),
+            subresources: Subresources::new(client.clone(), nodes, stop.clone()),
+            proxies: front.names,
+        });
         let on_config = server.clone();
         kubevirts.on_change(move |change| {
             let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
             *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         });
         tokio::spawn(server.serve(listener, TlsAcceptor::from(Arc::new(tls)), stop.clone()));
-        let url = format!("https://{address}");
-        for (resource, name, hooks) in [
-            (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
-            (&VALIDATING_WEBHOOKS, "virt-api-validator", &VALIDATORS[..]),
-        ] {
-            register(client, resource, configuration(resource, name, hooks, &url, &authority.pem())).await?;
-        }
-        Ok(())
+        registration::webhooks(client, address, &authority.pem()).await?;
+        registration::api(client, address, &authority.pem()).await
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener, tls: TlsAcceptor, stop: CancellationToken) {
@@ -151,18 +121,38 @@ impl VirtApi {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
-        let service = service_fn(move |request| {
+        let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let trusted = peer
+            .and_then(|leaf| registration::common_name(leaf))
+            .is_some_and(|name| self.proxies.contains(&name));
+        let service = service_fn(move |request: Request<Incoming>| {
             let server = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+            async move { Ok::<_, std::convert::Infallible>(server.route(request, trusted).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(PATIENCE));
         builder.http2().timer(TokioTimer::new());
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::select! {
             result = connection => result,
             () = stop.cancelled() => Ok(()),
         }
+    }
+
+    /// Webhooks are for anybody who can reach the port, as in the real one; the API is for the API
+    /// server's proxy, which says whom it asks for.
+    async fn route(&self, request: Request<Incoming>, trusted: bool) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if request.method() == Method::POST && !path.starts_with("/apis/") {
+            return self.answer(request).await;
+        }
+        if !trusted && path != "/healthz" {
+            let mut response = Response::new(Full::from("only the API server's proxy is served"));
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            return response;
+        }
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.subresources.answer(request, &config).await
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -237,53 +227,24 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
     })
 }
 
-fn tls(authority: &Authority) -> Result<rustls::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let (certificate, key) = authority.server()?.der();
+fn tls(
+    authority: &Authority,
+    front: &[CertificateDer<'static>],
+) -> Result<rustls::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let names = ["localhost", "127.0.0.1", registration::HOST];
+    let (certificate, key) = authority.serving("virt-api", &names)?.der();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for root in front {
+        roots.add(root.clone())?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(vec![certificate], key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn configuration(resource: &Resource, name: &str, hooks: &[Hook], url: &str, authority: &str) -> Value {
-    let webhooks: Vec<Value> = hooks
-        .iter()
-        .map(|(hook, path, operations, target)| {
-            json!({
-                "name": hook,
-                "admissionReviewVersions": ["v1"],
-                "clientConfig": {"url": format!("{url}{path}"), "caBundle": BASE64_STANDARD.encode(authority)},
-                "failurePolicy": "Fail",
-                "rules": [{"apiGroups": ["kubevirt.io"], "apiVersions": ["v1alpha3", "v1"],
-                    "operations": operations, "resources": [target]}],
-                "sideEffects": "None",
-                "timeoutSeconds": 10,
-            })
-        })
-        .collect();
-    json!({
-        "apiVersion": resource.api_version(),
-        "kind": resource.kind,
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "virt-operator", "kubevirt.io": name}},
-        "webhooks": webhooks,
-    })
-}
-
-/// Creates the configuration, or brings the one of an earlier run up to date.
-async fn register(client: &Client, resource: &Resource, object: Value) -> Result<(), SimError> {
-    match client.send(None, Method::POST, &resource.path("", "", ""), "application/json", &object).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == 409 => {
-            let path = resource.path("", json::name(&object), "");
-            let old = client.get(None, &path).await?;
-            let mut new = object;
-            new["metadata"]["resourceVersion"] = text(&old, "/metadata/resourceVersion").into();
-            client.send(None, Method::PUT, &path, "application/json", &new).await?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,0 +1,98 @@
+//! What runs inside a virtual machine, as far as it shows from outside: a serial console with a
+//! small shell, a screen, an agent, a redirected USB port, an echo service.
+
+pub mod agent;
+pub mod console;
+pub mod screen;
+pub mod usb;
+pub mod vnc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::json::{self, text};
+use console::Console;
+
+/// The state of a guest that its node reports, and its console.
+#[derive(Clone, Debug, Default)]
+pub struct Guest {
+    /// Its vCPUs stand still.
+    pub paused: bool,
+    /// Its file systems are frozen until then.
+    frozen_until: Option<Timestamp>,
+    /// How often it was reset or rebooted.
+    pub boots: u32,
+    /// What is on the serial line.
+    pub console: Console,
+    /// Ends the connection that has the serial console: there is one at a time.
+    session: CancellationToken,
+}
+
+impl Guest {
+    /// The guest of a VMI at power-on.
+    pub fn of(vmi: &Value) -> Self {
+        Self {
+            paused: text(vmi, "/spec/startStrategy") == "Paused",
+            console: Console::new(json::name(vmi)),
+            ..Self::default()
+        }
+    }
+
+    /// Freezes the file systems; they thaw by themselves at `until`.
+    pub fn freeze(&mut self, until: Timestamp) {
+        self.frozen_until = Some(until);
+    }
+
+    /// Thaws the file systems.
+    pub fn thaw(&mut self) {
+        self.frozen_until = None;
+    }
+
+    /// Until when the file systems are frozen, if they are.
+    pub fn frozen(&self, now: Timestamp) -> Option<Timestamp> {
+        self.frozen_until.filter(|until| *until > now)
+    }
+
+    /// The reset button, or a reboot that the guest does itself.
+    pub fn reset(&mut self) {
+        self.boots = self.boots.saturating_add(1);
+        self.frozen_until = None;
+        self.console.reset();
+    }
+
+    /// Takes the serial line over from who has it; the token ends when somebody else takes it.
+    pub fn take_console(&mut self) -> CancellationToken {
+        self.session.cancel();
+        self.session = CancellationToken::new();
+        self.session.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_freeze_ends_by_itself() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let mut guest = Guest::of(&json!({"metadata": {"name": "v"}}));
+        guest.freeze(at(10));
+        assert_eq!(guest.frozen(at(9)), Some(at(10)));
+        assert_eq!(guest.frozen(at(10)), None);
+        guest.freeze(at(20));
+        guest.thaw();
+        assert_eq!(guest.frozen(at(11)), None);
+    }
+
+    #[test]
+    fn a_paused_start_and_one_console_at_a_time() {
+        let mut guest = Guest::of(&json!({"metadata": {"name": "v"}, "spec": {"startStrategy": "Paused"}}));
+        assert!(guest.paused);
+        let first = guest.take_console();
+        let second = guest.take_console();
+        assert!(first.is_cancelled() && !second.is_cancelled());
+    }
+}

@@ -1,0 +1,175 @@
+//! How the API server comes to know of virt-api: webhook configurations, a Service with its
+//! endpoint, an `APIService`; and how virt-api knows the API server's proxy.
+
+use std::net::SocketAddr;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::Method;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+use super::subresources::{GROUP, VERSIONS};
+use crate::sim::SimError;
+use crate::sim::client::Client;
+use crate::sim::identity::KUBEVIRT_NAMESPACE;
+use crate::sim::json::{self, text};
+use crate::sim::resource::{
+    API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, MUTATING_WEBHOOKS, Resource, SERVICES, VALIDATING_WEBHOOKS,
+};
+
+/// The Service's name in the cluster's DNS, which the certificate carries.
+pub const HOST: &str = "virt-api.kubevirt.svc";
+const SERVICE: &str = "virt-api";
+
+/// The webhooks of the mutating configuration: name, path, operations, resource.
+const MUTATORS: [Hook; 2] = [
+    (
+        "virtualmachines-mutator.kubevirt.io",
+        "/virtualmachines-mutate",
+        &["CREATE", "UPDATE"],
+        "virtualmachines",
+    ),
+    (
+        "virtualmachineinstances-mutator.kubevirt.io",
+        "/virtualmachineinstances-mutate",
+        &["CREATE", "UPDATE"],
+        "virtualmachineinstances",
+    ),
+];
+/// The same of the validating configuration.
+const VALIDATORS: [Hook; 3] = [
+    (
+        "virtualmachineinstances-create-validator.kubevirt.io",
+        "/virtualmachineinstances-validate-create",
+        &["CREATE"],
+        "virtualmachineinstances",
+    ),
+    (
+        "virtualmachineinstances-update-validator.kubevirt.io",
+        "/virtualmachineinstances-validate-update",
+        &["UPDATE"],
+        "virtualmachineinstances",
+    ),
+    (
+        "virtualmachine-validator.kubevirt.io",
+        "/virtualmachines-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachines",
+    ),
+];
+
+type Hook = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+/// Whom virt-api believes what a request says about its user.
+pub struct FrontProxy {
+    pub authority: Vec<CertificateDer<'static>>,
+    pub names: Vec<String>,
+}
+
+/// Reads `extension-apiserver-authentication`.
+///
+/// # Errors
+/// When it is absent or holds no certificate.
+pub async fn front_proxy(client: &Client) -> Result<FrontProxy, SimError> {
+    let path = CONFIG_MAPS.path("kube-system", "extension-apiserver-authentication", "");
+    let map = client.get(None, &path).await?;
+    let pem = text(&map, "/data/requestheader-client-ca-file");
+    let authority: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let authority = authority.map_err(|error| SimError::VirtApi(error.to_string().into()))?;
+    if authority.is_empty() {
+        let why =
+            "kube-system/extension-apiserver-authentication names no authority of the API server's proxy";
+        return Err(SimError::VirtApi(why.into()));
+    }
+    let names = serde_json::from_str(text(&map, "/data/requestheader-allowed-names")).unwrap_or_default();
+    Ok(FrontProxy { authority, names })
+}
+
+/// The common name of a certificate's subject.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
+}
+
+/// Registers the webhooks.
+pub async fn webhooks(client: &Client, address: SocketAddr, authority: &str) -> Result<(), SimError> {
+    let url = format!("https://{address}");
+    for (resource, name, hooks) in [
+        (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
+        (&VALIDATING_WEBHOOKS, "virt-api-validator", &VALIDATORS[..]),
+    ] {
+        register(client, resource, configuration(resource, name, hooks, &url, authority)).await?;
+    }
+    Ok(())
+}
+
+/// Registers the API.
+pub async fn api(client: &Client, address: SocketAddr, authority: &str) -> Result<(), SimError> {
+    let labels = json!({"kubevirt.io": SERVICE, "app.kubernetes.io/managed-by": "virt-operator"});
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": SERVICE, "namespace": KUBEVIRT_NAMESPACE, "labels": labels},
+        "spec": {"type": "ClusterIP", "ports": [{"port": 443, "targetPort": address.port(), "protocol": "TCP"}]}});
+    register(client, &SERVICES, service).await?;
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": SERVICE, "namespace": KUBEVIRT_NAMESPACE,
+            "labels": {"kubernetes.io/service-name": SERVICE}},
+        "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "", "port": address.port(), "protocol": "TCP"}]});
+    register(client, &ENDPOINT_SLICES, slice).await?;
+    for version in VERSIONS {
+        let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("{version}.{GROUP}"), "labels": labels},
+            "spec": {"group": GROUP, "version": version, "caBundle": BASE64_STANDARD.encode(authority),
+                "groupPriorityMinimum": 1000, "versionPriority": 15,
+                "service": {"namespace": KUBEVIRT_NAMESPACE, "name": SERVICE, "port": 443}}});
+        register(client, &API_SERVICES, service).await?;
+    }
+    Ok(())
+}
+
+fn configuration(resource: &Resource, name: &str, hooks: &[Hook], url: &str, authority: &str) -> Value {
+    let webhooks: Vec<Value> = hooks
+        .iter()
+        .map(|(hook, path, operations, target)| {
+            json!({
+                "name": hook,
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("{url}{path}"), "caBundle": BASE64_STANDARD.encode(authority)},
+                "failurePolicy": "Fail",
+                "rules": [{"apiGroups": ["kubevirt.io"], "apiVersions": ["v1alpha3", "v1"],
+                    "operations": operations, "resources": [target]}],
+                "sideEffects": "None",
+                "timeoutSeconds": 10,
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": resource.api_version(),
+        "kind": resource.kind,
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "virt-operator", "kubevirt.io": name}},
+        "webhooks": webhooks,
+    })
+}
+
+/// Creates an object, or brings the one of an earlier run up to date.
+async fn register(client: &Client, resource: &Resource, object: Value) -> Result<(), SimError> {
+    let namespace = json::namespace(&object).to_owned();
+    let path = resource.path(&namespace, "", "");
+    match client.send(None, Method::POST, &path, "application/json", &object).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == 409 => {
+            let path = resource.path(&namespace, json::name(&object), "");
+            let old = client.get(None, &path).await?;
+            let mut new = object;
+            new["metadata"]["resourceVersion"] = text(&old, "/metadata/resourceVersion").into();
+            if let Some(address) = old.pointer("/spec/clusterIP") {
+                new["spec"]["clusterIP"] = address.clone();
+            }
+            client.send(None, Method::PUT, &path, "application/json", &new).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
