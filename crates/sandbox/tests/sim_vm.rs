@@ -10,7 +10,7 @@ use http::{Method, Request};
 use sandbox::sim::{SimConfig, connect};
 use sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
-use sim::{BOUND, Cluster, PODS, VMS, condition, items, vm, vm_path, vmi_path};
+use sim::{BOUND, Cluster, PODS, VMIS, VMS, condition, items, vm, vm_path, vmi_path};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_runs_and_goes_without_a_trace() {

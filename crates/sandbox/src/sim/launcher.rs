@@ -83,7 +83,9 @@ impl Launchers {
     pub fn change_guest<R>(&self, pod_uid: &str, act: impl FnOnce(&mut Guest) -> R) -> Option<R> {
         let result = self.guest(pod_uid, act)?;
         let changed = self.running().get(pod_uid).cloned();
-        changed.iter().for_each(|launcher| self.tell(launcher));
+        if let Some(launcher) = changed {
+            self.tell(&launcher);
+        }
         Some(result)
     }
 

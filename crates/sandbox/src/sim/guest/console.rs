@@ -71,11 +71,8 @@ impl Console {
                     }
                 }
                 // Backspace and delete take back what is on the line.
-                8 | 127 => {
-                    if self.line.pop().is_some() {
-                        shown.extend_from_slice(b"\x08 \x08");
-                    }
-                }
+                8 | 127 if self.line.pop().is_some() => shown.extend_from_slice(b"\x08 \x08"),
+                8 | 127 => {}
                 // Control-C and control-U give the line up.
                 3 | 21 => {
                     self.line.clear();

@@ -198,15 +198,12 @@ fn change_request(vm: &Value, changes: &[Value]) -> Result<Write, Status> {
 
 /// Always or Halted, in the field that the VM uses (`getRunningPatch`).
 fn running(vm: &Value, on: bool) -> Write {
-    let patch = match vm["spec"].get("runStrategy") {
-        Some(old) => {
-            let new = if on { "Always" } else { "Halted" };
-            Write::test_and_replace("/spec/runStrategy", old, &new.into())
-        }
-        None => {
-            let old = vm["spec"].get("running").unwrap_or(&Value::Null);
-            Write::test_and_replace("/spec/running", old, &on.into())
-        }
+    let patch = if let Some(old) = vm["spec"].get("runStrategy") {
+        let new = if on { "Always" } else { "Halted" };
+        Write::test_and_replace("/spec/runStrategy", old, &new.into())
+    } else {
+        let old = vm["spec"].get("running").unwrap_or(&Value::Null);
+        Write::test_and_replace("/spec/running", old, &on.into())
     };
     Write::to(&VMS, vm, "", Op::JsonPatch(json!(patch)))
 }

@@ -1,4 +1,4 @@
-//! WebSockets into guests (`pkg/virt-api/rest/streamer.go`, v1.9): binary messages with the
+//! `WebSockets` into guests (`pkg/virt-api/rest/streamer.go`, v1.9): binary messages with the
 //! subprotocol `plain.kubevirt.io`, and a ping every second.
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ const PING: Duration = Duration::from_secs(1);
 /// The largest message from a client.
 const MESSAGE: usize = 1 << 20;
 
-/// Whether a request is the opening handshake of a WebSocket (RFC 6455 section 4.2.1): its key.
+/// Whether a request is the opening handshake of a `WebSocket` (RFC 6455 section 4.2.1): its key.
 ///
 /// # Errors
 /// 400 with what gorilla/websocket says, which virt-api upgrades with.
@@ -62,7 +62,7 @@ pub fn key(headers: &HeaderMap) -> Result<&HeaderValue, Status> {
     })
 }
 
-/// Answers the handshake, and couples the WebSocket to the guest once the client has switched.
+/// Answers the handshake, and couples the `WebSocket` to the guest once the client has switched.
 ///
 /// # Errors
 /// 400 when the request is no handshake.
