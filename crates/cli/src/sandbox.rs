@@ -71,6 +71,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
 
+    /// The program virt-steward-hook, run as a process for each sidecar container with its image; otherwise the one beside this program, if there is one
+    #[arg(long, value_name = "FILE")]
+    hook_binary: Option<PathBuf>,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -98,6 +102,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         vms: args.vms as usize,
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
+        hook_binary: args.hook_binary.clone().or_else(beside_us),
     };
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);
@@ -112,6 +117,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
     outcome
+}
+
+/// The sidecar that was built or installed with this program.
+fn beside_us() -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.with_file_name("virt-steward-hook");
+    path.is_file().then_some(path)
 }
 
 /// What to do when the sandbox does not start.

@@ -54,11 +54,22 @@ pub struct Options {
     pub crds: Option<PathBuf>,
     /// Append an `audit.k8s.io/v1` event for every request to this file.
     pub audit_log: Option<PathBuf>,
+    /// The program `virt-steward-hook`, run for the sidecars of launcher pods that have its image.
+    pub hook_binary: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: 0, kubeconfig_out: None, seed: 1, nodes: 0, vms: 0, crds: None, audit_log: None }
+        Self {
+            port: 0,
+            kubeconfig_out: None,
+            seed: 1,
+            nodes: 0,
+            vms: 0,
+            crds: None,
+            audit_log: None,
+            hook_binary: None,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod device_plugins;
 mod events;
 mod guest;
 mod handler_calls;
+pub mod hooks;
 mod identity;
 mod json;
 mod kubelet;
@@ -47,6 +48,7 @@ use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
 use handler_calls::HandlerCalls;
+use hooks::Hooks;
 use kubelet::Kubelet;
 use launcher::Launchers;
 use virt_api::VirtApi;
@@ -103,6 +105,8 @@ pub struct SimConfig {
     pub devices: Vec<Device>,
     /// How many of each permitted device every node has.
     pub devices_per_node: u32,
+    /// The program that stands for our sidecar image; without it sidecars are not run.
+    pub hook_binary: Option<std::path::PathBuf>,
 }
 
 impl Default for SimConfig {
@@ -124,6 +128,7 @@ impl Default for SimConfig {
                 device("intel.com/ETHERNET_CONTROLLER_X710", "8086:1572"),
             ],
             devices_per_node: 8,
+            hook_binary: None,
         }
     }
 }
@@ -143,6 +148,7 @@ impl SimConfig {
             node_pods: grown(default.node_pods, 1),
             node_cpus: grown(default.node_cpus, 1),
             node_memory_gib: grown(default.node_memory_gib, 3),
+            hook_binary: options.hook_binary.clone(),
             ..default
         }
     }
@@ -181,6 +187,7 @@ impl From<ClientError> for SimError {
 /// A running simulation; it ends when it is dropped.
 pub struct Simulation {
     launchers: Arc<Launchers>,
+    hooks: Hooks,
     stop: CancellationToken,
 }
 
@@ -206,14 +213,17 @@ impl Simulation {
     pub async fn start(client: kube::Client, config: SimConfig) -> Result<Self, SimError> {
         let client = Client::new(client);
         let stop = CancellationToken::new();
+        let kubevirts = Cache::new(&resource::KUBEVIRTS, |_| "");
+        let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
+            .map_err(|error| SimError::Setup(error.into()))?;
         // Dropped on a failure below, which ends what was started by then.
-        let simulation = Self { launchers: Arc::new(Launchers::default()), stop: stop.clone() };
+        let simulation = Self { launchers: Arc::new(Launchers::default()), hooks, stop: stop.clone() };
         bootstrap::cluster(&client, &config).await?;
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
             vmis: Cache::new(&resource::VMIS, |_| ""),
             pods: Cache::new(&resource::PODS, json::controller_uid),
-            kubevirts: Cache::new(&resource::KUBEVIRTS, |_| ""),
+            kubevirts,
         };
         let nodes = Cache::new(&resource::NODES, |_| "");
         let all: Arc<[_]> = [
@@ -255,13 +265,20 @@ impl Simulation {
         );
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);
-        VirtHandler::start(names, writer.clone(), recorder.clone(), seen, launchers, &stop);
+        let guests = (launchers, &simulation.hooks);
+        VirtHandler::start(names, writer.clone(), recorder.clone(), seen, guests, &stop);
         VirtController::start(config.seed, writer.clone(), recorder.clone(), &caches, &stop);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
+    }
+
+    /// The libvirt domain of a VMI whose sidecars were run, as it was defined last, and the directory
+    /// with the files of its pod.
+    pub fn domain(&self, namespace: &str, name: &str) -> Option<(Arc<Vec<u8>>, std::path::PathBuf)> {
+        self.hooks.domain(&self.launchers.of_vmi(&json::join_key(namespace, name))?)
     }
 
     /// Ends the guest of a VMI as if it had shut down by itself (`crashed` false) or had crashed.

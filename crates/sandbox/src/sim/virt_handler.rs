@@ -16,6 +16,7 @@ use super::cache::Cache;
 use super::client::ClientError;
 use super::events::{Note, Recorder};
 use super::guest::Guest;
+use super::hooks::{Hooks, Stage};
 use super::identity::Identity;
 use super::json::{self, is_deleting, list, put, text, time, update_condition};
 use super::launcher::{Domain, Launchers};
@@ -26,6 +27,8 @@ use super::write::{Op, Write, Writer};
 
 const COMPONENT: &str = "virt-handler";
 const WORKERS: usize = 24;
+/// How often sidecars that are not ready are looked at.
+const HOOKS_POLL: Duration = Duration::from_millis(100);
 /// The machine type that libvirt makes of the alias `q35`.
 const CANONICAL_MACHINE: &str = "pc-q35-rhel9.6.0";
 
@@ -38,6 +41,7 @@ pub struct VirtHandler {
     /// Indexed by the uid of the owner.
     pods: Arc<Cache>,
     launchers: Arc<Launchers>,
+    hooks: Hooks,
     queue: Queue,
 }
 
@@ -48,7 +52,7 @@ impl VirtHandler {
         writer: Writer,
         recorder: Recorder,
         (vmis, pods): (&Arc<Cache>, &Arc<Cache>),
-        launchers: &Arc<Launchers>,
+        (launchers, hooks): (&Arc<Launchers>, &Hooks),
         stop: &CancellationToken,
     ) {
         let queue = Queue::default();
@@ -59,7 +63,14 @@ impl VirtHandler {
             vmis: vmis.clone(),
             pods: pods.clone(),
             launchers: launchers.clone(),
+            hooks: hooks.clone(),
             queue: queue.clone(),
+        });
+        let of_pods = hooks.clone();
+        pods.on_change(move |change| {
+            if change.new.is_none() {
+                of_pods.forget(json::uid(change.object()));
+            }
         });
         let on_vmi = handler.clone();
         vmis.on_change(move |change| {
@@ -87,6 +98,13 @@ impl VirtHandler {
         let pod_uid = json::uid(pod);
         let phase = text(&vmi, "/status/phase");
         let boots = phase == "Scheduled" && pod_is_ready(pod) && !is_deleting(&vmi);
+        if boots && self.launchers.domain(pod_uid).is_none() {
+            match self.hooks.stage(&vmi, pod) {
+                None | Some(Stage::Defined(_)) => {}
+                Some(Stage::Waiting) => return Ok(Some(HOOKS_POLL)),
+                Some(stage) => return self.without_domain(&who, &vmi, pod, stage).await,
+            }
+        }
         if (boots || phase == "Running") && !is_deleting(pod) {
             // A domain that runs already, from before a restart of ours, is taken over.
             self.launchers.define(pod_uid, &json::key(pod), key, || Guest::of(&vmi));
@@ -103,10 +121,51 @@ impl VirtHandler {
             self.note(&who, &answer, phase);
         }
         if matches!(domain, Domain::Off { .. }) {
+            self.hooks.end(pod_uid);
             self.launchers.acknowledge(pod_uid);
         }
         let thaw = guest.and_then(|guest| guest.frozen(now));
         Ok(thaw.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+    }
+
+    /// What is said where a sidecar kept the domain from being defined.
+    async fn without_domain(
+        &self,
+        who: &Identity,
+        vmi: &Value,
+        pod: &Value,
+        stage: Stage,
+    ) -> Result<Option<Duration>, ClientError> {
+        match stage {
+            Stage::Unmounted(reason) => {
+                self.recorder.note(who, "kubelet", Note::warning(pod, "FailedMount", reason));
+            }
+            Stage::Panicked(reason) => {
+                self.recorder.note(who, COMPONENT, Note::warning(vmi, "Stopped", format!("panic: {reason}")));
+                // the launcher is gone before there is a guest
+                let guest = || Guest::of(vmi);
+                self.launchers.define(json::uid(pod), &json::key(pod), &json::key(vmi), guest);
+                self.launchers.end(json::uid(pod), true);
+            }
+            Stage::Refused(reason) => {
+                let message = format!("server error. command SyncVMI failed: {reason:?}");
+                let mut updated = vmi.clone();
+                let mut conditions = list(vmi, "/status/conditions").to_vec();
+                update_condition(
+                    &mut conditions,
+                    json!({"type": "Synchronized", "status": "False", "lastProbeTime": null,
+                        "lastTransitionTime": time(Timestamp::now()),
+                        "reason": "Synchronizing with the Domain failed.", "message": message}),
+                );
+                put(&mut updated, &["status", "conditions"], conditions);
+                if updated != *vmi {
+                    self.writer.write(who, &Write::to(&VMIS, vmi, "", Op::Update(updated))).await?;
+                    self.recorder.note(who, COMPONENT, Note::warning(vmi, "SyncFailed", message));
+                }
+            }
+            Stage::Waiting | Stage::Defined(_) => {}
+        }
+        Ok(Some(HOOKS_POLL))
     }
 
     fn note(&self, who: &Identity, vmi: &Value, before: &str) {
