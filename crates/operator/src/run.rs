@@ -185,7 +185,15 @@ impl Operator {
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { server, readiness, background, registrar, ending, drain, removes_registration, .. } = self;
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(server.serve(stop.clone()));
+        let serving = tokio::spawn({
+            let (stop, shutdown) = (stop.clone(), shutdown.clone());
+            async move {
+                if let Err(error) = server.serve(stop).await {
+                    tracing::error!(%error, "cannot serve webhooks");
+                    shutdown.cancel();
+                }
+            }
+        });
         shutdown.cancelled().await;
         tracing::info!(drain_seconds = drain.as_secs(), "stopping");
         readiness.drain();

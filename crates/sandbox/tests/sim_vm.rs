@@ -240,3 +240,31 @@ async fn many_vms_go_at_once_and_none_stays_terminating() {
     }
     cluster.stop().await;
 }
+
+/// What a seed decides of a cluster: hardware and labels of its nodes, and the VMs that it starts
+/// with. Real time decides the order of writes, so versions and times differ.
+async fn drawn(seed: u64) -> Value {
+    let options = Options { nodes: 3, vms: 6, seed, ..Options::default() };
+    let sandbox = Sandbox::start(options).await.unwrap();
+    let client = connect(&sandbox.kubeconfig()).await.unwrap();
+    let list = async |path: &str| -> Value {
+        client.request(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+    };
+    let (nodes, vms) = (list("/api/v1/nodes").await, list(VMS).await);
+    sandbox.shutdown().await;
+    let node = |node: &Value| {
+        json!([node["metadata"]["name"], node["metadata"]["labels"], node["status"]["nodeInfo"]])
+    };
+    let vm = |vm: &Value| json!([vm["metadata"]["name"], vm["spec"]]);
+    json!({"nodes": items(&nodes).iter().map(node).collect::<Vec<_>>(),
+        "vms": items(&vms).iter().map(vm).collect::<Vec<_>>()})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_seed_gives_the_same_cluster() {
+    let first = drawn(7).await;
+    assert_eq!(first["nodes"].as_array().map(Vec::len), Some(3));
+    assert_eq!(first["vms"].as_array().map(Vec::len), Some(6));
+    assert_eq!(drawn(7).await, first);
+    assert_ne!(drawn(8).await, first);
+}

@@ -1,4 +1,7 @@
 //! Sockets: accept, TLS, HTTP/1.1 or h2 by ALPN, and an orderly end.
+//!
+//! All of it on one thread of its own: a decision takes microseconds, so waking another core for it
+//! costs more than the decision, and no reconciler can stand before a request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,8 +78,24 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop`, then takes no more connections and lets requests in flight finish.
-    pub async fn serve(self, stop: CancellationToken) {
+    /// Serves on a thread of its own until `stop`; returns when the last request was finished.
+    ///
+    /// # Errors
+    ///
+    /// When the thread or its runtime cannot be started.
+    pub async fn serve(self, stop: CancellationToken) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (ended, end) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("webhook".into()).spawn(move || {
+            // nobody waits any more: the process is ending
+            let _ = ended.send(runtime.block_on(self.accept_until(stop)));
+        })?;
+        end.await.map_err(std::io::Error::other)?
+    }
+
+    async fn accept_until(mut self, stop: CancellationToken) -> std::io::Result<()> {
+        // registers the socket with this thread's runtime
+        self.listener = TcpListener::from_std(self.listener.into_std()?)?;
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
@@ -104,6 +123,7 @@ impl Server {
                 tracing::warn!(open, seconds = self.grace.as_secs(), "requests in flight did not finish in time");
             }
         }
+        Ok(())
     }
 
     async fn accept(&self) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
