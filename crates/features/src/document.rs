@@ -25,8 +25,19 @@ pub(crate) enum ShapeError {
     Hooks(#[from] InvalidList),
 }
 
+/// Where a container of the base is.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    Absent,
+    There(&'a Value),
+    /// A parent, at this depth, is not a mapping.
+    Misplaced(usize, &'a Value),
+}
+
 pub(crate) struct Document<'a> {
     base: &'a Value,
+    /// Containers as they are in the base: every read goes through one.
+    found: [Found<'a>; Site::ALL.len()],
     /// Containers as they are after the edits; `None`: as in the base.
     edited: [Option<Value>; Site::ALL.len()],
     /// Paths that do not exist in the base and do now.
@@ -36,7 +47,8 @@ pub(crate) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub(crate) fn new(base: &'a Value) -> Self {
-        Self { base, edited: Default::default(), created: Vec::new(), operations: Vec::new() }
+        let found = Site::ALL.map(|site| find(base, site.path()));
+        Self { base, found, edited: Default::default(), created: Vec::new(), operations: Vec::new() }
     }
 
     /// The object without edits.
@@ -100,17 +112,11 @@ impl<'a> Document<'a> {
         if let Some(edited) = &self.edited[site as usize] {
             return Ok(Some(edited));
         }
-        let mut value = self.base;
-        for (depth, token) in site.path().iter().enumerate() {
-            match value.get(token) {
-                None if !value.is_object() => {
-                    return Err(wrong_kind(&site.path()[..depth], value, "a mapping"));
-                }
-                None | Some(Value::Null) => return Ok(None),
-                Some(next) => value = next,
-            }
+        match self.found[site as usize] {
+            Found::Absent => Ok(None),
+            Found::There(value) => Ok(Some(value)),
+            Found::Misplaced(depth, parent) => Err(wrong_kind(&site.path()[..depth], parent, "a mapping")),
         }
-        Ok(Some(value))
     }
 
     /// Whether an addition is there, unchanged.
@@ -330,6 +336,18 @@ impl<'a> Document<'a> {
         let created = self.created.iter().map(|path| pointer(path).to_string()).collect();
         (self.operations, created)
     }
+}
+
+fn find(base: &Value, path: Path) -> Found<'_> {
+    let mut value = base;
+    for (depth, token) in path.iter().enumerate() {
+        match value.get(token) {
+            None if !value.is_object() => return Found::Misplaced(depth, value),
+            None | Some(Value::Null) => return Found::Absent,
+            Some(next) => value = next,
+        }
+    }
+    Found::There(value)
 }
 
 fn is_below(path: Path, ancestor: Path) -> bool {

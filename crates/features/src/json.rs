@@ -14,7 +14,19 @@ pub(crate) fn at<'v>(root: &'v Value, path: &[&str]) -> Option<&'v Value> {
 
 /// The RFC 6901 pointer of a path.
 pub(crate) fn pointer(path: &[&str]) -> PointerBuf {
-    PointerBuf::from_tokens(path.iter().copied())
+    let mut text = String::with_capacity(path.iter().map(|token| token.len() + 2).sum());
+    for token in path {
+        text.push('/');
+        for part in token.split_inclusive(['~', '/']) {
+            match part.as_bytes().split_last() {
+                Some((b'~', _)) => text.extend([&part[..part.len() - 1], "~0"]),
+                Some((b'/', _)) => text.extend([&part[..part.len() - 1], "~1"]),
+                _ => text.push_str(part),
+            }
+        }
+    }
+    // escaped as it is, it cannot be refused
+    PointerBuf::parse(text).unwrap_or_default()
 }
 
 /// Whether a text is the pointer of a path.
@@ -65,6 +77,7 @@ mod tests {
     #[test]
     fn a_pointer_is_that_of_its_path_only() {
         for path in [&["a"][..], &["a", "b/c", "d~e"], &["", "a"]] {
+            assert_eq!(pointer(path), PointerBuf::from_tokens(path.iter().copied()), "{path:?}");
             assert!(is_pointer(pointer(path).as_str(), path), "{path:?}");
             assert!(!is_pointer(pointer(path).as_str(), &["a", "b"]), "{path:?}");
         }

@@ -74,7 +74,7 @@ async fn defect_26_wrong_requests_get_the_right_status_and_a_message() {
         (post("/mutate", "{"), 400, "not a valid AdmissionReview"),
         (post("/mutate", vec![0xff, 0xfe]), 400, "not a valid AdmissionReview"),
         (post("/mutate", deep), 400, "not a valid AdmissionReview"),
-        (post("/mutate", deep_vm), 400, "object"),
+        (post("/mutate", deep_vm), 400, "recursion limit"),
         (post("/mutate", r#"{"kind":"Pod","apiVersion":"v1"}"#), 400, "Pod"),
         (post("/mutate", r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v2"}"#), 400, "v2"),
         (

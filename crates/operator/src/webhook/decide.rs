@@ -9,21 +9,12 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio::time::timeout_at;
 
-use super::relevance::may_ask;
 use super::review::{AdmissionRequest, Answer};
 use crate::facts::Reader;
 
 /// Why no decision could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
-    /// The object in the review is not JSON that can be held (too deep, for one).
-    #[error("the {part} in the AdmissionReview cannot be read: {source}")]
-    Object {
-        /// `object` or `oldObject`
-        part: &'static str,
-        /// What is wrong.
-        source: serde_json::Error,
-    },
     /// A bug of ours; the request is answered with HTTP 500 and the failure policy decides.
     #[error("internal error while deciding request {uid}: {what}")]
     Panic {
@@ -60,7 +51,7 @@ impl Decision {
 
 /// Decides one CREATE or UPDATE of a VirtualMachine; everything else is none of our business.
 pub async fn decide(
-    request: &AdmissionRequest<'_>,
+    request: &AdmissionRequest<'_, Value>,
     cluster: &ClusterFacts,
     config: &features::Config,
     reader: &Reader,
@@ -69,30 +60,21 @@ pub async fn decide(
     let Some(object) = concerning(request) else {
         return Ok(Decision::untouched());
     };
-    let object = value("object", object)?;
-    let old_object = request.old_object.map(|old| value("oldObject", old.get())).transpose()?;
-    let request_view =
-        Request { namespace: &request.namespace, object: &object, old_object: old_object.as_ref() };
+    let view = Request { namespace: &request.namespace, object, old_object: request.old_object.as_ref() };
     let begun = Instant::now();
-    let lookups = observe(&request_view, &request.uid, config, reader, limit).await?;
+    let lookups = observe(&view, &request.uid, config, reader, limit).await?;
     let observed = Some((begun, lookups.len(), Instant::now()));
-    let verdict = guarded(&request.uid, || features::admit(&request_view, cluster, &lookups, config))?;
+    let verdict = guarded(&request.uid, || features::admit(&view, cluster, &lookups, config))?;
     Ok(Decision { verdict: Some(verdict), observed })
 }
 
-/// The object's text, when the request is one that features can be about.
-fn concerning<'a>(request: &AdmissionRequest<'a>) -> Option<&'a str> {
+/// The object, when the request is one that features can be about.
+fn concerning<'a>(request: &'a AdmissionRequest<'_, Value>) -> Option<&'a Value> {
     let ours = request.kind.group == "kubevirt.io"
         && request.kind.kind == "VirtualMachine"
         && request.sub_resource.is_empty()
         && matches!(&*request.operation, "CREATE" | "UPDATE");
-    let object = request.object.filter(|_| ours)?.get();
-    let old = request.old_object.map(serde_json::value::RawValue::get);
-    (may_ask(object) || old.is_some_and(may_ask)).then_some(object)
-}
-
-fn value(part: &'static str, json: &str) -> Result<Value, DecideError> {
-    serde_json::from_str(json).map_err(|source| DecideError::Object { part, source })
+    request.object.as_ref().filter(|_| ours)
 }
 
 /// Reads what the VM names until nothing new is asked for. A Secret may name a ConfigMap, so it
@@ -137,12 +119,12 @@ fn guarded<T>(uid: &str, decide: impl FnOnce() -> T) -> Result<T, DecideError> {
 }
 
 /// The answer that says what was decided.
-pub fn answer(request: &AdmissionRequest<'_>, decision: &Decision) -> Result<Answer, DecideError> {
+pub fn answer(uid: &str, decision: &Decision) -> Result<Answer, DecideError> {
     let Some(verdict) = &decision.verdict else { return Ok(Answer::default()) };
     let patch = if verdict.patch.0.is_empty() {
         None
     } else {
-        let write = |source| DecideError::Write { uid: request.uid.to_string(), source };
+        let write = |source| DecideError::Write { uid: uid.to_owned(), source };
         Some(serde_json::to_vec(&verdict.patch).map_err(write)?)
     };
     Ok(Answer { denial: verdict.denial.clone(), patch, warnings: verdict.warnings.clone() })

@@ -10,10 +10,13 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::decide::{DecideError, Decision, answer, decide};
-use super::review::{self, ReviewError};
+use super::relevance::may_ask;
+use super::review::{self, AdmissionRequest, ReviewError};
 use super::tell;
 use crate::config::Config;
 use crate::facts::Reader;
@@ -73,9 +76,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Broken(_) | Self::Review(_) | Self::Decide(DecideError::Object { .. }) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Broken(_) | Self::Review(_) => StatusCode::BAD_REQUEST,
             Self::Decide(DecideError::Panic { .. } | DecideError::Write { .. }) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -192,6 +193,8 @@ impl Handler {
         }
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: u64| length > self.max_body as u64) {
+            // Closed while the peer still sends, the connection would be reset and the answer lost.
+            let _ = tokio::time::timeout(self.read_timeout, discard(body, 2 * self.max_body)).await;
             return Err(Refusal::TooLarge(self.max_body));
         }
         let permit = match self.permits.try_acquire() {
@@ -224,21 +227,49 @@ impl Handler {
         limit: Duration,
         parent: Option<Parent>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let (version, request) = review::parse(body)?;
-        let decision = if path == "/mutate" {
-            let cluster = self.parts.facts.load_full();
-            decide(&request, &cluster, &self.features, &self.parts.reader, limit).await?
-        } else {
-            // Policies come with a later release; until then every valid question is answered yes.
-            Decision::untouched()
-        };
-        let answer = answer(&request, &decision)?;
+        let text = review::text(body)?;
+        // Policies come with a later release; until then every valid question to `/validate` is
+        // answered yes.
+        if path != "/mutate" || !may_ask(text) {
+            let (version, request) = review::parse::<IgnoredAny>(text)?;
+            return self.answer(path, version, &request, &Decision::untouched(), begun, parent);
+        }
+        let (version, request) = review::parse::<Value>(text)?;
+        let cluster = self.parts.facts.load_full();
+        let decision = decide(&request, &cluster, &self.features, &self.parts.reader, limit).await?;
+        self.answer(path, version, &request, &decision, begun, parent)
+    }
+
+    fn answer<O>(
+        &self,
+        path: &'static str,
+        version: &'static str,
+        request: &AdmissionRequest<'_, O>,
+        decision: &Decision,
+        begun: Instant,
+        parent: Option<Parent>,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let answer = answer(&request.uid, decision)?;
         let written = review::write(version, &request.uid, &answer)
             .map_err(|source| DecideError::Write { uid: request.uid.to_string(), source })?;
-        tell::decided(path, &request, &decision, begun, parent, &self.parts);
+        tell::decided(path, request, decision, begun, parent, &self.parts);
         let mut response = Response::new(Full::new(Bytes::from(written)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
+    }
+}
+
+/// Reads and forgets up to `limit` bytes of a body.
+async fn discard<B>(body: B, limit: usize)
+where
+    B: Body<Data = Bytes>,
+{
+    let mut body = std::pin::pin!(body);
+    let mut left = limit;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        let Some(rest) = left.checked_sub(read) else { return };
+        left = rest;
     }
 }
 

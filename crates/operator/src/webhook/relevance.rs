@@ -1,4 +1,4 @@
-//! Which VMs can be answered without being parsed.
+//! Which reviews can be answered without reading the objects in them.
 //!
 //! Everything that a VM can ask of us is spelled with one of a few words: annotations and labels
 //! begin with `vm-feature-manager.io`, the cloud-init map is called `x_kubevirt_features`. A JSON
@@ -22,7 +22,7 @@ const WORDS: [&str; 7] =
 
 static FINDERS: LazyLock<[Finder<'static>; 7]> = LazyLock::new(|| WORDS.map(Finder::new));
 
-/// Whether the object, as JSON text, could ask for a feature or carry traces of one.
+/// Whether an object in the JSON text could ask for a feature or carry traces of one.
 pub fn may_ask(json: &str) -> bool {
     FINDERS.iter().any(|finder| finder.find(json.as_bytes()).is_some())
 }

@@ -1,8 +1,8 @@
 //! The wire form of admission: `AdmissionReview` in, `AdmissionReview` out.
 //!
 //! `admission.k8s.io/v1` and `v1beta1` (the same fields; API servers before 1.22 may be told to
-//! send it) are each answered in kind. Objects stay unparsed slices of the body until somebody
-//! needs them.
+//! send it) are each answered in kind. The objects in a review are of a type that the caller chooses:
+//! read in the same pass, or skipped when nothing in the body can concern us.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::Error;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 /// The versions of `AdmissionReview` that are answered.
 const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
@@ -35,20 +34,20 @@ pub enum ReviewError {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Review<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+struct Review<'a, O> {
     #[serde(borrow, default)]
     api_version: Cow<'a, str>,
     #[serde(borrow, default)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    request: Option<AdmissionRequest<'a>>,
+    request: Option<AdmissionRequest<'a, O>>,
 }
 
 /// The parts of an `AdmissionRequest` (KEP-492, `k8s.io/api/admission/v1`) that are looked at.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmissionRequest<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+pub struct AdmissionRequest<'a, O> {
     /// Ties answer, logs and audit together.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
@@ -71,11 +70,9 @@ pub struct AdmissionRequest<'a> {
     #[serde(borrow, default)]
     pub user_info: UserInfo<'a>,
     /// The object as it would be stored; absent on DELETE.
-    #[serde(borrow)]
-    pub object: Option<&'a RawValue>,
+    pub object: Option<O>,
     /// The object as it is stored; absent on CREATE.
-    #[serde(borrow)]
-    pub old_object: Option<&'a RawValue>,
+    pub old_object: Option<O>,
     /// Nothing will be stored.
     #[serde(default, deserialize_with = "null_is_false")]
     pub dry_run: bool,
@@ -104,12 +101,18 @@ fn null_is_false<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::E
     Ok(Option::<bool>::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads a review without parsing the objects in it. The first part of the result is the version
-/// to answer in.
-pub fn parse(body: &[u8]) -> Result<(&'static str, AdmissionRequest<'_>), ReviewError> {
-    // Checked once as a whole: string by string, as `from_slice` does it, takes several times as long.
-    let text = std::str::from_utf8(body).map_err(|error| ReviewError::Malformed(Error::custom(error)))?;
-    let review: Review<'_> = serde_json::from_str(text).map_err(ReviewError::Malformed)?;
+/// A body as text. Checked once as a whole: string by string, as `serde_json::from_slice` does it,
+/// takes several times as long.
+pub fn text(body: &[u8]) -> Result<&str, ReviewError> {
+    std::str::from_utf8(body).map_err(|error| ReviewError::Malformed(Error::custom(error)))
+}
+
+/// Reads a review, its objects as `O`: `Value`, or `IgnoredAny` to skip them. The first part of the
+/// result is the version to answer in.
+pub fn parse<'a, O: Deserialize<'a>>(
+    text: &'a str,
+) -> Result<(&'static str, AdmissionRequest<'a, O>), ReviewError> {
+    let review: Review<'_, O> = serde_json::from_str(text).map_err(ReviewError::Malformed)?;
     if review.kind != "AdmissionReview" {
         return Err(ReviewError::WrongKind(shorten(&review.kind)));
     }

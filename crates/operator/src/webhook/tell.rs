@@ -11,9 +11,9 @@ use super::review::AdmissionRequest;
 use crate::telemetry::{Parent, Piece, Tracer};
 
 /// Counts and logs one answered request.
-pub(super) fn decided(
+pub(super) fn decided<O>(
     path: &'static str,
-    request: &AdmissionRequest<'_>,
+    request: &AdmissionRequest<'_, O>,
     decision: &Decision,
     begun: Instant,
     parent: Option<Parent>,
@@ -39,7 +39,7 @@ pub(super) fn decided(
     log(path, request, verdict, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
 }
 
-fn log(path: &'static str, request: &AdmissionRequest<'_>, verdict: &Verdict, micros: u64) {
+fn log<O>(path: &'static str, request: &AdmissionRequest<'_, O>, verdict: &Verdict, micros: u64) {
     if verdict.outcomes.is_empty() && verdict.denial.is_none() && verdict.patch.0.is_empty() {
         debug!(request_id = %request.uid, path, operation = %request.operation, vm = %vm(request), micros, decision = "unchanged");
         return;
@@ -62,11 +62,11 @@ fn log(path: &'static str, request: &AdmissionRequest<'_>, verdict: &Verdict, mi
         features, paths = paths(verdict), "virtual machine mutated");
 }
 
-fn trace(
+fn trace<O>(
     tracer: &Tracer,
     parent: Option<Parent>,
     path: &'static str,
-    request: &AdmissionRequest<'_>,
+    request: &AdmissionRequest<'_, O>,
     decision: &Decision,
     begun: Instant,
 ) {
@@ -99,9 +99,9 @@ fn trace(
 }
 
 /// `namespace/name`, or `namespace/<generateName>` while there is no name yet.
-fn vm<'a>(request: &'a AdmissionRequest<'_>) -> impl std::fmt::Display + 'a {
+fn vm<O>(request: &AdmissionRequest<'_, O>) -> impl std::fmt::Display {
     let name = if request.name.is_empty() { "(generated)" } else { &request.name };
-    format!("{}/{name}", request.namespace)
+    std::fmt::from_fn(move |to| write!(to, "{}/{name}", request.namespace))
 }
 
 fn outcomes(verdict: &Verdict) -> String {

@@ -114,7 +114,10 @@ impl Start {
         let tls = server_config(resolver.clone(), provider()).unwrap();
         let server = Server::bind(&config, tls, handler).await.unwrap();
         let (address, stop) = (server.address(), CancellationToken::new());
-        let task = tokio::spawn(server.serve(stop.clone()));
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { server.serve(stop).await.unwrap() }
+        });
         Running { address, resolver, readiness, facts, metrics, stop, task, root: pair.der }
     }
 }
