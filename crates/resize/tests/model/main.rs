@@ -62,7 +62,7 @@ fn a_resize_ends_fully_new_or_fully_old_when_agent_webhook_and_quota_come_and_go
             for (outages, quota) in [(1, false), (0, true)] {
                 let ticks = 1 + u8::from(quota);
                 let setting =
-                    Setting { fallback, migratable, wish, outages, quota, ticks, ..Setting::default() };
+                    Setting { wish, fallback, migratable, outages, quota, ticks, ..Setting::default() };
                 let what = format!("{outages} outages, quota {quota}, {fallback:?}, migratable {migratable}");
                 states += check(&what, setting);
             }

@@ -551,7 +551,7 @@ pub fn agrees(setting: &Setting, world: &World) -> bool {
         && !declared
         && (accounted || world.pod_spec == Setting::render(world.spec));
     match world.decision(setting) {
-        Step::Idle if dead_end => true,
+        Step::Idle | Step::Wait(Waiting::KubeVirt, _) if dead_end => true,
         Step::Idle => accounted && declared && world.spec == guest,
         // KubeVirt wants a restart.
         Step::Wait(Waiting::Ask, _) => {
@@ -566,7 +566,6 @@ pub fn agrees(setting: &Setting, world: &World) -> bool {
         Step::Wait(Waiting::Guest, _) => {
             setting.guest_keeps_memory && world.pod_spec.covers(Setting::render(world.guest()))
         }
-        Step::Wait(Waiting::KubeVirt, _) if dead_end => true,
         // KubeVirt wants a restart.
         Step::Wait(Waiting::KubeVirt, _) => {
             accounted && declared && world.spec == guest && world.vm.sockets < world.spec.sockets
