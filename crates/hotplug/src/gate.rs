@@ -103,7 +103,6 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         (!old.running || old.deletion.is_some() || new.deletion.is_some(), Reason::NotRunning),
         (old.migrating_volumes || new.migrating_volumes, Reason::VolumeMigration),
         (old.break_glass || new.break_glass, Reason::BreakGlass),
-        (takes_only_what_nobody_has(change), Reason::NeverAttached),
     ];
     if let Some((_, reason)) = passes.into_iter().find(|(holds, _)| *holds) {
         return Verdict::Allow(reason);
@@ -114,7 +113,13 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
     if *migrating || old.migration.is_some_and(|migration| migration.is_running()) {
         return Verdict::Hold(Hold { migrating: true, waits: Vec::new(), since, until: None });
     }
-    let waits = waits(old, pods);
+    if takes_only_what_nobody_has(change) {
+        return Verdict::Allow(Reason::NeverAttached);
+    }
+    let mut waits = waits(old, pods);
+    if waits.is_empty() && now.saturating_sub(since) < limits.comeback {
+        waits = returning(change, record);
+    }
     if waits.is_empty() {
         return Verdict::Allow(Reason::Settled);
     }
@@ -123,6 +128,24 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         return Verdict::Allow(Reason::Overdue);
     }
     Verdict::Hold(Hold { migrating: false, waits, since, until: Some(until) })
+}
+
+/// Volumes that come back after a removal that was let through a while ago.
+fn returning(change: &Change<'_>, record: &Record) -> Vec<Wait> {
+    added(change)
+        .filter(|volume| record.left.contains_key(*volume))
+        .map(|volume| Wait::Returning { volume: volume.to_owned() })
+        .collect()
+}
+
+/// The names of volumes that a change adds.
+pub fn added<'c>(change: &'c Change<'_>) -> impl Iterator<Item = &'c str> {
+    change.new.volumes.iter().filter(|volume| !change.old.volumes.contains(volume)).map(|volume| volume.name)
+}
+
+/// The names of volumes that a change takes away.
+pub fn removed<'c>(change: &'c Change<'_>) -> impl Iterator<Item = &'c str> {
+    change.old.volumes.iter().filter(|volume| !change.new.volumes.contains(volume)).map(|volume| volume.name)
 }
 
 fn same_volumes(old: &Instance<'_>, new: &Instance<'_>) -> bool {

@@ -14,7 +14,8 @@ pub enum Ailment {
     /// It has ended, for example by an eviction of its kubelet, and virt-controller takes it for
     /// the current one as long as its volumes match (volume-hotplug.go:41-50, v1.9).
     Ended,
-    /// It does not get to run, and virt-controller creates no other meanwhile.
+    /// It does not get to run, and nobody wants its set of claims any more; virt-controller creates
+    /// no other meanwhile. One with the set that is wanted would only come back.
     Stuck,
     /// Another pod has the same claims; virt-controller takes neither for old.
     Duplicate,
@@ -38,7 +39,7 @@ pub fn decide<'a>(
             let old = now.saturating_sub(pod.created) > limits.pending;
             match pod.phase {
                 PodPhase::Failed | PodPhase::Succeeded => Some((pod.name, Ailment::Ended)),
-                PodPhase::Pending if old => Some((pod.name, Ailment::Stuck)),
+                PodPhase::Pending if old && !is_wanted(instance, pod) => Some((pod.name, Ailment::Stuck)),
                 _ => None,
             }
         })
@@ -50,11 +51,17 @@ pub fn decide<'a>(
         // The twin that most volumes refer to stays; then the one that serves; then the first.
         let best = twins()
             .max_by_key(|(at, twin)| (references(instance, twin), twin.serves(), std::cmp::Reverse(*at)));
-        if best.is_some_and(|(best, _)| best != at) {
+        // Only beside one that serves: what is deleted now may come into use in this very moment.
+        if best.is_some_and(|(best, twin)| best != at && twin.serves()) {
             ailing.push((pod.name, Ailment::Duplicate));
         }
     }
     ailing
+}
+
+fn is_wanted(instance: &Instance<'_>, pod: &AttachmentPod<'_>) -> bool {
+    pod.volumes.len() == instance.hotplugged().count()
+        && instance.hotplugged().all(|volume| pod.usage(volume.claim).is_some())
 }
 
 fn references(instance: &Instance<'_>, pod: &AttachmentPod<'_>) -> usize {

@@ -50,10 +50,13 @@ pub struct Limits {
     pub grant: Seconds,
     /// How long the gate holds a change of volumes back.
     pub gate: Seconds,
+    /// How long the gate keeps a volume from coming back after it has left: virt-handler up to v1.5
+    /// may otherwise take what it has not unmounted yet for what it should mount (#16159, #17139).
+    pub comeback: Seconds,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pending: 120, exclusive: 60, slack: 60, grant: 90, gate: 120 }
+        Self { pending: 120, exclusive: 60, slack: 60, grant: 90, gate: 120, comeback: 2 }
     }
 }

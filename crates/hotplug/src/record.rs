@@ -14,6 +14,9 @@ use crate::Seconds;
 /// annotation must not grow without bound.
 const MOST: usize = 64;
 
+/// How long a removal is remembered, in seconds: longer than a guest takes that lets go at all.
+const FORGET: Seconds = 600;
+
 /// The record of one launcher.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -27,9 +30,9 @@ pub struct Record {
     /// Since when a change of the volumes is held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Seconds>,
-    /// When the last change of the volumes was let through.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub passed: Option<Seconds>,
+    /// Volumes whose removal was let through, and when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<String, Seconds>,
 }
 
 impl Record {
@@ -53,12 +56,35 @@ impl Record {
     pub fn prune(&mut self, now: Seconds, limit: Seconds, exists: impl Fn(&str) -> bool) {
         self.grants.retain(|uid, at| now.saturating_sub(*at) <= limit && exists(uid));
         self.denied.retain(|uid, _| exists(uid));
+        self.left.retain(|_, at| now.saturating_sub(*at) <= FORGET);
+        while self.left.len() > MOST {
+            self.left.pop_first();
+        }
         while self.grants.len() > MOST {
             self.grants.pop_first();
         }
         while self.denied.len() > MOST {
             self.denied.pop_first();
         }
+    }
+
+    /// Notes that a change of the volumes was let through.
+    pub fn pass<'v>(
+        &mut self,
+        removed: impl Iterator<Item = &'v str>,
+        added: impl Iterator<Item = &'v str>,
+        now: Seconds,
+    ) {
+        self.held = None;
+        for volume in added {
+            self.left.remove(volume);
+        }
+        self.left.extend(removed.map(|volume| (volume.to_owned(), now)));
+    }
+
+    /// Notes that a change of the volumes was held back; returns since when it is.
+    pub fn hold(&mut self, now: Seconds) -> Seconds {
+        *self.held.get_or_insert(now)
     }
 
     /// Notes that a delete was allowed.

@@ -47,6 +47,11 @@ pub enum Wait {
         /// Its name.
         volume: String,
     },
+    /// A volume that has just left is to come back.
+    Returning {
+        /// Its name.
+        volume: String,
+    },
     /// A volume that is not in the spec any more has not left.
     Leaving {
         /// Its name.
@@ -77,6 +82,9 @@ impl Wait {
             }
             Self::Stale { volume } => {
                 format!("volume {volume} still refers to an attachment pod that is gone")
+            }
+            Self::Returning { volume } => {
+                format!("volume {volume} has just left, and comes back in a moment")
             }
             Self::Leaving { volume, in_guest: true, .. } => {
                 format!("the guest has not let go of volume {volume}")

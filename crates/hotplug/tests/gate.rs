@@ -157,6 +157,23 @@ fn a_change_is_held_for_a_bounded_time() {
     assert_eq!(held(121), Verdict::Allow(Reason::Overdue));
 }
 
+/// Up to v1.5 virt-handler unmounts only when the status entry has gone, and a volume that comes
+/// back at once is taken for mounted.
+#[test]
+fn a_volume_comes_back_after_a_moment() {
+    let none = |_: &mut Value, _: &mut Value, _: &mut Vec<Value>| {};
+    let mut record = Record::default();
+    record.pass(["b"].into_iter(), [].into_iter(), NOW - 30);
+    let Verdict::Hold(hold) = gate(none, &record, false) else { panic!("allowed") };
+    assert_eq!(hold.waits, [Wait::Returning { volume: "b".into() }]);
+    assert_eq!(record.hold(NOW - 1), NOW - 1);
+    assert!(matches!(gate(none, &record, false), Verdict::Hold(_)));
+    record.held = Some(NOW - 2);
+    assert_eq!(gate(none, &record, false), Verdict::Allow(Reason::Settled));
+    record.pass([].into_iter(), ["b"].into_iter(), NOW);
+    assert_eq!(gate(none, &record, false), Verdict::Allow(Reason::Settled));
+}
+
 type Case = fn(&mut Value, &mut Value, &mut Vec<Value>);
 
 #[test]
@@ -253,16 +270,30 @@ fn pods_that_kubevirt_leaves_behind_should_go() {
         let mut pod = one(name);
         pod["status"] = json!({"phase": phase});
         pod["metadata"]["creationTimestamp"] = ago(age).into();
+        if name == "b-too" {
+            pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = "pvc-b".into();
+        }
         pod
     };
     let running = vmi(&["a"]);
     let up = launcher();
-    let cases: [Healing<'_>; 8] = [
+    let cases: [Healing<'_>; 11] = [
         ("all is well", vec![one("old")], vec![]),
         ("a handoff", vec![one("old"), pod("new", &[("a", Use::Device), ("b", Use::Device)])], vec![]),
         ("failed", vec![in_phase("old", "Failed", 5)], vec![("old", Ailment::Ended)]),
         ("pending for a while", vec![in_phase("old", "Pending", 120)], vec![]),
-        ("pending for too long", vec![in_phase("old", "Pending", 121)], vec![("old", Ailment::Stuck)]),
+        ("pending for too long, and wanted", vec![in_phase("old", "Pending", 121)], vec![]),
+        ("pending for too long", vec![in_phase("b-too", "Pending", 121)], vec![("b-too", Ailment::Stuck)]),
+        (
+            "a twin that does not serve",
+            vec![one("old"), in_phase("dup", "Running", 5)],
+            vec![("dup", Ailment::Duplicate)],
+        ),
+        (
+            "twins of which none serves",
+            vec![in_phase("x", "Running", 5), in_phase("y", "Running", 5)],
+            vec![],
+        ),
         (
             "duplicates: the one that the status names stays",
             vec![one("dup"), one("old")],

@@ -1,0 +1,49 @@
+//! Model checking: every order of events of one VM, its attachment pods, KubeVirt, the kubelet, the
+//! storage driver and the guest, with the guard, gate and healing that ship, and without them.
+//!
+//! What happens is the machine of the `handoff` crate; here are the events from outside (how many
+//! of each), the properties, and what is expected: with our program nothing is violated, and
+//! without it, or with a part of it taken away, the known defects are found. A model that finds
+//! nothing wrong in a cluster without our program would prove nothing about one with it.
+
+#![allow(clippy::panic, reason = "helpers of tests fail as tests do")]
+
+#[path = "model/machine.rs"]
+mod machine;
+#[path = "model/scenarios.rs"]
+mod scenarios;
+
+use machine::{Outcome, Scenario};
+
+fn check(scenarios: &[Scenario]) {
+    let mut wrong = Vec::new();
+    for scenario in scenarios {
+        let Outcome { states, violated, trace } = scenario.explore();
+        let mut expected = scenario.violates.to_vec();
+        expected.sort_unstable();
+        let verdict = if violated == expected { "as expected" } else { "NOT AS EXPECTED" };
+        println!("{states:>9} states  {:<58} violated: {violated:?}  {verdict}", scenario.name);
+        if violated != expected {
+            wrong.push(format!("{}: expected {expected:?}, found {violated:?}\n{trace}", scenario.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// S1 to S8 and L1 to L6 hold in every release with every driver that the opt-ins name.
+#[test]
+fn with_our_program_nothing_is_violated() {
+    check(&scenarios::protected());
+}
+
+/// The defects that the facts list are found when our program is away.
+#[test]
+fn without_our_program_the_known_defects_are_found() {
+    check(&scenarios::unprotected());
+}
+
+/// Each part is needed: taken away, the property that it is there for falls.
+#[test]
+fn a_crippled_program_is_found_out() {
+    check(&scenarios::crippled());
+}
