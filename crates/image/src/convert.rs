@@ -1,14 +1,15 @@
 //! From any disk to any format.
 
-use std::io::{Seek, Write};
+use std::io::{Seek, SeekFrom, Write};
 
 use serde::Serialize;
 
 use crate::ova::OvaWriter;
 use crate::ovf::Machine;
-use crate::pipeline::{self, Chunk, Encode, Plan};
+use crate::pipeline::{self, Encode, Plan};
 use crate::qcow2::{Compression, Qcow2Encoder, Qcow2Writer};
 use crate::raw::{RawEncoder, RawWriter};
+use crate::resume::{Place, Placement, Resume, Watch};
 use crate::vmdk::{GRAIN, GrainEncoder, SparseWriter, StreamWriter};
 use crate::{Disk, Error, Format, Result};
 
@@ -81,11 +82,29 @@ pub fn convert<W: Write + Seek>(
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Summary> {
+    convert_from(disk, sink, options, &Resume::default(), &mut |now| progress(now))
+}
+
+/// [`convert`] that goes on from a point of an earlier run with the same disk and options, and that
+/// can be gone on from later. The sink holds what the earlier run stored, and nothing behind it.
+///
+/// # Errors
+/// As [`convert`], and points that do not fit the disk.
+pub fn convert_from<W: Write + Seek>(
+    disk: &dyn Disk,
+    mut sink: W,
+    options: &Options,
+    from: &Resume,
+    watch: &mut dyn Watch,
+) -> Result<Summary> {
     let size = disk.size();
     match options.format {
         Format::Raw => {
             let mut writer = RawWriter::new(sink, size);
-            let data = drive(disk, 1 << 16, options, &|| Ok(RawEncoder), &mut |c| writer.put(&c), progress)?;
+            if from.done > 0 {
+                writer.resume(from)?;
+            }
+            let data = drive((disk, 1 << 16), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
             Ok(Summary { virtual_size: size, data, stored: writer.finish()? })
         }
         Format::Qcow2 => {
@@ -96,16 +115,27 @@ pub fn convert<W: Write + Seek>(
             let cluster = 1_usize << options.cluster_bits;
             let guest = size.next_multiple_of(512); // QEMU counts disks in sectors
             let mut writer = Qcow2Writer::new(sink, guest, options.cluster_bits, options.compression)?;
+            if from.done > 0 {
+                writer.resume(from)?;
+            }
             let encoder = || Qcow2Encoder::new(options.compression, options.level, cluster);
-            let data = drive(disk, cluster as u64, options, &encoder, &mut |c| writer.put(&c), progress)?;
+            let data = drive((disk, cluster as u64), options, &encoder, &mut writer, from, watch)?;
             Ok(Summary { virtual_size: guest, data, stored: writer.finish()? })
         }
         Format::VmdkSparse => {
             let mut writer = SparseWriter::new(sink, size, &options.file_name)?;
-            let data = drive(disk, GRAIN, options, &|| Ok(RawEncoder), &mut |c| writer.put(&c), progress)?;
+            if from.done > 0 {
+                writer.resume(from)?;
+            }
+            let data = drive((disk, GRAIN), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
             Ok(Summary { virtual_size: size.next_multiple_of(512), data, stored: writer.finish()? })
         }
-        Format::VmdkStream => stream(disk, sink, options, progress),
+        Format::VmdkStream => {
+            if from.done > 0 {
+                sink.seek(SeekFrom::Start(from.stored)).map_err(Error::write("grains"))?;
+            }
+            stream_from(disk, sink, options, from, watch)
+        }
     }
 }
 
@@ -119,6 +149,21 @@ pub fn stream<W: Write>(
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Summary> {
+    stream_from(disk, sink, options, &Resume::default(), &mut |now| progress(now))
+}
+
+/// [`stream`] that goes on from a point of an earlier run, and that can be gone on from later. What
+/// is written is what comes behind `from.stored`.
+///
+/// # Errors
+/// As [`stream`], and points that do not fit the disk.
+pub fn stream_from<W: Write>(
+    disk: &dyn Disk,
+    sink: W,
+    options: &Options,
+    from: &Resume,
+    watch: &mut dyn Watch,
+) -> Result<Summary> {
     if options.format != Format::VmdkStream {
         return Err(Error::Unsupported {
             format: options.format.name(),
@@ -126,9 +171,13 @@ pub fn stream<W: Write>(
         });
     }
     let size = disk.size();
-    let mut writer = StreamWriter::new(sink, size, &options.file_name)?;
+    let mut writer = if from.done > 0 {
+        StreamWriter::resume(sink, size, from)?
+    } else {
+        StreamWriter::new(sink, size, &options.file_name)?
+    };
     let encoder = || Ok(GrainEncoder::new(options.level));
-    let data = drive(disk, GRAIN, options, &encoder, &mut |c| writer.put(&c), progress)?;
+    let data = drive((disk, GRAIN), options, &encoder, &mut writer, from, watch)?;
     Ok(Summary { virtual_size: size.next_multiple_of(512), data, stored: writer.finish()? })
 }
 
@@ -238,29 +287,51 @@ fn members<W: Write>(
 }
 
 fn drive<E: Encode>(
-    disk: &dyn Disk,
-    chunk_size: u64,
+    (disk, chunk_size): (&dyn Disk, u64),
     options: &Options,
     encoder: &(dyn Fn() -> Result<E> + Sync),
-    put: &mut dyn FnMut(Chunk) -> Result<()>,
-    progress: &mut dyn FnMut(Progress) -> bool,
+    writer: &mut dyn Place,
+    from: &Resume,
+    watch: &mut dyn Watch,
 ) -> Result<u64> {
-    let plan = Plan { disk, chunk_size, workers: options.workers };
     let total = disk.size();
-    let counted = std::cell::Cell::new((0_u64, 0_u64));
+    if from.done > total || (from.done < total && from.done % chunk_size != 0) {
+        return Err(Error::resume("it is no boundary of this disk"));
+    }
+    let plan = Plan { disk, start: from.done, chunk_size, workers: options.workers };
+    /// What both callbacks of the pipeline see.
+    struct Tally<'a> {
+        writer: &'a mut dyn Place,
+        data: u64,
+        stored: u64,
+        placements: Vec<Placement>,
+    }
+    let tally = Tally { writer, data: from.data, stored: from.stored, placements: Vec::new() };
+    let tally = std::cell::RefCell::new(tally);
     pipeline::run(
         &plan,
         encoder,
         &mut |chunk| {
-            let (data, stored) = counted.get();
-            let length = chunk.encoded.as_ref().map_or(0, Vec::len) as u64;
-            counted.set((data + chunk_size.min(total - chunk.offset), stored + length));
-            put(chunk)
+            let mut tally = tally.borrow_mut();
+            tally.data += chunk_size.min(total - chunk.offset);
+            tally.stored += chunk.encoded.as_ref().map_or(0, Vec::len) as u64;
+            let placed = tally.writer.put(&chunk)?;
+            tally.placements.extend(placed);
+            Ok(())
         },
         &mut |done| {
-            let (data, stored) = counted.get();
-            progress(Progress { done, total, data, stored })
+            let mut tally = tally.borrow_mut();
+            let now = Progress { done, total, data: tally.data, stored: tally.stored };
+            if !watch.progress(now) {
+                return Err(Error::Stopped);
+            }
+            if watch.due(now) {
+                let stored = tally.writer.flush()?;
+                let placements = std::mem::take(&mut tally.placements);
+                watch.checkpoint(Resume { done, data: tally.data, stored, placements })?;
+            }
+            Ok(())
         },
     )?;
-    Ok(counted.get().0)
+    Ok(tally.into_inner().data)
 }

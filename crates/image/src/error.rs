@@ -50,6 +50,12 @@ pub enum Error {
         /// The compressor's words.
         why: String,
     },
+    /// A point to go on from does not fit.
+    #[error("cannot go on from where an earlier run broke off: {0}")]
+    Resume(&'static str),
+    /// Who follows the conversion could not note how far it is.
+    #[error("cannot note how far the image is")]
+    Note(#[source] io::Error),
     /// The caller asked to stop.
     #[error("stopped before the image was complete")]
     Stopped,
@@ -70,6 +76,10 @@ impl Error {
 
     pub(crate) fn ova(why: impl Into<String>) -> Self {
         Self::Malformed { format: "OVA", why: why.into() }
+    }
+
+    pub(crate) fn resume(why: &'static str) -> Self {
+        Self::Resume(why)
     }
 
     pub(crate) fn write(what: &'static str) -> impl Fn(io::Error) -> Self {

@@ -21,17 +21,21 @@ pub mod ovf;
 mod pipeline;
 pub mod qcow2;
 mod raw;
+mod resume;
 mod storage;
 mod tar;
 mod verify;
 pub mod vmdk;
 mod zero;
 
-pub use convert::{Options, OvaDisk, Progress, Summary, convert, convert_ova, stream, stream_ova};
+pub use convert::{
+    Options, OvaDisk, Progress, Summary, convert, convert_from, convert_ova, stream, stream_from, stream_ova,
+};
 pub use disk::{Disk, MemoryDisk};
 pub use error::{Error, Result};
 pub use format::{Format, Info, open, open_storage};
 pub use raw::RawDisk;
+pub use resume::{Placement, Resume, Watch};
 pub use storage::{Section, Storage};
 pub use verify::{Difference, compare, read_all};
 pub use zero::is_zero;

@@ -64,6 +64,8 @@ struct Cursor {
 /// What a run needs to know.
 pub(crate) struct Plan<'a> {
     pub disk: &'a dyn Disk,
+    /// Where to begin, in guest bytes; a multiple of `chunk_size`.
+    pub start: u64,
     /// Bytes in a cluster or grain.
     pub chunk_size: u64,
     /// Threads that encode; at least 1.
@@ -71,17 +73,17 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Runs `put` for every chunk that holds data, in guest order, and `progress` with the guest
-/// offset up to which everything is done.
+/// offset up to which everything is done; an error of either ends the run.
 pub(crate) fn run<E: Encode>(
     plan: &Plan<'_>,
     encoder: &(dyn Fn() -> Result<E> + Sync),
     put: &mut dyn FnMut(Chunk) -> Result<()>,
-    progress: &mut dyn FnMut(u64) -> bool,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let workers = plan.workers.max(1);
     let width = workers as u64 * 4;
     let window = Window {
-        state: Mutex::new(Cursor { next: 0, offset: 0, written: 0, closed: false }),
+        state: Mutex::new(Cursor { next: 0, offset: plan.start, written: 0, closed: false }),
         moved: Condvar::new(),
         width,
     };
@@ -105,7 +107,7 @@ fn write_in_order(
     receive: &Receiver<Piece>,
     window: &Window,
     put: &mut dyn FnMut(Chunk) -> Result<()>,
-    progress: &mut dyn FnMut(u64) -> bool,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let mut early = BTreeMap::new();
     let mut next = 0;
@@ -117,9 +119,7 @@ fn write_in_order(
             }
             next += 1;
             window.done();
-            if !progress(piece.end) {
-                return Err(Error::Stopped);
-            }
+            progress(piece.end)?;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::disk::{Disk, past_the_end};
 use crate::pipeline::{Chunk, Encode};
+use crate::resume::{Place, Placement, Resume};
 use crate::storage::{Storage, length_of, read_up_to};
 use crate::{Error, Result, is_zero};
 
@@ -109,7 +110,15 @@ impl<W: Write + Seek> RawWriter<W> {
         Self { sink, position: 0, size, written: 0 }
     }
 
-    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
+    /// Goes on where a run broke off.
+    pub(crate) fn resume(&mut self, at: &Resume) -> Result<()> {
+        self.sink.seek(SeekFrom::Start(at.done)).map_err(Error::write("raw data"))?;
+        self.position = at.done;
+        self.written = at.stored;
+        Ok(())
+    }
+
+    fn append(&mut self, chunk: &Chunk) -> Result<()> {
         let Some(data) = &chunk.encoded else { return Ok(()) };
         if self.position != chunk.offset {
             self.sink.seek(SeekFrom::Start(chunk.offset)).map_err(Error::write("raw data"))?;
@@ -127,6 +136,17 @@ impl<W: Write + Seek> RawWriter<W> {
             self.sink.seek(SeekFrom::Start(self.size - 1)).map_err(Error::write("end of the disk"))?;
             self.sink.write_all(&[0]).map_err(Error::write("end of the disk"))?;
         }
+        self.sink.flush().map_err(Error::write("raw data"))?;
+        Ok(self.written)
+    }
+}
+
+impl<W: Write + Seek> Place for RawWriter<W> {
+    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        self.append(chunk).map(|()| None)
+    }
+
+    fn flush(&mut self) -> Result<u64> {
         self.sink.flush().map_err(Error::write("raw data"))?;
         Ok(self.written)
     }

@@ -251,3 +251,53 @@ proptest! {
         }
     }
 }
+
+/// Notes every checkpoint and stops after some.
+struct Killed {
+    points: Vec<image::Resume>,
+    left: usize,
+}
+
+impl image::Watch for Killed {
+    fn progress(&mut self, _now: image::Progress) -> bool {
+        true
+    }
+
+    fn due(&mut self, _now: image::Progress) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self, at: image::Resume) -> image::Result<()> {
+        self.points.push(at);
+        self.left -= 1;
+        if self.left == 0 { Err(image::Error::Stopped) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_conversion_that_goes_on_gives_the_same_bytes_as_one_that_never_stopped() {
+    let content = disk(60 << 20, 14, &[Kind::Zeros, Kind::Text, Kind::Noise]);
+    for (way, options) in ways() {
+        let mut whole = std::io::Cursor::new(Vec::new());
+        convert(&content, &mut whole, &options, &mut |_| true).unwrap();
+        for stop_after in [1, 3, 6] {
+            let mut sink = std::io::Cursor::new(Vec::new());
+            let mut killed = Killed { points: Vec::new(), left: stop_after };
+            let nowhere = image::Resume::default();
+            let ended = image::convert_from(&content, &mut sink, &options, &nowhere, &mut killed);
+            if ended.is_ok() {
+                continue; // large clusters make few pieces
+            }
+            let last = killed.points.last().unwrap();
+            let from = image::Resume {
+                placements: killed.points.iter().flat_map(|point| point.placements.clone()).collect(),
+                ..last.clone()
+            };
+            let mut bytes = sink.into_inner();
+            bytes.truncate(usize::try_from(if way == "raw" { from.done } else { from.stored }).unwrap());
+            let mut sink = std::io::Cursor::new(bytes);
+            image::convert_from(&content, &mut sink, &options, &from, &mut |_| true).unwrap();
+            assert!(sink.into_inner() == *whole.get_ref(), "{way} after {stop_after}");
+        }
+    }
+}

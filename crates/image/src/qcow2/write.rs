@@ -5,8 +5,9 @@ use std::io::{Seek, SeekFrom, Write};
 
 use flate2::{Compress, FlushCompress, Status};
 
-use super::{COMPRESSED, COPIED, Compression, Header, sectors_shift};
+use super::{COMPRESSED, COPIED, Compression, Header, OFFSET_MASK, sectors_shift};
 use crate::pipeline::{Chunk, Encode};
+use crate::resume::{Place, Placement, Resume};
 use crate::{Error, Result, is_zero};
 
 /// The window that QEMU inflates with (`block/qcow2-threads.c`, `inflateInit2(-12)`).
@@ -126,6 +127,39 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         Ok(writer)
     }
 
+    /// Goes on where a run broke off: with the maps that its placements make, behind what it stored.
+    pub(crate) fn resume(&mut self, at: &Resume) -> Result<()> {
+        for placement in &at.placements {
+            let shift = sectors_shift(self.cluster_bits);
+            let (start, end) = if placement.entry & COMPRESSED == 0 {
+                let start = placement.entry & OFFSET_MASK;
+                (start, start + (1 << self.cluster_bits))
+            } else {
+                let offset = placement.entry & ((1 << shift) - 1);
+                let extra = (placement.entry & (COMPRESSED - 1)) >> shift;
+                (offset & !511, ((offset >> 9) + extra + 1) << 9)
+            };
+            if end > at.stored.next_multiple_of(1 << self.cluster_bits) {
+                return Err(Error::resume("a cluster lies behind what was stored"));
+            }
+            self.count(start, end)?;
+            self.note(placement.index, placement.entry)?;
+        }
+        self.cursor = at.stored.max(1 << self.cluster_bits);
+        self.sink.seek(SeekFrom::Start(self.cursor)).map_err(Error::write("clusters"))?;
+        Ok(())
+    }
+
+    fn note(&mut self, guest: u64, entry: u64) -> Result<()> {
+        let per_table = 1_u64 << (self.cluster_bits - 3);
+        let table = usize::try_from(guest / per_table).unwrap_or(usize::MAX);
+        let within = usize::try_from(guest % per_table).unwrap_or(usize::MAX);
+        let slots = 1_usize << (self.cluster_bits - 3);
+        let table = self.l2.get_mut(table).ok_or_else(|| Error::resume("a cluster lies behind the disk"))?;
+        table.get_or_insert_with(|| vec![0; slots])[within] = entry;
+        Ok(())
+    }
+
     /// Adds one to the refcount of every cluster that a range of the file touches.
     fn count(&mut self, start: u64, end: u64) -> Result<()> {
         let first = usize::try_from(start >> self.cluster_bits).unwrap_or(usize::MAX);
@@ -142,16 +176,12 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         Ok(())
     }
 
-    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
-        let Some(data) = &chunk.encoded else { return Ok(()) };
+    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        let Some(data) = &chunk.encoded else { return Ok(None) };
         let entry = if chunk.compressed { self.append_packed(data)? } else { self.append_plain(data)? };
-        let guest = chunk.offset >> self.cluster_bits;
-        let per_table = 1_u64 << (self.cluster_bits - 3);
-        let table = usize::try_from(guest / per_table).unwrap_or(usize::MAX);
-        let within = usize::try_from(guest % per_table).unwrap_or(usize::MAX);
-        let slots = 1_usize << (self.cluster_bits - 3);
-        self.l2[table].get_or_insert_with(|| vec![0; slots])[within] = entry;
-        Ok(())
+        let index = chunk.offset >> self.cluster_bits;
+        self.note(index, entry)?;
+        Ok(Some(Placement { index, entry }))
     }
 
     fn append_packed(&mut self, data: &[u8]) -> Result<u64> {
@@ -252,5 +282,16 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         counts.resize(usize::try_from(blocks * cluster).unwrap_or(usize::MAX), 0);
         self.write(&counts, "refcount blocks")?;
         Ok((table_offset, u32::try_from(table).unwrap_or(u32::MAX)))
+    }
+}
+
+impl<W: Write + Seek> Place for Qcow2Writer<W> {
+    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        self.append(chunk)
+    }
+
+    fn flush(&mut self) -> Result<u64> {
+        self.sink.flush().map_err(Error::write("clusters"))?;
+        Ok(self.cursor)
     }
 }

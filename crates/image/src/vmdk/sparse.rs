@@ -9,6 +9,7 @@ use super::{
     DESCRIPTOR_SECTORS, GRAIN, GRAIN_LEN, GRAIN_SECTORS, MAX_SECTORS, SECTOR, TABLE_ENTRIES, TABLE_SECTORS,
 };
 use crate::pipeline::Chunk;
+use crate::resume::{Place, Placement, Resume};
 use crate::{Error, Result};
 
 /// Places grains behind the tables, whose size is known from the start.
@@ -43,15 +44,32 @@ impl<W: Write + Seek> SparseWriter<W> {
         })
     }
 
-    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
-        let Some(data) = &chunk.encoded else { return Ok(()) };
-        let grain = usize::try_from(chunk.offset / GRAIN).unwrap_or(usize::MAX);
-        self.grains[grain] = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
+    /// Goes on where a run broke off.
+    pub(crate) fn resume(&mut self, at: &Resume) -> Result<()> {
+        for placement in &at.placements {
+            let entry = u32::try_from(placement.entry).ok();
+            let slot = usize::try_from(placement.index).ok().and_then(|index| self.grains.get_mut(index));
+            match (slot, entry) {
+                (Some(slot), Some(entry)) => *slot = entry,
+                _ => return Err(Error::resume("a grain lies behind the disk")),
+            }
+        }
+        self.cursor = self.cursor.max(at.stored / SECTOR);
+        self.sink.seek(SeekFrom::Start(self.cursor * SECTOR)).map_err(Error::write("grains"))?;
+        Ok(())
+    }
+
+    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        let Some(data) = &chunk.encoded else { return Ok(None) };
+        let index = chunk.offset / GRAIN;
+        let grain = usize::try_from(index).unwrap_or(usize::MAX);
+        let entry = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
+        self.grains[grain] = entry;
         self.sink.write_all(data).map_err(Error::write("grains"))?;
         let gap = GRAIN_LEN - data.len();
         self.sink.write_all(&vec![0; gap]).map_err(Error::write("grains"))?;
         self.cursor += GRAIN_SECTORS;
-        Ok(())
+        Ok(Some(Placement { index, entry: entry.into() }))
     }
 
     /// Writes header, descriptor and both copies of the tables; answers the length of the file.
@@ -85,5 +103,16 @@ impl<W: Write + Seek> SparseWriter<W> {
         let mut out = words(&directory);
         out.extend(words(&self.grains));
         out
+    }
+}
+
+impl<W: Write + Seek> Place for SparseWriter<W> {
+    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        self.append(chunk)
+    }
+
+    fn flush(&mut self) -> Result<u64> {
+        self.sink.flush().map_err(Error::write("grains"))?;
+        Ok(self.cursor * SECTOR)
     }
 }

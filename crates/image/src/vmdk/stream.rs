@@ -9,6 +9,7 @@ use super::{
     TABLE_LEN, TABLE_SECTORS,
 };
 use crate::pipeline::{Chunk, Encode};
+use crate::resume::{Place, Placement, Resume};
 use crate::{Error, Result, is_zero};
 
 const MARKER_TABLE: u32 = 1;
@@ -66,18 +67,8 @@ pub(crate) struct StreamWriter<W> {
 
 impl<W: Write> StreamWriter<W> {
     pub(crate) fn new(sink: W, size: u64, file_name: &str) -> Result<Self> {
-        let capacity = size.div_ceil(SECTOR);
-        let tables = capacity.div_ceil(GRAIN_SECTORS * TABLE_ENTRIES);
-        if capacity > MAX_SECTORS {
-            return Err(too_large(size));
-        }
-        let mut writer = Self {
-            sink,
-            capacity,
-            cursor: 0,
-            directory: vec![0; usize::try_from(tables).unwrap_or(0)],
-            table: None,
-        };
+        let mut writer = Self::at(sink, size)?;
+        let capacity = writer.capacity;
         let text =
             descriptor::render("streamOptimized", capacity, descriptor::content_id(capacity), file_name);
         writer.write(&Header::stream(capacity, AT_END).to_bytes(), "header")?;
@@ -87,14 +78,48 @@ impl<W: Write> StreamWriter<W> {
         Ok(writer)
     }
 
+    /// Goes on where a run broke off; the sink stands behind what that run stored. Where finished
+    /// tables lie follows from the grains: each stands right in front of the next table's first.
+    pub(crate) fn resume(sink: W, size: u64, at: &Resume) -> Result<Self> {
+        let mut writer = Self::at(sink, size)?;
+        writer.cursor = at.stored / SECTOR;
+        for placement in &at.placements {
+            let index = usize::try_from(placement.index / TABLE_ENTRIES).unwrap_or(usize::MAX);
+            let sector = u32::try_from(placement.entry).ok().filter(|at| u64::from(*at) < writer.cursor);
+            let (Some(sector), true) = (sector, index < writer.directory.len()) else {
+                return Err(Error::resume("a grain lies behind the disk"));
+            };
+            if let Some((current, _)) = &writer.table
+                && *current != index
+            {
+                let table = sector.checked_sub(u32::try_from(TABLE_SECTORS).unwrap_or(4));
+                writer.directory[*current] = table.ok_or_else(|| Error::resume("a table has no room"))?;
+                writer.table = None;
+            }
+            let (_, entries) = writer.table.get_or_insert_with(|| (index, vec![0; TABLE_LEN]));
+            entries[usize::try_from(placement.index % TABLE_ENTRIES).unwrap_or(0)] = sector;
+        }
+        Ok(writer)
+    }
+
+    fn at(sink: W, size: u64) -> Result<Self> {
+        let capacity = size.div_ceil(SECTOR);
+        let tables = capacity.div_ceil(GRAIN_SECTORS * TABLE_ENTRIES);
+        if capacity > MAX_SECTORS {
+            return Err(too_large(size));
+        }
+        let directory = vec![0; usize::try_from(tables).unwrap_or(0)];
+        Ok(Self { sink, capacity, cursor: 0, directory, table: None })
+    }
+
     fn write(&mut self, data: &[u8], what: &'static str) -> Result<()> {
         self.sink.write_all(data).map_err(Error::write(what))?;
         self.cursor += data.len() as u64 / SECTOR;
         if self.cursor > MAX_SECTORS { Err(too_large(self.cursor * SECTOR)) } else { Ok(()) }
     }
 
-    pub(crate) fn put(&mut self, chunk: &Chunk) -> Result<()> {
-        let Some(data) = &chunk.encoded else { return Ok(()) };
+    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        let Some(data) = &chunk.encoded else { return Ok(None) };
         let grain = chunk.offset / GRAIN;
         let index = usize::try_from(grain / TABLE_ENTRIES).unwrap_or(usize::MAX);
         if self.table.as_ref().is_some_and(|(current, _)| *current != index) {
@@ -103,7 +128,8 @@ impl<W: Write> StreamWriter<W> {
         let at = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
         let (_, entries) = self.table.get_or_insert_with(|| (index, vec![0; TABLE_LEN]));
         entries[usize::try_from(grain % TABLE_ENTRIES).unwrap_or(0)] = at;
-        self.write(data, "grains")
+        self.write(data, "grains")?;
+        Ok(Some(Placement { index: grain, entry: at.into() }))
     }
 
     fn finish_table(&mut self) -> Result<()> {
@@ -124,6 +150,17 @@ impl<W: Write> StreamWriter<W> {
         self.write(&Header::stream(self.capacity, at).to_bytes(), "footer")?;
         self.write(&[0; SECTOR_LEN], "end of the stream")?;
         self.sink.flush().map_err(Error::write("end of the stream"))?;
+        Ok(self.cursor * SECTOR)
+    }
+}
+
+impl<W: Write> Place for StreamWriter<W> {
+    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
+        self.append(chunk)
+    }
+
+    fn flush(&mut self) -> Result<u64> {
+        self.sink.flush().map_err(Error::write("grains"))?;
         Ok(self.cursor * SECTOR)
     }
 }
