@@ -82,6 +82,14 @@ impl<W: Write> OvaWriter<W> {
         member.finish().map(|_| ())
     }
 
+    /// Hands everything to the sink.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub fn flush(&mut self) -> Result<()> {
+        self.sink.flush().map_err(Error::write("files of the archive"))
+    }
+
     /// Where the next byte goes.
     pub fn position(&self) -> u64 {
         self.position
@@ -156,7 +164,27 @@ impl<W: Write + Seek> Finished<W> {
     }
 }
 
+impl<W: Write + Seek> Member<'_, W> {
+    /// Takes over what an earlier run wrote at this place: the bytes count, and are not written again.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub fn adopt(&mut self, data: &[u8]) -> Result<()> {
+        let step = i64::try_from(data.len()).unwrap_or(i64::MAX);
+        self.writer.sink.seek(SeekFrom::Current(step)).map_err(Error::write("files of the archive"))?;
+        self.sum.update(data);
+        self.size += data.len() as u64;
+        self.writer.position += data.len() as u64;
+        Ok(())
+    }
+}
+
 impl<W: Write> Member<'_, W> {
+    /// Where the file's content begins in the archive, in bytes.
+    pub fn start(&self) -> u64 {
+        self.header + tar::BLOCK
+    }
+
     /// Pads the file to a block; answers its size and its SHA-256.
     ///
     /// # Errors

@@ -1,0 +1,218 @@
+//! One export: the disks of a VM into files, a pipe or a store.
+
+mod directory;
+mod follow;
+mod report;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use image::qcow2::Compression;
+use image::{Format, Options};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::machine::VmVolume;
+use crate::source::Source;
+use crate::{Error, Result, Window};
+
+pub use directory::to_directory;
+pub use report::{DiskReport, FileReport, Report};
+pub use stream::to_pipe;
+
+/// What comes out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// A sparse file for each disk.
+    Raw,
+    /// A qcow2 image for each disk.
+    Qcow2,
+    /// A streamOptimized VMDK for each disk.
+    Vmdk,
+    /// One archive with a descriptor and the disks.
+    Ova,
+    /// A descriptor, a manifest and a VMDK for each disk, beside each other.
+    Ovf,
+}
+
+impl Target {
+    /// The format of the disks.
+    pub fn format(self) -> Format {
+        match self {
+            Self::Raw => Format::Raw,
+            Self::Qcow2 => Format::Qcow2,
+            Self::Vmdk | Self::Ova | Self::Ovf => Format::VmdkStream,
+        }
+    }
+
+    /// The end of a disk's file name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk | Self::Ova | Self::Ovf => "vmdk",
+        }
+    }
+}
+
+/// How to export.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What comes out.
+    pub target: Target,
+    /// For qcow2.
+    pub compression: Compression,
+    /// The compressor's level.
+    pub level: Option<i32>,
+    /// Threads that compress.
+    pub workers: usize,
+    /// How much is fetched at once.
+    pub window: Window,
+    /// Read the result again and compare its digests with what was read.
+    pub verify: bool,
+    /// Go on with an earlier run.
+    pub resume: bool,
+    /// Replace results that are there, and forget earlier runs.
+    pub force: bool,
+    /// A checkpoint is due after so many bytes of the disk …
+    pub checkpoint_bytes: u64,
+    /// … or after this time.
+    pub checkpoint_time: Duration,
+}
+
+impl Settings {
+    /// The defaults for a target: two workers, a checkpoint every 256 MiB or 5 s.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            compression: Compression::None,
+            level: None,
+            workers: 2,
+            window: Window::default(),
+            verify: false,
+            resume: false,
+            force: false,
+            checkpoint_bytes: 256 << 20,
+            checkpoint_time: Duration::from_secs(5),
+        }
+    }
+
+    fn options(&self, file_name: &str) -> Options {
+        Options {
+            compression: self.compression,
+            level: self.level,
+            workers: self.workers.max(1),
+            file_name: file_name.into(),
+            ..Options::new(self.target.format())
+        }
+    }
+
+    /// What decides the bytes that come out, for the journal.
+    fn describe(&self) -> String {
+        let level = self.level.map_or("default".into(), |level| level.to_string());
+        format!("{} {:?} level {level}", self.target.format().name(), self.compression).to_lowercase()
+    }
+}
+
+/// A disk that is exported.
+#[derive(Clone)]
+pub struct ExportDisk {
+    /// The volume.
+    pub volume: VmVolume,
+    /// Where its content comes from.
+    pub source: Arc<dyn Source>,
+}
+
+impl std::fmt::Debug for ExportDisk {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ExportDisk").field("volume", &self.volume).finish_non_exhaustive()
+    }
+}
+
+/// What is exported.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The beginning of every file name; a plain name.
+    pub name: String,
+    /// What is exported, for journals and messages, for example `VirtualMachine default/web`.
+    pub source: String,
+    /// The whole manifest of the VM, which travels along; null: there is none.
+    pub vm: Value,
+    /// The running instance, when there is one: it knows more about the guest.
+    pub vmi: Option<Value>,
+    /// The disks, the boot disk first.
+    pub disks: Vec<ExportDisk>,
+}
+
+impl Job {
+    fn check(&self) -> Result<()> {
+        let plain = !self.name.is_empty() && !self.name.contains(['/', '\0']) && !self.name.starts_with('.');
+        if !plain || self.name.len() > 80 {
+            return Err(Error::Request(format!("`{}` is no name for files; give another", self.name)));
+        }
+        if self.disks.is_empty() {
+            return Err(Error::Request(format!("{} has no disk to export", self.source)));
+        }
+        Ok(())
+    }
+
+    fn volumes(&self) -> Vec<VmVolume> {
+        self.disks.iter().map(|disk| disk.volume.clone()).collect()
+    }
+
+    fn manifest(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(&self.vm).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+/// What happens while an export runs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// A disk begins, or goes on at `done`.
+    Started {
+        /// The disk.
+        disk: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Where it goes on, in guest bytes.
+        done: u64,
+    },
+    /// How far a disk is.
+    Progress {
+        /// The disk.
+        disk: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Everything before this guest offset is done.
+        done: u64,
+        /// Bytes up to there that held data; the rest was zero.
+        data: u64,
+        /// Bytes that were stored for them.
+        stored: u64,
+        /// Bytes that came from the source in this run.
+        fetched: u64,
+    },
+    /// A disk is read back.
+    Verifying {
+        /// The disk.
+        disk: String,
+    },
+    /// A file is whole.
+    Finished {
+        /// The file.
+        file: FileReport,
+    },
+    /// Something that people should know.
+    Warning {
+        /// The text.
+        message: String,
+    },
+}
+
+/// Who is told.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
