@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{admit, bench, completion, image, operator, sandbox, version};
+use crate::{admit, bench, completion, export, image, operator, sandbox, version};
 
 /// A usage or IO error: nothing was decided.
 pub const FAILED: u8 = 1;
@@ -40,6 +40,8 @@ enum Verb {
     Bench(bench::Args),
     /// Write a completion script for a shell
     Completion(completion::Args),
+    /// Export the disks of a VM to qcow2, VMDK, OVA, OVF or raw
+    Export(Box<export::Args>),
     /// Convert, describe and verify disk images
     Image(image::Args),
     /// Run the service that API servers call
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Admit(args) => runtime()?.block_on(admit::run(args)),
         Verb::Bench(args) => runtime()?.block_on(bench::run(args)),
         Verb::Completion(args) => completion::run(&args),
+        Verb::Export(args) => runtime()?.block_on(export::run(*args)),
         Verb::Image(args) => image::run(args),
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),

@@ -53,6 +53,7 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// A connection to a cluster.
 pub struct Cluster {
     client: Client,
+    namespace: String,
 }
 
 impl Cluster {
@@ -69,8 +70,19 @@ impl Cluster {
             None => kube::Config::from_kubeconfig(&options).await,
         }
         .map_err(|error| Problem::new(doing, error, remedy))?;
+        let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|error| Problem::new(doing, error, remedy))?;
-        Ok(Self { client })
+        Ok(Self { client, namespace })
+    }
+
+    /// The namespace of the context.
+    pub fn namespace(&self) -> String {
+        self.namespace.clone()
+    }
+
+    /// The client itself, for what makes its own requests.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Reads nodes, the KubeVirt object and Harvester's devices.

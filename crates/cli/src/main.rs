@@ -7,6 +7,7 @@ mod cluster;
 mod completion;
 mod diff;
 mod documents;
+mod export;
 mod image;
 mod inventory;
 mod operator;

@@ -252,8 +252,8 @@ mod tests {
         assert_eq!(past.resume, resume(200, &[(0, u64::MAX), (7, 5), (8, 1 << 62)]));
         assert_eq!(past.sums.0.len(), 2);
         drop(journal);
-        for cut in whole + 1..bytes.len() as u64 {
-            std::fs::write(&path, &bytes[..cut as usize]).unwrap();
+        for cut in usize::try_from(whole).unwrap() + 1..bytes.len() {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
             let (mut journal, past) = Journal::open(&path, &head).unwrap();
             assert_eq!(past.resume.done, 100, "cut at {cut}");
             journal.note(&resume(150, &[]), &Sums::default()).unwrap();

@@ -18,6 +18,7 @@ mod error;
 pub mod journal;
 pub mod machine;
 mod prefetch;
+pub mod preflight;
 mod retry;
 pub mod run;
 pub mod source;

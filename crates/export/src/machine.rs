@@ -15,6 +15,13 @@ pub struct VmVolume {
     bus: Bus,
 }
 
+impl VmVolume {
+    /// A volume that is no claim, such as a file.
+    pub fn plain(name: &str) -> Self {
+        Self { name: name.into(), claim: String::new(), bus: Bus::default() }
+    }
+}
+
 /// The volumes on claims and data volumes, in boot order. A disk without a boot order comes behind
 /// those with one, as KubeVirt sorts them; CD-ROMs are left out when `cdroms` is false.
 pub fn volumes(vm: &Value, cdroms: bool) -> Vec<VmVolume> {
@@ -142,9 +149,14 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A quantity of memory in MiB, rounded up. The forms that memory has in manifests: a whole or
-/// decimal number with a binary or decimal suffix (`resource.Quantity`).
+/// A quantity of memory in MiB, rounded up.
 fn memory_mib(text: &str) -> Option<u64> {
+    bytes(text).map(|bytes| bytes.div_ceil(1 << 20))
+}
+
+/// A quantity of bytes. The forms that memory and storage have in manifests: a whole or decimal
+/// number with a binary or decimal suffix (`resource.Quantity`).
+pub fn bytes(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let unit: u64 = match suffix {
@@ -166,7 +178,7 @@ fn memory_mib(text: &str) -> Option<u64> {
         let scale = 10_u128.pow(u32::try_from(digits.len()).ok()?);
         bytes += u128::from(digits.parse::<u64>().ok()?) * u128::from(unit) / scale;
     }
-    u64::try_from(bytes.div_ceil(1 << 20)).ok()
+    u64::try_from(bytes).ok()
 }
 
 #[cfg(test)]

@@ -413,16 +413,17 @@ mod tests {
     }
 
     fn flaky(passing: bool) -> Arc<Flaky> {
-        let mut data = vec![0; 5 * (CHUNK as usize) + 77];
+        let chunk = usize::try_from(CHUNK).unwrap();
+        let mut data = vec![0; 5 * chunk + 77];
         for (at, byte) in data.iter_mut().enumerate() {
-            if at / (CHUNK as usize) % 2 == 0 {
+            if (at / chunk).is_multiple_of(2) {
                 *byte = u8::try_from(at % 253).unwrap();
             }
         }
         Arc::new(Flaky { data, calls: AtomicU32::new(0), passing })
     }
 
-    #[tokio::test(flavor = "multi_thread", start_paused = false)]
+    #[tokio::test(flavor = "multi_thread")]
     async fn what_is_read_through_failures_is_what_the_source_holds() {
         let source = flaky(true);
         let disk = Arc::new(Prefetch::start(source.clone(), 0, Window { chunks: 3, ..Window::default() }));

@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn a_changed_byte_a_filled_hole_and_a_lost_chunk_are_found() {
-        let size = (2 * CHUNK + 1000) as usize;
+        let size = usize::try_from(2 * CHUNK + 1000).unwrap();
         let mut disk = MemoryDisk(vec![0; size]);
         disk.0[10] = 1;
         disk.0[size - 1] = 2;
-        let chunk = CHUNK as usize;
+        let chunk = usize::try_from(CHUNK).unwrap();
         let sums = Sums(BTreeMap::from([(0, sha256(&disk.0[..chunk])), (2, sha256(&disk.0[2 * chunk..]))]));
         sums.verify("disk", &disk, size as u64).unwrap();
         for at in [11, chunk + 5, size - 1] {

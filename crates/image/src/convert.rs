@@ -286,6 +286,14 @@ fn members<W: Write>(
     Ok((machine, sums))
 }
 
+/// What both callbacks of the pipeline see.
+struct Tally<'a> {
+    writer: &'a mut dyn Place,
+    data: u64,
+    stored: u64,
+    placements: Vec<Placement>,
+}
+
 fn drive<E: Encode>(
     (disk, chunk_size): (&dyn Disk, u64),
     options: &Options,
@@ -295,17 +303,10 @@ fn drive<E: Encode>(
     watch: &mut dyn Watch,
 ) -> Result<u64> {
     let total = disk.size();
-    if from.done > total || (from.done < total && from.done % chunk_size != 0) {
+    if from.done > total || (from.done < total && !from.done.is_multiple_of(chunk_size)) {
         return Err(Error::resume("it is no boundary of this disk"));
     }
     let plan = Plan { disk, start: from.done, chunk_size, workers: options.workers };
-    /// What both callbacks of the pipeline see.
-    struct Tally<'a> {
-        writer: &'a mut dyn Place,
-        data: u64,
-        stored: u64,
-        placements: Vec<Placement>,
-    }
     let tally = Tally { writer, data: from.data, stored: from.stored, placements: Vec::new() };
     let tally = std::cell::RefCell::new(tally);
     pipeline::run(
@@ -333,5 +334,10 @@ fn drive<E: Encode>(
             Ok(())
         },
     )?;
-    Ok(tally.into_inner().data)
+    let Tally { data, stored, .. } = tally.into_inner();
+    // Zeros at the end make no piece: that they are done has not been said.
+    if !watch.progress(Progress { done: total, total, data, stored }) {
+        return Err(Error::Stopped);
+    }
+    Ok(data)
 }

@@ -78,8 +78,10 @@ struct Work<'a> {
 
 /// A result that is being made.
 struct Partial {
+    /// The name that it gets.
     path: PathBuf,
-    partial: PathBuf,
+    /// The name that it has.
+    made_at: PathBuf,
     file: File,
 }
 
@@ -99,7 +101,7 @@ impl Work<'_> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(!self.settings.resume);
         let file = options.open(&partial).map_err(Error::file("creating", &partial))?;
-        Ok(Partial { path, partial, file })
+        Ok(Partial { path, made_at: partial, file })
     }
 
     fn journal(&self, job: &Job, disk: &ExportDisk, name: &str) -> Result<(Journal, Past)> {
@@ -123,7 +125,7 @@ impl Work<'_> {
             Err(error) => return Err(error),
             // An earlier run finished this disk, and perhaps it has its name already.
             Ok((journal, past)) if past.whole && path.exists() => {
-                return self.adopt_whole(disk, &name, journal, past, report);
+                return self.adopt_whole(disk, &name, journal, &past, report);
             }
             Ok(opened) => opened,
         };
@@ -139,7 +141,7 @@ impl Work<'_> {
         } else {
             let options = self.settings.options(&name);
             let checkpoints = self.checkpoints(journal, &result)?;
-            let file = result.file.try_clone().map_err(Error::file("writing", &result.partial))?;
+            let file = result.file.try_clone().map_err(Error::file("writing", &result.made_at))?;
             let resume = past.resume.clone();
             self.convert(disk, past, Some(checkpoints), move |prefetch, follow| {
                 let mut sink = BufWriter::with_capacity(BUFFER, file);
@@ -152,7 +154,7 @@ impl Work<'_> {
             })
             .await?
         };
-        result.file.sync_all().map_err(Error::file("syncing", &result.partial))?;
+        result.file.sync_all().map_err(Error::file("syncing", &result.made_at))?;
         let mut journal = checkpoints.map(|checkpoints| checkpoints.journal);
         if let Some(journal) = &mut journal {
             let (done, data) = (disk.source.size(), summary.data);
@@ -160,9 +162,9 @@ impl Work<'_> {
             journal.note_whole(&at, &sums)?;
         }
         if self.settings.verify {
-            self.verify(&disk.volume.name, &result.partial, &sums, disk.source.size())?;
+            self.verify(&disk.volume.name, &result.made_at, &sums, disk.source.size())?;
         }
-        let file = self.name(&result, &name)?;
+        let file = publish(&result, &name)?;
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         let size = disk.source.size();
@@ -178,7 +180,7 @@ impl Work<'_> {
         disk: &ExportDisk,
         name: &str,
         journal: Journal,
-        past: Past,
+        past: &Past,
         report: &mut Report,
     ) -> Result<Summary> {
         let path = self.directory.join(name);
@@ -195,7 +197,7 @@ impl Work<'_> {
     }
 
     fn checkpoints(&self, journal: Journal, result: &Partial) -> Result<Checkpoints> {
-        let file = result.file.try_clone().map_err(Error::file("writing", &result.partial))?;
+        let file = result.file.try_clone().map_err(Error::file("writing", &result.made_at))?;
         let (bytes, time) = (self.settings.checkpoint_bytes, self.settings.checkpoint_time);
         Ok(Checkpoints { journal, file, bytes, time })
     }
@@ -244,14 +246,6 @@ impl Work<'_> {
         sums.verify(&what, &*image, size)
     }
 
-    /// Gives a result its name.
-    fn name(&self, result: &Partial, name: &str) -> Result<FileReport> {
-        let file = measure(&result.partial, name)?;
-        std::fs::rename(&result.partial, &result.path).map_err(Error::file("renaming", &result.partial))?;
-        sync_parent(&result.path)?;
-        Ok(file)
-    }
-
     /// A file whose content is at hand.
     fn small(&self, name: &str, content: &[u8], report: &mut Report) -> Result<()> {
         let path = self.directory.join(name);
@@ -279,10 +273,10 @@ impl Work<'_> {
         let name = format!("{}.ova", job.name);
         let result = self.open(&name)?;
         let what = |source| Error::Image { what: name.clone(), source };
-        let clone = || result.file.try_clone().map_err(Error::file("writing", &result.partial));
+        let clone = || result.file.try_clone().map_err(Error::file("writing", &result.made_at));
         let mut machine = machine.clone();
         let mut file = clone()?;
-        file.seek(SeekFrom::Start(0)).map_err(Error::file("writing", &result.partial))?;
+        file.seek(SeekFrom::Start(0)).map_err(Error::file("writing", &result.made_at))?;
         let sink = BufWriter::with_capacity(BUFFER, file);
         let mut writer = OvaWriter::begin(sink, &job.name, &machine).map_err(what)?;
         let mut journals = Vec::new();
@@ -300,7 +294,7 @@ impl Work<'_> {
             }
             let options = self.settings.options(&file);
             let mut reader = clone()?;
-            let partial = result.partial.clone();
+            let partial = result.made_at.clone();
             let member_name = file.clone();
             let (summary, sums, checkpoints, back) = if whole {
                 let mut member = writer.member(&file, None).map_err(what)?;
@@ -348,12 +342,12 @@ impl Work<'_> {
         let finished = writer.finish(&machine, more).map_err(what)?;
         let length = finished.length;
         finished.patch().map_err(what)?;
-        result.file.set_len(length).map_err(Error::file("writing", &result.partial))?;
-        result.file.sync_all().map_err(Error::file("syncing", &result.partial))?;
+        result.file.set_len(length).map_err(Error::file("writing", &result.made_at))?;
+        result.file.sync_all().map_err(Error::file("syncing", &result.made_at))?;
         if self.settings.verify {
-            self.verify_ova(job, &result.partial, report)?;
+            self.verify_ova(job, &result.made_at, report)?;
         }
-        let file = self.name(&result, &name)?;
+        let file = publish(&result, &name)?;
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         journals.into_iter().try_for_each(Journal::remove)
@@ -383,10 +377,18 @@ impl Work<'_> {
     }
 }
 
+/// Gives a result its name.
+fn publish(result: &Partial, name: &str) -> Result<FileReport> {
+    let file = measure(&result.made_at, name)?;
+    std::fs::rename(&result.made_at, &result.path).map_err(Error::file("renaming", &result.made_at))?;
+    sync_parent(&result.path)?;
+    Ok(file)
+}
+
 /// Everything that was written so far is on the disk when this returns.
 fn flushed(mut writer: OvaWriter<BufWriter<File>>, result: &Partial) -> Result<OvaWriter<BufWriter<File>>> {
     writer.flush().map_err(|source| Error::Image { what: result.path.display().to_string(), source })?;
-    result.file.sync_data().map_err(Error::file("syncing", &result.partial))?;
+    result.file.sync_data().map_err(Error::file("syncing", &result.made_at))?;
     Ok(writer)
 }
 
@@ -418,21 +420,21 @@ fn cut(result: &Partial, kept: u64, may_be_short: bool) -> Result<u64> {
     if !may_be_short {
         check_length(result, kept)?;
     }
-    let length = result.file.metadata().map_err(Error::file("reading", &result.partial))?.len();
+    let length = result.file.metadata().map_err(Error::file("reading", &result.made_at))?.len();
     if length > kept {
-        result.file.set_len(kept).map_err(Error::file("cutting", &result.partial))?;
+        result.file.set_len(kept).map_err(Error::file("cutting", &result.made_at))?;
     }
     Ok(kept)
 }
 
 fn check_length(result: &Partial, wanted: u64) -> Result<()> {
-    let length = result.file.metadata().map_err(Error::file("reading", &result.partial))?.len();
+    let length = result.file.metadata().map_err(Error::file("reading", &result.made_at))?.len();
     if length >= wanted {
         return Ok(());
     }
     let wrong = format!(
         "speaks of {wanted} bytes, of which `{}` has only {length}; remove both to start again",
-        result.partial.display()
+        result.made_at.display()
     );
     Err(Error::Journal { path: result.path.clone(), wrong })
 }

@@ -231,7 +231,7 @@ impl<W: Write> Seek for Forward<W> {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
         let mut gap = to.checked_sub(self.position).ok_or(std::io::ErrorKind::NotSeekable)?;
-        let zeros = [0; 64 << 10];
+        let zeros = [0; 16 << 10];
         while gap > 0 {
             let length = usize::try_from(gap).unwrap_or(zeros.len()).min(zeros.len());
             self.sink.write_all(zeros.get(..length).unwrap_or_default())?;

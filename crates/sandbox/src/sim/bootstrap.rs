@@ -74,6 +74,8 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("policy", "poddisruptionbudgets", WRITE),
             ("apps", "controllerrevisions", "get list watch create update delete"),
             ("kubevirt.io", "*", "*"),
+            ("export.kubevirt.io snapshot.kubevirt.io", "*", "*"),
+            ("core", "secrets", "get list watch create delete"),
             ("storage.k8s.io", "storageclasses", READ),
         ],
     ),

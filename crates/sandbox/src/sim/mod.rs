@@ -18,6 +18,7 @@ mod client;
 mod cluster;
 mod device_plugins;
 mod events;
+pub mod export;
 mod guest;
 mod handler_calls;
 pub mod hooks;
@@ -187,6 +188,9 @@ impl From<ClientError> for SimError {
 /// A running simulation; it ends when it is dropped.
 pub struct Simulation {
     launchers: Arc<Launchers>,
+    exports: Option<export::Exports>,
+    /// The disks that were exported; gone with the simulation.
+    disks: tempfile::TempDir,
     hooks: Hooks,
     stop: CancellationToken,
 }
@@ -217,7 +221,9 @@ impl Simulation {
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
         // Dropped on a failure below, which ends what was started by then.
-        let simulation = Self { launchers: Arc::new(Launchers::default()), hooks, stop: stop.clone() };
+        let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
+        let launchers = Arc::new(Launchers::default());
+        let mut simulation = Self { launchers, hooks, exports: None, disks, stop: stop.clone() };
         bootstrap::cluster(&client, &config).await?;
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
@@ -243,7 +249,7 @@ impl Simulation {
         }
         let writer = Writer { client: client.clone(), caches: all.clone() };
         let recorder = Recorder::start(&client, &stop);
-        let launchers = &simulation.launchers;
+        let launchers = &simulation.launchers.clone();
         scheduler::Scheduler::start(
             config.seed,
             writer.clone(),
@@ -268,6 +274,9 @@ impl Simulation {
         let guests = (launchers, &simulation.hooks);
         VirtHandler::start(names, writer.clone(), recorder.clone(), seen, guests, &stop);
         VirtController::start(config.seed, writer.clone(), recorder.clone(), &caches, &stop);
+        let sources = (&caches.vms, &caches.vmis);
+        let disks = (simulation.disks.path().to_path_buf(), config.seed);
+        simulation.exports = Some(export::start(writer.clone(), sources, disks, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
@@ -279,6 +288,16 @@ impl Simulation {
     /// with the files of its pod.
     pub fn domain(&self, namespace: &str, name: &str) -> Option<(Arc<Vec<u8>>, std::path::PathBuf)> {
         self.hooks.domain(&self.launchers.of_vmi(&json::join_key(namespace, name))?)
+    }
+
+    /// The export server, and its faults.
+    pub fn exports(&self) -> Option<&export::Exports> {
+        self.exports.as_ref()
+    }
+
+    /// Where the disks that were exported lie, as `NAMESPACE_CLAIM`.
+    pub fn disks(&self) -> &std::path::Path {
+        self.disks.path()
     }
 
     /// Ends the guest of a VMI as if it had shut down by itself (`crashed` false) or had crashed.

@@ -80,6 +80,12 @@ pub static ENDPOINT_SLICES: Resource =
     Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 pub static API_SERVICES: Resource =
     Resource::cluster("apiregistration.k8s.io", "v1", "apiservices", "APIService");
+pub static CLAIMS: Resource = Resource::core("persistentvolumeclaims", "PersistentVolumeClaim", true);
+pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
+pub static EXPORTS: Resource =
+    Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");
+pub static SNAPSHOTS: Resource =
+    Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinesnapshots", "VirtualMachineSnapshot");
 pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");
 pub static CLUSTER_ROLES: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");

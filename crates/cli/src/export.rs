@@ -1,0 +1,268 @@
+//! `virt-steward export`: the disks of a VM out of the cluster.
+
+mod meter;
+mod preflight;
+mod subject;
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::export::run::{self, Report, Settings, Target};
+use ::export::{Error, Throttle, Window};
+use anyhow::Result;
+use clap::ValueEnum;
+use image::qcow2::Compression;
+
+use crate::cli::DENIED;
+use crate::problem::Problem;
+use crate::shutdown;
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward export web --format qcow2 --output /backups
+  virt-steward export shop/web --format ova --output . --verify
+  virt-steward export --provider kubevirt --vm default/my-vm --output /backups
+  virt-steward export web --snapshot nightly --format vmdk --output - | ssh esxi 'cat > web.vmdk'
+  virt-steward export web --output /backups --resume
+  virt-steward export web --output /backups --dry-run
+  virt-steward export --file /dev/vg0/web --format qcow2 --output /backups
+
+While an export runs, results are named NAME.partial beside a journal; after a failure, or a kill,
+--resume goes on from the last checkpoint. When all is whole, NAME.export.json holds the digests.
+
+Exit status: 0 done, 1 failed, 2 the pre-flight found something that would make it fail.")]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
+pub struct Args {
+    /// The VM, as NAME or NAMESPACE/NAME
+    #[arg(value_name = "VM", conflicts_with_all = ["vm_flag", "file"])]
+    vm: Option<String>,
+    /// The VM, as NAME or NAMESPACE/NAME
+    #[arg(long = "vm", value_name = "VM", conflicts_with = "file")]
+    vm_flag: Option<String>,
+    /// Where VMs come from
+    #[arg(long, value_enum, default_value_t = Provider::Kubevirt)]
+    provider: Provider,
+    /// Export a snapshot of the VM instead of the stopped VM
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    snapshot: Option<String>,
+    /// Export a raw file or block device of this machine instead of a VM
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// Only this volume; can be given several times
+    #[arg(long, value_name = "NAME")]
+    disk: Vec<String>,
+    /// What to make
+    #[arg(short, long, value_enum, default_value_t = FormatName::Qcow2)]
+    format: FormatName,
+    /// For qcow2: how clusters are compressed; vmdk, ova and ovf are always deflated
+    #[arg(short, long, value_enum)]
+    compress: Option<CompressName>,
+    /// The compressor's level: deflate 1-9 (vmdk 1-12), zstd 1-19
+    #[arg(long)]
+    level: Option<i32>,
+    /// A directory, or `-` for standard output (raw, vmdk, ova)
+    #[arg(short = 'O', long, value_name = "DIRECTORY|-")]
+    output: String,
+    /// The beginning of file names; by default the VM's name
+    #[arg(long)]
+    name: Option<String>,
+    /// Go on with an earlier run
+    #[arg(long)]
+    resume: bool,
+    /// Replace results that are there, and forget earlier runs
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+    /// Read the result again and compare its digests with what was read
+    #[arg(long)]
+    verify: bool,
+    /// Look whether it would work, and say so
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave the export object in the cluster
+    #[arg(long)]
+    keep: bool,
+    /// How long the export object lives, in hours; it cannot be extended
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=720))]
+    ttl: u16,
+    /// How long the export may take to become ready, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+    /// A checkpoint after so many MiB of a disk, or after 5 s
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    checkpoint: u64,
+    /// Threads that compress; by default one for each processor
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// The most streams from the server at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..=16))]
+    streams: u8,
+    /// The limit on what is read, in MiB a second
+    #[arg(long, value_name = "MIB")]
+    limit_rate: Option<u64>,
+    /// How to report: text on standard error, or events as lines of JSON on standard output
+    #[arg(short, long = "report", visible_alias = "events", value_enum, default_value_t = Output::Text)]
+    o: Output,
+    /// Say nothing while working
+    #[arg(short, long)]
+    quiet: bool,
+    /// The namespace of a VM that is given without one
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// The kubeconfig file
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig
+    #[arg(long)]
+    context: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Provider {
+    Kubevirt,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum FormatName {
+    /// Sparse files
+    Raw,
+    Qcow2,
+    /// VMware streamOptimized
+    Vmdk,
+    /// One archive with a descriptor
+    Ova,
+    /// A descriptor beside the disks
+    Ovf,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum CompressName {
+    None,
+    /// Read by every qcow2 reader
+    Deflate,
+    /// Faster, checksummed; needs QEMU 5.1 or newer (the default for qcow2)
+    Zstd,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Args {
+    fn target(&self) -> Target {
+        match self.format {
+            FormatName::Raw => Target::Raw,
+            FormatName::Qcow2 => Target::Qcow2,
+            FormatName::Vmdk => Target::Vmdk,
+            FormatName::Ova => Target::Ova,
+            FormatName::Ovf => Target::Ovf,
+        }
+    }
+
+    fn pipe(&self) -> bool {
+        self.output == "-"
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let qcow2 = self.format == FormatName::Qcow2;
+        let compression = match self.compress {
+            None if qcow2 => Compression::Zstd,
+            None | Some(CompressName::None) => Compression::None,
+            Some(_) if !qcow2 => {
+                let doing = "choosing how to write the disks";
+                return Err(Problem::new(doing, "--compress goes with qcow2 alone", "leave it out").into());
+            }
+            Some(CompressName::Deflate) => Compression::Deflate,
+            Some(CompressName::Zstd) => Compression::Zstd,
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let window = Window {
+            most_streams: usize::from(self.streams),
+            streams: usize::from(self.streams).min(4),
+            throttle: Arc::new(Throttle::new(self.limit_rate.map(|mib| mib << 20))),
+            ..Window::default()
+        };
+        Ok(Settings {
+            compression,
+            level: self.level,
+            workers: self.workers.map_or(processors, usize::from),
+            window,
+            verify: self.verify,
+            resume: self.resume,
+            force: self.force,
+            checkpoint_bytes: self.checkpoint << 20,
+            ..Settings::new(self.target())
+        })
+    }
+}
+
+/// Exports, or says whether it would work.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let settings = args.settings()?;
+    let subject = subject::find(&args).await?;
+    let findings = preflight::look(&args, &subject, args.target()).await?;
+    if args.dry_run {
+        return preflight::show(&args, &findings);
+    }
+    if preflight::refuse(&args, &findings) {
+        return Ok(ExitCode::from(DENIED));
+    }
+    let stop = shutdown::token()?;
+    let opened = subject::open(&args, subject).await?;
+    let meter = meter::Meter::new(&args);
+    let listener: run::Listener = {
+        let meter = meter.clone();
+        Arc::new(move |event| meter.event(&event))
+    };
+    let outcome = if args.pipe() {
+        let sink = BufWriter::with_capacity(1 << 20, std::io::stdout());
+        run::to_pipe(&opened.job, sink, &settings, listener, stop).await
+    } else {
+        run::to_directory(&opened.job, Path::new(&args.output), &settings, listener, stop).await
+    };
+    meter.clear();
+    let report = outcome.map_err(|error| failed(&args, &opened.job.source, &error))?;
+    if !args.keep
+        && let Some(export) = &opened.export
+        && let Err(error) = export.delete().await
+    {
+        // The disks are safe: what is left in the cluster goes with its TTL.
+        eprintln!("warning: {error}");
+    }
+    say(&args, &report);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn failed(args: &Args, source: &str, error: &Error) -> Problem {
+    let remedy = match error {
+        Error::Journal { .. } | Error::Request(_) => "see above",
+        _ if args.pipe() => "what went into the pipe is no image: export again",
+        Error::SizeChanged { .. } | Error::Verify { .. } => "export again with --force; export a snapshot",
+        _ => "the same command with --resume goes on from the last checkpoint",
+    };
+    Problem::new(format!("exporting {source}"), error, remedy)
+}
+
+fn say(args: &Args, report: &Report) {
+    if args.o == Output::Json {
+        let text = serde_json::json!({"event": "done", "source": report.source, "files": report.files,
+            "disks": report.disks.iter().map(|disk| serde_json::json!({"name": disk.name, "file": disk.file,
+                "virtualSize": disk.virtual_size, "data": disk.data, "content": disk.content}))
+                .collect::<Vec<_>>(), "warnings": report.warnings});
+        meter::line(args.pipe(), &text.to_string());
+    } else if !args.quiet {
+        for file in &report.files {
+            eprintln!("{}  {:.1} MiB", file.name, meter::mib(file.size));
+        }
+    }
+}
+
+/// The time for [`export::source::vmexport::Setup`].
+fn hours(hours: u16) -> Duration {
+    Duration::from_secs(u64::from(hours) * 3600)
+}

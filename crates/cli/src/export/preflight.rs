@@ -1,0 +1,163 @@
+//! The pre-flight: gathers what `export::preflight` judges.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use ::export::preflight::{Facts, Finding, Grade, check};
+use ::export::run::Target;
+use anyhow::Result;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::subject::{Subject, Vm};
+use super::{Args, Output};
+use crate::cli::DENIED;
+use crate::output::print;
+use crate::problem::Problem;
+use crate::style::{Style, Tone};
+use crate::table;
+
+/// Requests that an export makes: group, resource, verb.
+const REQUESTS: [(&str, &str, &str); 5] = [
+    ("export.kubevirt.io", "virtualmachineexports", "create"),
+    ("export.kubevirt.io", "virtualmachineexports", "get"),
+    ("export.kubevirt.io", "virtualmachineexports", "delete"),
+    ("", "secrets", "create"),
+    ("", "secrets", "get"),
+];
+
+/// Gathers and judges.
+pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<Finding>> {
+    let mut facts = Facts {
+        pipe: args.pipe(),
+        snapshot: args.snapshot.is_some(),
+        ttl_seconds: super::hours(args.ttl).as_secs(),
+        resume: args.resume,
+        force: args.force,
+        ..Facts::default()
+    };
+    let (name, volumes) = match subject {
+        Subject::File(job) => {
+            facts.source.clone_from(&job.source);
+            facts.disks =
+                job.disks.iter().map(|disk| (disk.volume.name.clone(), Some(disk.source.size()))).collect();
+            (job.name.clone(), vec!["disk".to_owned()])
+        }
+        Subject::Vm(vm) => {
+            of_cluster(vm, &mut facts).await;
+            let names = vm.volumes.iter().map(|volume| volume.name.clone()).collect();
+            (args.name.clone().unwrap_or_else(|| vm.name.clone()), names)
+        }
+    };
+    if !args.pipe() {
+        of_directory(Path::new(&args.output), &name, &volumes, target, &mut facts)?;
+    }
+    Ok(check(&facts, target))
+}
+
+async fn of_cluster(vm: &Vm, facts: &mut Facts) {
+    facts.source = vm.describe();
+    facts.running = vm.vmi.as_ref().and_then(|vmi| {
+        let phase = vmi["status"]["phase"].as_str().unwrap_or("Pending");
+        (!matches!(phase, "Succeeded" | "Failed")).then(|| phase.to_owned())
+    });
+    for volume in &vm.volumes {
+        let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", vm.namespace, volume.claim);
+        let claim = vm.cluster.get(&path).await.ok();
+        facts.disks.push((volume.name.clone(), claim.as_ref().and_then(size_of)));
+    }
+    let listed = vm.manifest["spec"]["template"]["spec"]["volumes"].as_array().into_iter().flatten();
+    facts.left_out = listed
+        .filter(|volume| volume["persistentVolumeClaim"].is_null() && volume["dataVolume"].is_null())
+        .filter_map(|volume| volume["name"].as_str().map(str::to_owned))
+        .collect();
+    for (group, resource, verb) in REQUESTS {
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {"namespace": vm.namespace, "verb": verb, "group": group,
+                "resource": resource}}});
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let asked = vm.cluster.send(Method::POST, path, "application/json", &review).await;
+        // A server that cannot be asked will tell when the request is made.
+        if asked.is_ok_and(|reply| reply.body["status"]["allowed"] == false) {
+            facts.forbidden.push(format!("{verb} {resource}"));
+        }
+    }
+}
+
+/// A claim's capacity, or what it asks for.
+fn size_of(claim: &Value) -> Option<u64> {
+    let stated = &claim["status"]["capacity"]["storage"];
+    let stated = if stated.is_null() { &claim["spec"]["resources"]["requests"]["storage"] } else { stated };
+    ::export::machine::bytes(stated.as_str()?)
+}
+
+fn of_directory(
+    directory: &Path,
+    name: &str,
+    volumes: &[String],
+    target: Target,
+    facts: &mut Facts,
+) -> Result<()> {
+    let doing = || format!("looking at the destination `{}`", directory.display());
+    let metadata = std::fs::metadata(directory)
+        .map_err(|error| Problem::new(doing(), error, "give a directory that exists"))?;
+    if !metadata.is_dir() {
+        return Err(Problem::new(doing(), "it is no directory", "give a directory that exists").into());
+    }
+    facts.free =
+        rustix::fs::statvfs(directory).ok().map(|space| space.f_bavail.saturating_mul(space.f_frsize));
+    let mut files: Vec<String> = match target {
+        Target::Ova => vec![format!("{name}.ova")],
+        _ => volumes.iter().map(|volume| format!("{name}-{volume}.{}", target.extension())).collect(),
+    };
+    if target == Target::Ovf {
+        files.push(format!("{name}.ovf"));
+    }
+    for file in files {
+        let journals = match target {
+            Target::Ova => (1..=volumes.len()).map(|number| format!("{file}.{number}.journal")).collect(),
+            _ => vec![format!("{file}.journal")],
+        };
+        let left: Vec<String> =
+            journals.into_iter().filter(|journal| directory.join(journal).exists()).collect();
+        // A disk that an earlier run finished has its name, and no journal.
+        if directory.join(&file).exists() && left.is_empty() {
+            facts.existing.push(file);
+        }
+        facts.journals.extend(left);
+    }
+    Ok(())
+}
+
+/// Prints the findings; exit status 2 when one of them blocks.
+pub fn show(args: &Args, findings: &[Finding]) -> Result<ExitCode> {
+    if args.o == Output::Json {
+        print(&(serde_json::to_string_pretty(findings)? + "\n"))?;
+    } else {
+        let style = Style::of_stdout();
+        let mut rows = vec![vec!["CHECK".into(), "RESULT".into(), "DETAIL".into()]];
+        for finding in findings {
+            let (tone, word) = match finding.grade {
+                Grade::Ok => (Tone::Good, "ok"),
+                Grade::Warning => (Tone::Caution, "warning"),
+                Grade::Blocked => (Tone::Bad, "blocked"),
+            };
+            rows.push(vec![finding.check.into(), style.paint(tone, word), finding.detail.clone()]);
+        }
+        print(&table::render(&rows))?;
+    }
+    let blocked = findings.iter().any(|finding| finding.grade == Grade::Blocked);
+    Ok(if blocked { ExitCode::from(DENIED) } else { ExitCode::SUCCESS })
+}
+
+/// Whether the export must not begin; says why.
+pub fn refuse(args: &Args, findings: &[Finding]) -> bool {
+    for finding in findings {
+        match finding.grade {
+            Grade::Blocked => eprintln!("error: {}: {}", finding.check, finding.detail),
+            Grade::Warning if !args.quiet => eprintln!("warning: {}: {}", finding.check, finding.detail),
+            _ => {}
+        }
+    }
+    findings.iter().any(|finding| finding.grade == Grade::Blocked)
+}

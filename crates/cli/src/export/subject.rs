@@ -1,0 +1,166 @@
+//! What is exported: a VM of the cluster with its volumes, or a file of this machine.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::export::machine::{VmVolume, volumes};
+use ::export::run::{ExportDisk, Job};
+use ::export::source::http::HttpSource;
+use ::export::source::vmexport::{Setup, Subject as Exported, VmExport};
+use ::export::source::{FileSource, Source};
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Args;
+use crate::cluster::Cluster;
+use crate::problem::Problem;
+
+/// What was found.
+pub enum Subject {
+    Vm(Box<Vm>),
+    File(Box<Job>),
+}
+
+/// A VM of the cluster.
+pub struct Vm {
+    pub cluster: Cluster,
+    pub namespace: String,
+    pub name: String,
+    pub manifest: Value,
+    pub vmi: Option<Value>,
+    /// The volumes to export.
+    pub volumes: Vec<VmVolume>,
+}
+
+impl Vm {
+    pub fn describe(&self) -> String {
+        format!("VirtualMachine {}/{}", self.namespace, self.name)
+    }
+}
+
+/// What is ready to be read.
+pub struct Opened {
+    pub job: Job,
+    pub export: Option<Arc<VmExport>>,
+}
+
+/// Finds what the arguments name.
+pub async fn find(args: &Args) -> Result<Subject> {
+    if let Some(path) = &args.file {
+        let doing = || format!("opening `{}`", path.display());
+        let source = FileSource::open(path)
+            .map_err(|error| Problem::new(doing(), error, "give a raw file or a block device"))?;
+        let stem = path.file_stem().map_or("disk".into(), |stem| stem.to_string_lossy().into_owned());
+        let volume = VmVolume::plain("disk");
+        let disks = vec![ExportDisk { volume, source: Arc::new(source) }];
+        let name = args.name.clone().unwrap_or(stem);
+        let source = format!("file {}", path.display());
+        return Ok(Subject::File(Box::new(Job { name, source, vm: Value::Null, vmi: None, disks })));
+    }
+    let Some(given) = args.vm.as_deref().or(args.vm_flag.as_deref()) else {
+        let remedy = "name a VM, or a file with --file";
+        return Err(Problem::new("choosing what to export", "nothing is named", remedy).into());
+    };
+    let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context.clone()).await?;
+    let (namespace, name) = match given.split_once('/') {
+        Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
+        None => (args.namespace.clone().unwrap_or_else(|| cluster.namespace()), given.to_owned()),
+    };
+    let plain =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+    let doing = || format!("reading VirtualMachine {namespace}/{name}");
+    if !plain(&namespace) || !plain(&name) {
+        return Err(Problem::new(doing(), "this is no name", "give NAME or NAMESPACE/NAME").into());
+    }
+    let path = |plural: &str| format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}");
+    let remedy = "check the name and the namespace: `kubectl get vms -A`";
+    let vm =
+        cluster.get(&path("virtualmachines")).await.map_err(|error| Problem::new(doing(), error, remedy))?;
+    let vmi = cluster.get(&path("virtualmachineinstances")).await.ok();
+    let mut volumes = volumes(&vm, args.disk.iter().any(|_| true));
+    if !args.disk.is_empty() {
+        let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+        if let Some(unknown) = args.disk.iter().find(|name| !known.contains(name.as_str())) {
+            let names: Vec<&str> = known.into_iter().collect();
+            let wrong = format!("it has no volume `{unknown}` on a claim; it has {}", names.join(", "));
+            return Err(Problem::new(doing(), wrong, "name one of these with --disk").into());
+        }
+        volumes.retain(|volume| args.disk.contains(&volume.name));
+    }
+    Ok(Subject::Vm(Box::new(Vm { cluster, namespace, name, manifest: vm, vmi, volumes })))
+}
+
+/// Makes what can be read: for a VM, the export in the cluster.
+pub async fn open(args: &Args, subject: Subject) -> Result<Opened> {
+    let vm = match subject {
+        Subject::File(job) => return Ok(Opened { job: *job, export: None }),
+        Subject::Vm(vm) => vm,
+    };
+    let doing = || format!("exporting {}", vm.describe());
+    let remedy = "see `kubectl describe vmexport` in the namespace of the VM";
+    let failed = |error: ::export::Error| Problem::new(doing(), error, remedy);
+    let subject = match &args.snapshot {
+        Some(snapshot) => Exported::Snapshot(snapshot.clone()),
+        None => Exported::VirtualMachine(vm.name.clone()),
+    };
+    let setup = Setup {
+        namespace: vm.namespace.clone(),
+        name: export_name(&vm.name, args.snapshot.as_deref()),
+        subject,
+        ttl: super::hours(args.ttl),
+        ready_within: Duration::from_secs(args.timeout),
+        inside: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+    };
+    let export = Arc::new(VmExport::start(vm.cluster.client(), setup).await.map_err(failed)?);
+    let offered = export.volumes().await.map_err(failed)?;
+    let mut disks = Vec::new();
+    for volume in &vm.volumes {
+        // A snapshot is restored into claims of other names, which end in the claim's own.
+        let found = offered
+            .iter()
+            .find(|offer| offer.name == volume.claim || offer.name.ends_with(&format!("-{}", volume.claim)));
+        let Some(found) = found else {
+            let wrong = format!("the export does not offer its volume {} ({})", volume.name, volume.claim);
+            return Err(Problem::new(doing(), wrong, "leave it out by naming the others with --disk").into());
+        };
+        if found.url.is_none() {
+            let wrong = format!("its volume {} is offered only as an archive", volume.name);
+            return Err(Problem::new(doing(), wrong, "leave it out by naming the others with --disk").into());
+        }
+        let what = format!("volume {} of {}", volume.name, vm.describe());
+        let source = HttpSource::open(&what, &found.name, export.clone()).await.map_err(failed)?;
+        let source: Arc<dyn Source> = Arc::new(source);
+        disks.push(ExportDisk { volume: volume.clone(), source });
+    }
+    let source = match &args.snapshot {
+        Some(snapshot) => format!("{} snapshot {snapshot}", vm.describe()),
+        None => vm.describe(),
+    };
+    let name = args.name.clone().unwrap_or_else(|| vm.name.clone());
+    let job = Job { name, source, vm: vm.manifest.clone(), vmi: vm.vmi.clone(), disks };
+    Ok(Opened { job, export: Some(export) })
+}
+
+/// The same for the same source, so that a resumed run finds the export of the one before. Names of
+/// services have at most 63 characters, and `virt-export-` comes in front of this one.
+fn export_name(vm: &str, snapshot: Option<&str>) -> String {
+    let whole = format!("{vm}/{}", snapshot.unwrap_or_default());
+    let digest = ::export::sums::hex(&::export::sums::sha256(whole.as_bytes()));
+    let short: String = vm.chars().take(30).collect();
+    format!("steward-{}-{}", short.trim_end_matches(['-', '.']), digest.get(..8).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::export_name;
+
+    #[test]
+    fn names_are_stable_short_and_different() {
+        let long = "a".repeat(63);
+        assert_eq!(export_name("web", None), export_name("web", None));
+        assert_ne!(export_name("web", None), export_name("web", Some("nightly")));
+        assert_ne!(export_name(&long, None), export_name(&long[1..], None));
+        assert!(export_name(&long, None).len() + "virt-export-".len() <= 63);
+    }
+}

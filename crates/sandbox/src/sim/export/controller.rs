@@ -1,0 +1,184 @@
+//! The controller: observes an export with its source, decides, writes its status, tells the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::super::SimError;
+use super::super::cache::Cache;
+use super::super::client::{Client, ClientError};
+use super::super::identity::Identity;
+use super::super::json::{join_key, key, name, namespace, text};
+use super::super::queue::Queue;
+use super::super::resource::{CLAIMS, EXPORTS, SECRETS, SNAPSHOTS};
+use super::super::write::{Op, Write, Writer};
+use super::decide::{Observation, claims_of, decide};
+use super::disks::Disks;
+use super::server::{Exports, Served};
+
+/// How soon an export is looked at again while it waits for something that has no cache.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Every export has this as its second key in the cache.
+const ALL: &str = "all";
+
+/// Starts controller and server. Disks are made below `directory`.
+pub async fn start(
+    writer: Writer,
+    (vms, vmis): (&Arc<Cache>, &Arc<Cache>),
+    (directory, seed): (std::path::PathBuf, u64),
+    stop: &CancellationToken,
+) -> Result<Exports, SimError> {
+    let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
+    let exports = Exports::start(stop).await.map_err(setup)?;
+    let cache = Cache::new(&EXPORTS, |_| ALL);
+    let controller = Arc::new(Controller {
+        client: writer.client.clone(),
+        writer,
+        cache: cache.clone(),
+        vms: vms.clone(),
+        vmis: vmis.clone(),
+        disks: Arc::new(Disks::new(directory, seed)),
+        exports: exports.clone(),
+        who: Identity::virt_controller(),
+    });
+    let queue = Queue::default();
+    let (adding, all) = (queue.clone(), cache.clone());
+    cache.on_change(move |change| adding.add(change.key));
+    for source in [vms, vmis] {
+        let (adding, all) = (queue.clone(), all.clone());
+        source.on_change(move |change| {
+            // A VM that starts ends its export, one that stops lets it begin.
+            let mentioned = |export: &Value| {
+                namespace(export) == namespace(change.object())
+                    && (text(export, "/spec/source/name") == name(change.object())
+                        || text(export, "/status/virtualMachineName") == name(change.object()))
+            };
+            for export in all.indexed(ALL).iter().filter(|export| mentioned(export)) {
+                adding.add(&key(export));
+            }
+        });
+    }
+    let (rotated, listening, adding) = (exports.clone(), stop.clone(), queue.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = listening.cancelled() => return,
+                () = rotated.rotated() => all.indexed(ALL).iter().for_each(|export| adding.add(&key(export))),
+            }
+        }
+    });
+    tokio::spawn(cache.run(controller.client.clone(), stop.clone()));
+    queue.run("export", 2, stop, move |key| {
+        let controller = controller.clone();
+        async move { controller.reconcile(&key).await }
+    });
+    Ok(exports)
+}
+
+struct Controller {
+    client: Client,
+    writer: Writer,
+    cache: Arc<Cache>,
+    vms: Arc<Cache>,
+    vmis: Arc<Cache>,
+    disks: Arc<Disks>,
+    exports: Exports,
+    who: Identity,
+}
+
+impl Controller {
+    async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
+        let Some(export) = self.cache.get(key) else {
+            self.exports.forget(key);
+            return Ok(None);
+        };
+        let ns = namespace(&export);
+        let source = &export["spec"]["source"];
+        let snapshot = match text(source, "/kind") {
+            "VirtualMachineSnapshot" => self.read(&SNAPSHOTS.path(ns, text(source, "/name"), "")).await?,
+            _ => None,
+        };
+        let vm_name = match &snapshot {
+            Some(snapshot) => text(snapshot, "/spec/source/name"),
+            None => text(source, "/name"),
+        };
+        let (vm, vmi) = match text(source, "/kind") {
+            "PersistentVolumeClaim" => (None, None),
+            _ => (self.vms.get(&join_key(ns, vm_name)), self.vmis.get(&join_key(ns, vm_name))),
+        };
+        let mut claims = Vec::new();
+        for claim in claims_of(source, vm.as_deref()) {
+            let found = self.read(&CLAIMS.path(ns, &claim, "")).await?;
+            claims.push((claim, found));
+        }
+        let secret = text(&export, "/spec/tokenSecretRef");
+        let secret = if secret.is_empty() { None } else { self.read(&SECRETS.path(ns, secret, "")).await? };
+        let token = secret.as_ref().and_then(token_of);
+        let (url, ca) = self.exports.address();
+        let seen = Observation {
+            export: &export,
+            vm: vm.as_deref(),
+            vmi: vmi.as_deref(),
+            snapshot: snapshot.as_ref(),
+            claims: &claims,
+            has_token: token.is_some(),
+            url: &url,
+            ca: &ca,
+        };
+        let decision = decide(&seen, Timestamp::now());
+        if decision.delete {
+            self.exports.forget(key);
+            let write = Write::to(&EXPORTS, &export, "", Op::Delete(Value::Null));
+            self.writer.write(&self.who, &write).await?;
+            return Ok(None);
+        }
+        self.serve(key, &decision.serve, &claims, token);
+        if export.get("status") != Some(&decision.status) {
+            let body = json!({"metadata": {"resourceVersion": export["metadata"]["resourceVersion"]},
+                "status": decision.status});
+            let write = Write::to(&EXPORTS, &export, "status", Op::MergePatch(body));
+            let answer = self.writer.write(&self.who, &write).await?;
+            self.cache.observe(answer);
+        }
+        let waiting = decision.status["phase"] == "Pending" || decision.status["phase"] == "Skipped";
+        // A Ready one is looked at for its TTL, and for a token that was changed.
+        Ok(Some(if waiting { AGAIN } else { AGAIN * 4 }))
+    }
+
+    fn serve(
+        &self,
+        key: &str,
+        volumes: &[(String, String)],
+        claims: &[(String, Option<Value>)],
+        token: Option<String>,
+    ) {
+        let Some(token) = token.filter(|_| !volumes.is_empty()) else {
+            self.exports.forget(key);
+            return;
+        };
+        let volumes = volumes.iter().filter_map(|(volume, claim)| {
+            let object = claims.iter().find(|(name, _)| name == claim)?.1.clone()?;
+            Some((volume.clone(), object))
+        });
+        self.exports.serve(key, Served { token, volumes: volumes.collect(), disks: self.disks.clone() });
+    }
+
+    /// `None`: it is not there.
+    async fn read(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        match self.client.get(Some(&self.who), path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.code() == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn token_of(secret: &Value) -> Option<String> {
+    use base64::Engine as _;
+    let raw = base64::prelude::BASE64_STANDARD.decode(text(secret, "/data/token")).ok()?;
+    String::from_utf8(raw).ok().filter(|token| !token.is_empty())
+}
