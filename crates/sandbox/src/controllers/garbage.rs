@@ -33,18 +33,21 @@ pub async fn owner_gone(api: &Arc<Api>, uid: &str) -> bool {
 /// Deletes an object whose owners are all gone; takes the gone ones out when some are left.
 pub async fn owned(api: &Arc<Api>, location: &Location) -> bool {
     let Some((mut call, stored)) = find(api, location) else { return true };
-    let object = stored.value();
-    let there = |reference: &&Value| {
-        reference["uid"].as_str().is_some_and(|uid| {
-            api.store.by_uid(uid).is_some_and(|(place, owner)| {
-                // An owner in another namespace does not count.
-                let namespace = &owner.header().namespace;
-                place.kind != location.kind
-                    || place.key != location.key
-                        && (namespace.is_empty() || *namespace == stored.header().namespace)
-            })
+    let exists = |uid: &str| {
+        api.store.by_uid(uid).is_some_and(|(place, owner)| {
+            // An owner in another namespace does not count.
+            let namespace = &owner.header().namespace;
+            place.kind != location.kind
+                || place.key != location.key
+                    && (namespace.is_empty() || *namespace == stored.header().namespace)
         })
     };
+    // The object itself is only read when something has to be done about it.
+    if stored.header().owners.iter().all(|uid| exists(uid)) {
+        return true;
+    }
+    let object = stored.value();
+    let there = |reference: &&Value| reference["uid"].as_str().is_some_and(exists);
     let (live, gone): (Vec<&Value>, Vec<&Value>) = references(&object).partition(there);
     if gone.is_empty() {
         return true;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, ClientError};
 use super::json;
+use super::lean::Lean;
 use super::queue::backoff;
 use super::resource::Resource;
 
@@ -77,7 +78,7 @@ struct State {
 struct Line {
     #[serde(rename = "type")]
     kind: String,
-    object: Value,
+    object: Lean,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -242,13 +243,14 @@ impl Cache {
 
     fn apply(&self, line: Line, from: &mut String) -> Result<(), WatchError> {
         if line.kind == "ERROR" {
-            return Err(WatchError::Ended(json::text(&line.object, "/message").to_owned()));
+            return Err(WatchError::Ended(json::text(&line.object.0, "/message").to_owned()));
         }
-        let version = version(&line.object);
-        json::text(&line.object, "/metadata/resourceVersion").clone_into(from);
+        let object = line.object.0;
+        let version = version(&object);
+        json::text(&object, "/metadata/resourceVersion").clone_into(from);
         match line.kind.as_str() {
-            "ADDED" | "MODIFIED" => self.store(line.object, version, true),
-            "DELETED" => self.discard(&line.object, version),
+            "ADDED" | "MODIFIED" => self.store(object, version, true),
+            "DELETED" => self.discard(&object, version),
             _ => {
                 let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
                 state.seen = state.seen.max(version);
@@ -355,7 +357,7 @@ mod tests {
 
     fn event(cache: &Cache, kind: &str, object: Value) {
         let mut from = String::new();
-        cache.apply(Line { kind: kind.into(), object }, &mut from).unwrap();
+        cache.apply(Line { kind: kind.into(), object: Lean(object) }, &mut from).unwrap();
     }
 
     #[test]

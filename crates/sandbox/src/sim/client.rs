@@ -1,4 +1,5 @@
-//! Requests to the API server on raw JSON: nothing of an object is lost on the way.
+//! Requests to the API server on raw JSON: nothing of an object is lost on the way but
+//! `metadata.managedFields`, which the server keeps for itself.
 
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ impl Client {
             if !status.is_success() {
                 return Err(refusal(doing(), status.as_u16(), &bytes));
             }
-            serde_json::from_slice(&bytes).map_err(|source| ClientError::Garbled { doing: doing(), source })
+            super::lean::parse(&bytes).map_err(|source| ClientError::Garbled { doing: doing(), source })
         };
         tokio::time::timeout(REQUEST_TIMEOUT, exchange)
             .await

@@ -3,24 +3,34 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// The string at an RFC 6901 pointer; empty when it is absent or no string.
+/// What is at a pointer of plain names: [`Value::pointer`] without its escapes, and without the two
+/// strings that it makes for each name.
+fn at<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(object, |at, name| match at {
+        Value::Object(fields) => fields.get(name),
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// The string at an RFC 6901 pointer of plain names; empty when it is absent or no string.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    at(object, pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The integer at a pointer; 0 when it is absent.
 pub fn integer(object: &Value, pointer: &str) -> i64 {
-    object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+    at(object, pointer).and_then(Value::as_i64).unwrap_or_default()
 }
 
 /// The list at a pointer; empty when it is absent.
 pub fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(object, pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The map at a pointer.
 pub fn map<'a>(object: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {
-    object.pointer(pointer).and_then(Value::as_object)
+    at(object, pointer).and_then(Value::as_object)
 }
 
 pub fn name(object: &Value) -> &str {
@@ -57,7 +67,7 @@ pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 
 /// `metadata.deletionTimestamp` is set.
 pub fn is_deleting(object: &Value) -> bool {
-    object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
+    at(object, "/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
 }
 
 pub fn finalizers(object: &Value) -> Vec<&str> {

@@ -26,6 +26,7 @@ mod identity;
 mod json;
 mod kubelet;
 mod launcher;
+mod lean;
 mod node;
 mod node_lifecycle;
 mod queue;

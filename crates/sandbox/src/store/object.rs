@@ -158,7 +158,7 @@ impl Draft {
         let mut encoded = Vec::with_capacity(1024);
         encoded.extend_from_slice(br#","metadata":"#);
         write_json(&mut encoded, &metadata)?;
-        let at = find(&encoded, PLACED).ok_or(Error::NotAnObject)?;
+        let at = memchr::memmem::find(&encoded, PLACED).ok_or(Error::NotAnObject)?;
         let mut after = encoded.split_off(at + PLACED.len());
         encoded.truncate(at);
         write_rest(&mut after, root)?;
@@ -226,10 +226,6 @@ fn write_rest(out: &mut Vec<u8>, rest: &Map<String, Value>) -> Result<(), Error>
     }
     out.push(b'}');
     Ok(())
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 fn header_of(object: &Value, selectable: &[String]) -> Result<Header, Error> {

@@ -169,7 +169,7 @@ impl VirtApi {
             Ok(body) => body.to_bytes(),
             Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large or broke off"),
         };
-        let Ok(review) = serde_json::from_slice::<Value>(&body) else {
+        let Ok(review) = crate::sim::lean::parse(&body) else {
             return plain(StatusCode::BAD_REQUEST, "the body is no AdmissionReview");
         };
         if !review["request"].is_object() {
