@@ -7,6 +7,7 @@
 //! Both run in this process, and know of each other only what a kubeconfig says.
 
 pub mod demo;
+mod fault;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,16 +34,21 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   virt-steward sandbox --demo
   virt-steward sandbox --nodes 10 --vms 500 --kubeconfig-out ./kubeconfig
   virt-steward sandbox --port 6443 --seed 7 --no-operator
   virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
+  virt-steward sandbox --seed 7 --fault error:code=500,rate=0.05 --fault watch-drop:events=20,rate=0.5
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+
     /// Simulated nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     nodes: u32,
@@ -75,6 +81,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     hook_binary: Option<PathBuf>,
 
+    /// What goes wrong once the cluster stands; see `virt-steward sandbox fault add --help`; can be given again
+    #[arg(long, value_name = "FAULT")]
+    fault: Vec<::sandbox::faults::Fault>,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -88,8 +98,19 @@ pub struct Args {
     exit: bool,
 }
 
+/// What is done to a sandbox that runs.
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Let things go wrong in a running sandbox
+    #[command(subcommand)]
+    Fault(fault::Action),
+}
+
 /// Starts everything, shows the demo when asked for, waits for the end.
 pub async fn run(args: Args) -> Result<ExitCode> {
+    if let Some(Action::Fault(action)) = args.action {
+        return fault::run(action).await;
+    }
     let stop = shutdown::token()?;
     // ends with the program
     let temporary = tempfile::tempdir().context("making a temporary directory for the kubeconfig")?;
@@ -103,6 +124,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        faults: args.fault.clone(),
     };
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);

@@ -98,3 +98,52 @@ async fn given_definitions_are_served_and_every_request_is_written_down() {
     assert_eq!(wrong.status, 1);
     assert!(wrong.stderr.contains("give `--crds` a file or directory"), "{}", wrong.stderr);
 }
+
+#[test]
+fn faults_come_and_go_in_a_running_sandbox() {
+    let sandbox =
+        SandboxProgram::start(&["--nodes", "1", "--no-operator", "--seed", "7", "--fault", "latency:ms=1"]);
+    let kubeconfig = sandbox.kubeconfig.to_str().unwrap();
+    let fault = |arguments: &[&str]| {
+        virt_steward(&[&["sandbox", "fault"], arguments, &["--kubeconfig", kubeconfig]].concat(), "")
+    };
+    let added = fault(&["add", "error:code=500,resource=configmaps,verb=get", "clock-skew:seconds=60"]);
+    assert_eq!((added.status, added.stderr.as_str()), (0, ""));
+    assert!(
+        added.stdout.contains("fault 2 added: error:code=500,verb=get,resource=configmaps\n"),
+        "{}",
+        added.stdout
+    );
+
+    // what is active happens: `admit --live` reads the ConfigMap that a VM names
+    let example = |name: &str| format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    let vbios = std::fs::read_to_string(example("vms/vbios.yaml")).unwrap();
+    let (_, machine) = vbios.split_once("---\n").unwrap();
+    let config = example("config/operator.yaml");
+    let admitted = virt_steward(
+        &["admit", "-f", "-", "--live", "--kubeconfig", kubeconfig, "--config", &config, "-o", "json"],
+        machine,
+    );
+    assert!(admitted.stdout.contains("etcdserver: request timed out"), "{}", admitted.stdout);
+
+    let log = fault(&["log", "-o", "json"]);
+    let log: serde_json::Value = serde_json::from_str(&log.stdout).unwrap();
+    let hit = log.as_array().unwrap().iter().find(|hit| hit["id"] == 2).unwrap();
+    assert_eq!((&hit["seed"], &hit["resource"]), (&7.into(), &"configmaps".into()), "{hit}");
+
+    let list = fault(&["list"]);
+    assert!(list.stdout.starts_with("ID  FAULT "), "{}", list.stdout);
+    assert_eq!(list.stdout.lines().count(), 4, "{}", list.stdout);
+    assert_eq!(fault(&["clear", "2"]).stdout, "1 cleared\n");
+    assert_eq!(fault(&["clear"]).stdout, "2 cleared\n");
+    assert_eq!(fault(&["list"]).stderr, "no faults are active\n");
+
+    for (arguments, wrong, remedy) in [
+        (&["add", "boom"][..], "`boom` is none of latency", "fault add --help"),
+        (&["clear", "9"][..], "there is no fault \"9\"", "fault list"),
+    ] {
+        let refused = fault(arguments);
+        assert_eq!(refused.status, 1);
+        assert!(refused.stderr.contains(wrong) && refused.stderr.contains(remedy), "{}", refused.stderr);
+    }
+}

@@ -18,6 +18,7 @@ mod bootstrap;
 pub mod certs;
 pub mod clock;
 pub mod controllers;
+pub mod faults;
 pub mod objects;
 pub mod registry;
 pub mod server;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::certs::Authority;
 use crate::clock::{Ids, SystemClock};
+use crate::faults::{Faults, SkewedClock};
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::store::Store;
@@ -56,6 +58,8 @@ pub struct Options {
     pub audit_log: Option<PathBuf>,
     /// The program `virt-steward-hook`, run for the sidecars of launcher pods that have its image.
     pub hook_binary: Option<PathBuf>,
+    /// What goes wrong once everything stands.
+    pub faults: Vec<faults::Fault>,
 }
 
 impl Default for Options {
@@ -69,6 +73,7 @@ impl Default for Options {
             crds: None,
             audit_log: None,
             hook_binary: None,
+            faults: Vec::new(),
         }
     }
 }
@@ -116,7 +121,7 @@ pub struct Sandbox {
     server: Server,
     kubeconfig: String,
     api: Arc<Api>,
-    simulation: Option<sim::Simulation>,
+    simulation: Option<Arc<sim::Simulation>>,
 }
 
 impl Sandbox {
@@ -139,13 +144,15 @@ impl Sandbox {
             let ids = ids.clone();
             Arc::new(move || ids.uid())
         };
-        let admission = admission::Admission::new(store.clone(), make_uid);
+        let faults = Faults::new(options.seed, Arc::new(SystemClock));
+        let admission = admission::Admission::with_faults(store.clone(), make_uid, Some(faults.clone()));
         let auth = auth::Auth::new(store.clone(), admin_token.clone(), api::admin())
             .map_err(|error| Error::Bootstrap(error.to_string()))?;
         let api = Arc::new(Api {
             store,
             registry: Registry::new(),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SkewedClock(faults.clone())),
+            faults: faults.clone(),
             ids,
             shutdown: CancellationToken::new(),
             auth,
@@ -167,7 +174,16 @@ impl Sandbox {
                 .map_err(|source| Error::Kubeconfig { path: path.clone(), source })?;
         }
         match simulate(&kubeconfig, &options).await {
-            Ok(simulation) => Ok(Self { server, kubeconfig, api, simulation }),
+            Ok(simulation) => {
+                let simulation = simulation.map(Arc::new);
+                if let Some(simulation) = &simulation {
+                    tokio::spawn(restart_the_dead(faults.crashes(), Arc::downgrade(simulation)));
+                }
+                for fault in options.faults {
+                    faults.add(fault).map_err(|error| Error::Bootstrap(error.to_string()))?;
+                }
+                Ok(Self { server, kubeconfig, api, simulation })
+            }
             Err(error) => {
                 server.shutdown().await;
                 Err(error.into())
@@ -192,13 +208,31 @@ impl Sandbox {
 
     /// The simulated nodes and `KubeVirt`, if there are any.
     pub fn simulation(&self) -> Option<&sim::Simulation> {
-        self.simulation.as_ref()
+        self.simulation.as_deref()
     }
 
     /// Ends the simulation and watches, finishes requests in flight, closes the port.
     pub async fn shutdown(self) {
         drop(self.simulation);
         self.server.shutdown().await;
+    }
+}
+
+/// Tells the simulation which of its components a fault has killed.
+async fn restart_the_dead(
+    mut crashes: tokio::sync::broadcast::Receiver<String>,
+    simulation: std::sync::Weak<sim::Simulation>,
+) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        match crashes.recv().await {
+            Ok(user) => match simulation.upgrade() {
+                Some(simulation) => simulation.restart(&user),
+                None => return,
+            },
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::Api;
+use crate::api::{Api, Cut};
 use crate::attributes::User;
 use crate::certs::Authority;
 
@@ -28,6 +28,11 @@ const HEAD: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(5);
 /// Connections at once.
 const CONNECTIONS: usize = 4096;
+
+/// A fault breaks this connection before the answer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("broken by a fault")]
+struct Broken;
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +144,10 @@ async fn connection(
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| user_of(leaf));
     let service = service_fn(move |request| {
         let (api, user) = (api.clone(), user.clone());
-        async move { Ok::<_, std::convert::Infallible>(api.handle(request, user).await) }
+        async move {
+            let reply = api.handle(request, user).await;
+            if reply.extensions().get::<Cut>().is_some() { Err(Broken) } else { Ok(reply) }
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(128 << 10);

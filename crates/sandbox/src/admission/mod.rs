@@ -26,6 +26,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::attributes::Attributes;
+use crate::faults::Faults;
 use crate::objects::Objects;
 
 use plugins::Plugins;
@@ -158,14 +159,24 @@ impl std::fmt::Debug for Admission {
 impl Admission {
     /// The chain over a store.
     pub fn new(objects: Arc<dyn Objects>, make_uid: Arc<MakeUid>) -> Self {
+        Self::with_faults(objects, make_uid, None)
+    }
+
+    /// The chain over a store, in which questions to webhooks can fail.
+    pub fn with_faults(
+        objects: Arc<dyn Objects>,
+        make_uid: Arc<MakeUid>,
+        faults: Option<Arc<Faults>>,
+    ) -> Self {
         Self {
             plugins: Plugins::new(Arc::clone(&objects), Arc::clone(&make_uid)),
             policies: Policies::new(Arc::clone(&objects)),
-            webhooks: Webhooks::new(objects, make_uid),
+            webhooks: Webhooks::new(objects, make_uid, faults),
         }
     }
 
-    /// Runs the mutating half and returns the object to store. On delete and connect without a body `object` is null.
+    /// Runs the mutating half and returns the object to store, and whether it may differ from what it was given. On
+    /// delete and connect without a body `object` is null.
     /// Warnings in `notes` go to the client whatever the result.
     ///
     /// # Errors
@@ -175,15 +186,18 @@ impl Admission {
         request: &Request<'_>,
         mut object: Value,
         notes: &mut Notes,
-    ) -> Result<Value, Status> {
+    ) -> Result<(Value, bool), Status> {
         let mut passes = Passes::default();
         self.plugins.mutate(request, &mut object)?;
+        // the built-in plugins fill in what new objects lack
+        let mut changed = request.operation == Operation::Create;
         if self.webhooks.mutate(request, &mut object, &mut passes, notes).await? {
             self.plugins.mutate(request, &mut object)?;
             passes.again(&object);
             self.webhooks.mutate(request, &mut object, &mut passes, notes).await?;
+            changed = true;
         }
-        Ok(object)
+        Ok((object, changed))
     }
 
     /// Runs the validating half on what would be stored. Keep what it returns until the write is done: it holds the

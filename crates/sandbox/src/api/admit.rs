@@ -71,11 +71,16 @@ impl<'a> Admitted<'a> {
         }
     }
 
-    /// The mutating half.
+    /// The mutating half; says whether it may have changed the object.
     ///
     /// # Errors
     /// The refusal.
-    pub async fn mutate(&self, object: Value, old: Option<&Value>, call: &mut Call) -> Result<Value, Status> {
+    pub async fn mutate(
+        &self,
+        object: Value,
+        old: Option<&Value>,
+        call: &mut Call,
+    ) -> Result<(Value, bool), Status> {
         let mut notes = Notes::default();
         let result = self.api.admission.mutate(&self.request(old), object, &mut notes).await;
         take(call, notes);
@@ -138,7 +143,7 @@ impl Api {
     ) -> Result<Reservation, Status> {
         let options = options(call, "CreateOptions");
         let admitted = Admitted::new(self, call, Operation::Create, options);
-        let object = admitted.mutate(object.clone(), None, call).await?;
+        let (object, _) = admitted.mutate(object.clone(), None, call).await?;
         admitted.validate(&object, None, call).await
     }
 }

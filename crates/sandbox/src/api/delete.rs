@@ -18,6 +18,7 @@ use super::reply::{self, Reply};
 use super::{Api, Call, decode};
 use crate::admission::Operation;
 use crate::clock::seconds;
+use crate::faults::no_space;
 use crate::registry::Kind;
 use crate::store::{Draft, Error, Stored};
 
@@ -175,6 +176,7 @@ impl Api {
                 Err(Error::NotFound) => {
                     return Err(Status::not_found(&call.kind.group, &call.kind.plural, &call.target.name));
                 }
+                Err(Error::NoSpace) => return Err(no_space()),
                 Err(other) => return Err(Status::internal(&other.to_string())),
                 Ok(deleted) => return Ok(deleted),
             }
@@ -200,6 +202,7 @@ impl Api {
         let version = stored.header().resource_version;
         match self.step(kind, options, current) {
             Step::Nothing(object) => Ok(Deleted::Waiting(object)),
+            Step::Mark(_) if self.faults.is_full() => Err(Error::NoSpace),
             Step::Mark(object) => {
                 let stored =
                     self.store.update(&kind.storage, version, Draft::new(object, &kind.selectable)?)?;

@@ -11,6 +11,7 @@ mod decode;
 mod delete;
 mod discovery;
 mod events;
+mod faults;
 mod fields;
 mod lifecycle;
 mod meta;
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use aggregate::authentication;
 pub use delete::{FOREGROUND, ORPHAN, Options};
+pub use faults::Cut;
 pub use openapi::Documents;
 pub use reply::{Body, Reply};
 pub use strategy::definition::CLEANUP;
@@ -81,6 +83,8 @@ pub struct Api {
     pub proxy: crate::certs::Identity,
     /// Documents of `/openapi/v3`.
     pub documents: std::sync::Mutex<Documents>,
+    /// What is to go wrong.
+    pub faults: Arc<crate::faults::Faults>,
     /// Where requests are written down.
     pub audit: Option<audit::Audit>,
     /// What the server's own controllers have to look at.
@@ -150,6 +154,10 @@ struct Trail {
     object: Option<serde_json::Value>,
     warnings: Vec<String>,
     annotations: BTreeMap<String, String>,
+    /// A fault keeps the answer from its client.
+    cut: bool,
+    /// A fault kills the client, for so long.
+    crash: Option<Duration>,
 }
 
 fn header(head: &Parts, name: http::header::HeaderName) -> &str {
@@ -236,6 +244,12 @@ impl Api {
                 answered: self.clock.now(),
             });
         }
+        if let Some(down) = trail.crash {
+            self.faults.crash(&trail.attributes.user.name, down);
+        }
+        if trail.cut {
+            answer.extensions_mut().insert(Cut);
+        }
         answer
     }
 
@@ -257,6 +271,9 @@ impl Api {
         let target = Target::parse(path);
         trail.attributes = attributes(head, &user, target.as_ref(), &query);
         self.auth.authorize(&trail.attributes)?;
+        if target.is_some() {
+            self.meet_faults(trail).await?;
+        }
         let place = target.as_ref().map(|target| (target.group.as_str(), target.version.as_str()));
         let handed_on = place
             .or_else(|| group_version(path))
@@ -267,6 +284,10 @@ impl Api {
             return self.forward(&service, head, body, &user).await;
         }
         let Some(target) = target else {
+            if let Some(rest) = path.strip_prefix(faults::PATH) {
+                let body = self.body(head, body).await?;
+                return self.control_faults(&head.method, rest, &body);
+            }
             return self.non_resource(head, path).await;
         };
         let verb = trail.attributes.verb.clone();
@@ -299,7 +320,7 @@ impl Api {
         call.warnings.extend(call.kind.definition().and_then(|definition| definition.deprecation.clone()));
         let answer = self.perform(&mut call, &verb).await;
         trail.warnings = call.warnings;
-        trail.annotations = call.annotations;
+        trail.annotations.extend(call.annotations);
         answer
     }
 

@@ -53,6 +53,9 @@ impl Api {
     pub async fn list(&self, call: &Call) -> Result<Reply, Status> {
         let selection = call.query.selection(&call.kind)?;
         let page = Page::of(call)?;
+        if page.after.is_some() && self.faults.is_gone(&super::admit::attributes(call, "list")) {
+            return Err(expired_list(Error::Expired { asked: page.exact.unwrap_or(0), floor: 0 }));
+        }
         let (version, all) = self.objects_at(call, &page).await?;
         let everything = selection.is_everything();
         let mut chosen: Vec<Arc<Stored>> = Vec::new();

@@ -60,6 +60,12 @@ pub fn json_stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Reply 
     reply(200, JSON, stream(pieces))
 }
 
+/// JSON that comes piece by piece, until it breaks off.
+pub fn json_results(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
+    use futures::StreamExt;
+    reply(200, JSON, StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync())
+}
+
 /// A failure.
 pub fn failure(status: &Status) -> Reply {
     let mut response = json(status.code, &status.to_json());

@@ -12,15 +12,18 @@ use std::time::Duration;
 
 use apimachinery::Status;
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::admit::attributes;
 use super::negotiate::Form;
 use super::present::Presenter;
 use super::query::{Selection, invalid_options};
 use super::read::too_large;
 use super::reply::{self, Reply};
 use super::{Api, Call};
+use crate::faults::WatchFate;
 use crate::store::{Cursor, Error, Event, EventType, Stored, line};
 
 /// Changes taken from the history at once.
@@ -41,6 +44,8 @@ impl Api {
             selection = selection.only(&call.target.name);
         }
         let start = Start::of(call)?;
+        let asked = attributes(call, "watch");
+        let fate = self.faults.of_watch(&asked);
         let presenter = call.presenter(self);
         let mut watcher = Watcher {
             api: self.clone(),
@@ -65,6 +70,10 @@ impl Api {
                 watcher.cursor = Some(cursor);
                 watcher.announce = announce;
             }
+            Start::After(version) if self.faults.is_gone(&asked) => {
+                let floor = self.store.version();
+                return Ok(error_event(&expired(&Error::Expired { asked: version, floor })));
+            }
             Start::After(version) if version > self.store.version() => {
                 return Ok(error_event(&too_large(version, self.store.version())));
             }
@@ -77,7 +86,7 @@ impl Api {
             let line = watcher.next().await?;
             Some((line, watcher))
         });
-        Ok(reply::json_stream(stream))
+        Ok(broken_by(fate, stream))
     }
 
     fn lifetime(&self, call: &Call) -> Result<Duration, Status> {
@@ -131,6 +140,26 @@ impl Start {
         } else {
             Self::After(version)
         })
+    }
+}
+
+/// The watch as a fault lets it through.
+fn broken_by(fate: WatchFate, stream: impl Stream<Item = Bytes> + Send + 'static) -> Reply {
+    if fate.drop_after.is_none() && fate.lag.is_zero() {
+        return reply::json_stream(stream);
+    }
+    let lag = fate.lag;
+    let late = stream.then(move |line| async move {
+        tokio::time::sleep(lag).await;
+        Ok(line)
+    });
+    match fate.drop_after {
+        None => reply::json_results(late),
+        Some(events) => {
+            let broken = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "broken by a fault");
+            let events = usize::try_from(events).unwrap_or(usize::MAX);
+            reply::json_results(late.take(events).chain(futures::stream::iter([Err(broken)])))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::reply::{self, Reply};
 use super::{Api, Call, decode, fields, strategy};
 use crate::admission::Operation;
 use crate::clock::seconds;
+use crate::faults::no_space;
 use crate::registry::{Kind, join};
 use crate::store::{Draft, Error, Stored};
 
@@ -81,7 +82,7 @@ impl Api {
         self.namespace_accepts(call, &object)?;
         self.name_and_stamp(&mut object, call)?;
         let admitted = Admitted::new(self, call, Operation::Create, options(call, kind_of_options));
-        let mut object = admitted.mutate(object, None, call).await?;
+        let (mut object, _) = admitted.mutate(object, None, call).await?;
         fields::normalize(call, &mut object, FieldValidation::Ignore)?;
         strategy::fill_defaults(&kind, &mut object);
         meta::place(&mut object, call)?;
@@ -97,6 +98,9 @@ impl Api {
                 Some(_) => Err(Status::already_exists(&kind.group, &kind.plural, &name)),
                 None => Ok(Written::Preview(object)),
             };
+        }
+        if self.faults.is_full() {
+            return Err(no_space());
         }
         match self.store.create(&kind.storage, draft(&kind, object)?) {
             Ok(stored) => {
@@ -223,8 +227,9 @@ impl Api {
             if call.content_type != "application/apply-patch+yaml" {
                 self.track(call, Some(&current), &mut new);
             }
-            let new = admitted.mutate(new, Some(&current), call).await?;
+            let (new, changed) = admitted.mutate(new, Some(&current), call).await?;
             guard(call, &new, &current)?;
+            let new = if changed { arrange(call, new, &current, FieldValidation::Ignore)? } else { new };
             let mut new = finish(call, new, &current)?;
             self.check_node_capacity(call, &new)?;
             self.auth.authorizer().may_grant(&call.user, &new, Some(&current))?;
@@ -281,6 +286,9 @@ impl Api {
             self.after_removal(kind, &last);
             return Ok(last);
         }
+        if self.faults.is_full() {
+            return Err(Error::NoSpace);
+        }
         let written = self.store.update(&kind.storage, version, draft)?;
         self.after_write(kind, &written);
         Ok(written)
@@ -294,6 +302,7 @@ fn draft(kind: &Kind, object: Value) -> Result<Draft, Status> {
 fn storage_error(call: &Call, error: &Error) -> Status {
     match error {
         Error::NotFound => Status::not_found(&call.kind.group, &call.kind.plural, &call.target.name),
+        Error::NoSpace => no_space(),
         other => Status::internal(&other.to_string()),
     }
 }
@@ -339,10 +348,9 @@ fn arrange(
     Ok(new)
 }
 
-/// What is stored: as [`arrange`], after admission had its say, and checked.
-fn finish(call: &mut Call, new: Value, current: &Value) -> Result<Value, Status> {
-    let new = arrange(call, new, current, FieldValidation::Ignore)?;
-    let managed = new["metadata"]["managedFields"].clone();
+/// What is stored: what admission left, arranged, confined to what its path may change, and checked.
+fn finish(call: &Call, mut new: Value, current: &Value) -> Result<Value, Status> {
+    let managed = metadata(&mut new).remove("managedFields").unwrap_or_default();
     let mut new = strategy::confine(&call.kind, &call.target.subresource, new, current);
     // Who owns a field is written down even where the field itself was not taken over.
     if managed.is_array() {

@@ -41,7 +41,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ use client::{Client, ClientError};
 use events::Recorder;
 use handler_calls::HandlerCalls;
 use hooks::Hooks;
+use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
 use virt_api::VirtApi;
@@ -194,6 +195,14 @@ pub struct Simulation {
     disks: tempfile::TempDir,
     hooks: Hooks,
     stop: CancellationToken,
+    /// Starts a virt-controller; none before everything is set up.
+    controller: Mutex<Option<Replaceable>>,
+}
+
+/// A component that can die and be started again.
+struct Replaceable {
+    stop: CancellationToken,
+    start: Box<dyn Fn(&CancellationToken) + Send>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -224,7 +233,8 @@ impl Simulation {
         // Dropped on a failure below, which ends what was started by then.
         let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
-        let mut simulation = Self { launchers, hooks, exports: None, disks, stop: stop.clone() };
+        let mut simulation =
+            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
         bootstrap::cluster(&client, &config).await?;
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
@@ -274,7 +284,18 @@ impl Simulation {
         let seen = (&caches.vmis, &caches.pods);
         let guests = (launchers, &simulation.hooks);
         VirtHandler::start(names, writer.clone(), recorder.clone(), seen, guests, &stop);
-        VirtController::start(config.seed, writer.clone(), recorder.clone(), &caches, &stop);
+        let controller = {
+            let (seed, writer, recorder, caches) =
+                (config.seed, writer.clone(), recorder.clone(), caches.clone());
+            Replaceable {
+                stop: stop.child_token(),
+                start: Box::new(move |stop| {
+                    VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
+                }),
+            }
+        };
+        (controller.start)(&controller.stop);
+        *simulation.controller() = Some(controller);
         let sources = (&caches.vms, &caches.vmis);
         let disks = (simulation.disks.path().to_path_buf(), config.seed);
         simulation.exports = Some(export::start(writer.clone(), sources, disks, &stop).await?);
@@ -299,6 +320,24 @@ impl Simulation {
     /// Where the disks that were exported lie, as `NAMESPACE_CLAIM`.
     pub fn disks(&self) -> &std::path::Path {
         self.disks.path()
+    }
+
+    fn controller(&self) -> MutexGuard<'_, Option<Replaceable>> {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The component that acts as `user` dies where it stands, between two writes if need be, and another
+    /// one starts with nothing but what the API shows. Only virt-controller has a state to lose; the
+    /// others look at everything anew anyway.
+    pub fn restart(&self, user: &str) {
+        if *user != *Identity::virt_controller().user {
+            return;
+        }
+        if let Some(controller) = self.controller().as_mut() {
+            controller.stop.cancel();
+            controller.stop = self.stop.child_token();
+            (controller.start)(&controller.stop);
+        }
     }
 
     /// Ends the guest of a VMI as if it had shut down by itself (`crashed` false) or had crashed.

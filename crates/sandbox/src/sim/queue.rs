@@ -139,7 +139,12 @@ impl Queue {
                         () = stop.cancelled() => return,
                         key = queue.next() => key,
                     };
-                    match work(key.clone()).await {
+                    // A stop ends work where it waits: as a process that dies does, between two writes if need be.
+                    let result = tokio::select! {
+                        () = stop.cancelled() => return,
+                        result = work(key.clone()) => result,
+                    };
+                    match result {
                         Ok(after) => {
                             queue.forget(&key);
                             if let Some(delay) = after {

@@ -44,6 +44,9 @@ pub enum Error {
     /// Someone else wrote in between.
     #[error("the object changed")]
     Changed(Arc<Stored>),
+    /// There is no space left for what would grow.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
     /// The history no longer reaches back to the version asked for.
     #[error("too old resource version: {asked} ({floor})")]
     Expired {

@@ -53,7 +53,7 @@ impl Ask {
             deadline: Instant::now() + REQUEST_TIMEOUT,
         };
         let mut notes = Notes::default();
-        let object = chain.mutate(&request, object, &mut notes).await?;
+        let (object, _) = chain.mutate(&request, object, &mut notes).await?;
         let reserved = chain.validate(&request, &object, &mut notes).await?;
         drop(reserved);
         Ok(object)

@@ -71,7 +71,7 @@ async fn admit(chain: &Admission, attributes: &Attributes, object: Value) -> Out
     };
     let mut notes = Notes::default();
     let result = match chain.mutate(&request, object, &mut notes).await {
-        Ok(object) => chain.validate(&request, &object, &mut notes).await.map(|_| object),
+        Ok((object, _)) => chain.validate(&request, &object, &mut notes).await.map(|_| object),
         Err(status) => Err(status),
     };
     Outcome { result, notes }

@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::service::{self, Service};
+use crate::faults::{WebhookEnd, WebhookFate};
 use crate::objects::Objects;
 
 /// Answers larger than this are refused: a review's object is at most 3 MiB, and so is a patch.
@@ -87,10 +88,29 @@ impl Client {
     ///
     /// # Errors
     /// The text after `failed to call webhook: `.
-    pub async fn call(&self, body: Vec<u8>, timeout: Duration, asked: u64) -> Result<Bytes, String> {
+    pub async fn call(
+        &self,
+        body: Vec<u8>,
+        timeout: Duration,
+        asked: u64,
+        fate: WebhookFate,
+    ) -> Result<Bytes, String> {
         let separator = if self.url.contains('?') { '&' } else { '?' };
         let url = format!("{}{separator}timeout={asked}s", self.url);
-        match tokio::time::timeout(timeout, self.exchange(&url, body)).await {
+        let exchange = async {
+            if !fate.delay.is_zero() {
+                tokio::time::sleep(fate.delay).await;
+            }
+            match fate.end {
+                Some(WebhookEnd::Down) => {
+                    let host = self.url.trim_start_matches("https://").split('/').next().unwrap_or_default();
+                    Err(format!("Post {url:?}: dial tcp {host}: connect: connection refused"))
+                }
+                Some(WebhookEnd::Garbage) => Ok(Bytes::from_static(b"<html>it works!</html>")),
+                None => self.exchange(&url, body).await,
+            }
+        };
+        match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result,
             Err(_) => Err(format!("Post {url:?}: context deadline exceeded")),
         }

@@ -21,6 +21,7 @@ use self::review::{Answer, Seen};
 use super::cache::Cached;
 use super::matcher::items;
 use super::{MakeUid, Notes, Request, Resource};
+use crate::faults::Faults;
 use crate::objects::Objects;
 
 pub(super) use self::review::{cel_request, is_exempt};
@@ -35,6 +36,7 @@ pub(super) struct Webhooks {
     make_uid: Arc<MakeUid>,
     mutating: Compiled,
     validating: Compiled,
+    faults: Option<Arc<Faults>>,
 }
 
 /// The webhooks of every configuration of one kind.
@@ -94,8 +96,13 @@ enum Failure {
 }
 
 impl Webhooks {
-    pub(super) fn new(objects: Arc<dyn Objects>, make_uid: Arc<MakeUid>) -> Self {
-        Self { objects, make_uid, mutating: Compiled::new(MUTATING), validating: Compiled::new(VALIDATING) }
+    pub(super) fn new(
+        objects: Arc<dyn Objects>,
+        make_uid: Arc<MakeUid>,
+        faults: Option<Arc<Faults>>,
+    ) -> Self {
+        let (mutating, validating) = (Compiled::new(MUTATING), Compiled::new(VALIDATING));
+        Self { objects, make_uid, mutating, validating, faults }
     }
 
     /// One pass of the mutating webhooks, one after the other; says whether any changed the object.
@@ -228,7 +235,8 @@ impl Webhooks {
                 .map_err(|e| Failure::Call(format!("could not create admission objects: {e}")))?
         };
         let timeout = hook.timeout().min(left);
-        let answer = client.call(body, timeout, hook.timeout).await;
+        let fate = self.faults.as_ref().map(|faults| faults.of_webhook(&hook.name, request.attributes));
+        let answer = client.call(body, timeout, hook.timeout, fate.unwrap_or_default()).await;
         let answer = answer.map_err(|why| Failure::Call(format!("failed to call webhook: {why}")))?;
         review::decode(speaks, mutating, &uid, &answer).map_err(Failure::Call)
     }
