@@ -10,6 +10,7 @@ mod clock;
 pub mod config;
 pub mod facts;
 pub mod kubernetes;
+pub mod lease;
 pub mod readiness;
 pub mod register;
 mod run;
