@@ -25,6 +25,9 @@ use crate::telemetry::{Exporter, Metrics, MetricsServer, TracesError};
 use crate::tls::{self, Files, Outlet, Resolver, Store};
 use crate::webhook::{Handler, Parts, Server, ServerError};
 
+/// Between looks at whether the start is over.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// How long the end of the program waits for an API server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -194,7 +197,10 @@ impl Operator {
                 }
             }
         });
-        shutdown.cancelled().await;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = settle(&readiness) => shutdown.cancelled().await,
+        }
         tracing::info!(drain_seconds = drain.as_secs(), "stopping");
         readiness.drain();
         if removes_registration && let Some(registrar) = registrar {
@@ -213,6 +219,19 @@ impl Operator {
         stop.cancel();
         let _ = serving.await;
         tracing::info!("stopped");
+    }
+}
+
+/// Waits until every part is ready, and then gives back what only the start needed.
+async fn settle(readiness: &Readiness) {
+    while !readiness.report().ready {
+        tokio::time::sleep(SETTLE).await;
+    }
+    // first watches, first certificate, registration: they end after the first sign of readiness
+    tokio::time::sleep(SETTLE).await;
+    match footprint::give_back_text() {
+        Ok(bytes) => tracing::debug!(bytes, "gave back the text that only the start needed"),
+        Err(error) => tracing::debug!(%error, "kept the text that only the start needed"),
     }
 }
 

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is asked meanwhile.
 const INTERVAL: Duration = Duration::from_millis(50);
 
+/// From ready to idle: soon after its start the operator gives back memory that only that needed.
+const SETTLING: Duration = Duration::from_secs(3);
+
 const NODES: &str = include_str!("../../../../examples/cluster/nodes.yaml");
 
 /// A running child and the cluster that it works for.
@@ -71,7 +74,10 @@ impl Operator {
             .spawn()
             .context("starting the operator")?;
         match wait(&mut child, &cluster).await {
-            Ok((url, target)) => Ok(Self { child, sandbox, url, target }),
+            Ok((url, target)) => {
+                tokio::time::sleep(SETTLING).await;
+                Ok(Self { child, sandbox, url, target })
+            }
             Err(error) => {
                 end(&mut child);
                 sandbox.shutdown().await;

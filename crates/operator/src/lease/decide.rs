@@ -94,7 +94,7 @@ pub fn released(now: Timestamp) -> Value {
 mod tests {
     use super::*;
 
-    fn seen(spec: Value, seconds: u64) -> Seen {
+    fn seen(spec: &Value, seconds: u64) -> Seen {
         Seen { lease: json!({"spec": spec}), unchanged: Duration::from_secs(seconds) }
     }
 
@@ -110,7 +110,7 @@ mod tests {
             (json!({"holderIdentity": "b"}), 15, Step::Take),
             (json!({"holderIdentity": "b", "leaseDurationSeconds": "soon"}), 1, Step::Follow),
         ] {
-            assert_eq!(decide(Some(&seen(spec.clone(), seconds)), "a"), step, "{spec} for {seconds} s");
+            assert_eq!(decide(Some(&seen(&spec, seconds)), "a"), step, "{spec} for {seconds} s");
         }
         assert_eq!(decide(None, "a"), Step::Create);
     }
@@ -122,9 +122,9 @@ mod tests {
         let fresh = held(None, "a", &terms, now);
         assert_eq!(fresh["renewTime"], "2026-01-02T03:04:05.678901Z");
         assert_eq!((&fresh["holderIdentity"], &fresh["leaseTransitions"]), (&json!("a"), &json!(0)));
-        let others = seen(json!({"holderIdentity": "b", "leaseTransitions": 4}), 20);
+        let others = seen(&json!({"holderIdentity": "b", "leaseTransitions": 4}), 20);
         assert_eq!(held(Some(&others), "a", &terms, now)["leaseTransitions"], 5);
-        let ours = seen(json!({"holderIdentity": "a", "leaseTransitions": 4}), 1);
+        let ours = seen(&json!({"holderIdentity": "a", "leaseTransitions": 4}), 1);
         let renewed = held(Some(&ours), "a", &terms, now);
         assert!(renewed.get("acquireTime").is_none() && renewed.get("leaseTransitions").is_none());
     }
