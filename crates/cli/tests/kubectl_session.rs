@@ -32,6 +32,11 @@ fn objects() {
 }
 
 #[test]
+fn drain() {
+    play("drain");
+}
+
+#[test]
 fn subresources() {
     play("subresources");
 }

@@ -76,6 +76,7 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("kubevirt.io", "*", "*"),
             ("export.kubevirt.io snapshot.kubevirt.io", "*", "*"),
             ("core", "secrets", "get list watch create delete"),
+            ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("storage.k8s.io", "storageclasses", READ),
         ],
     ),

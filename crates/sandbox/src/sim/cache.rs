@@ -135,6 +135,11 @@ impl Cache {
         self.state.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned()
     }
 
+    /// Every object, in no order.
+    pub fn all(&self) -> Vec<Arc<Value>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).objects.values().cloned().collect()
+    }
+
     /// The objects whose second key is this, ordered by key.
     pub fn indexed(&self, index: &str) -> Vec<Arc<Value>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);

@@ -6,6 +6,7 @@ use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::Value;
 
 use super::json::text;
+use super::virt_controller::migration::policy;
 
 /// The cluster's configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct ClusterConfig {
     pub max_hotplug_ratio: i64,
     /// `vmRolloutStrategy` is `LiveUpdate`, the default.
     pub live_update: bool,
+    /// `configuration.migrations` over its defaults.
+    pub migrations: Value,
 }
 
 impl ClusterConfig {
@@ -50,6 +53,7 @@ impl ClusterConfig {
             },
             cpu_allocation_ratio: positive("/developerConfiguration/cpuAllocationRatio", 10),
             max_hotplug_ratio: positive("/liveUpdateConfiguration/maxHotplugRatio", 4),
+            migrations: policy::of_cluster(configuration.get("migrations")),
             live_update: matches!(text(configuration, "/vmRolloutStrategy"), "" | "LiveUpdate"),
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  (none) ──define──► Running ──power_off / crash / shut_down──► Off ──acknowledge──► Gone
+//!                        └──────hand_over (to another pod)──────► Moved ──acknowledge──► Gone
 //! ```
 //!
 //! A launcher waits with its exit until virt-handler has seen the end of the domain
@@ -21,6 +22,8 @@ pub enum Domain {
     Off {
         crashed: bool,
     },
+    /// It runs in another pod now, and the migration is not completed yet.
+    Moved,
     /// Ended and written down: the launcher exits.
     Gone {
         crashed: bool,
@@ -101,8 +104,43 @@ impl Launchers {
     pub fn acknowledge(&self, pod_uid: &str) {
         self.change(pod_uid, |domain| match domain {
             Domain::Off { crashed } => Domain::Gone { crashed },
+            Domain::Moved => Domain::Gone { crashed: false },
             other => other,
         });
+    }
+
+    /// Moves a running guest from one pod to another. False: none runs in the first pod.
+    pub fn hand_over(&self, from: &str, to: &str, to_pod: &str) -> bool {
+        let (left, arrived) = {
+            let mut running = self.running();
+            let Some(source) = running.get_mut(from).filter(|launcher| launcher.domain == Domain::Running)
+            else {
+                return false;
+            };
+            source.domain = Domain::Moved;
+            let left = source.clone();
+            let arrived = Launcher { pod: to_pod.to_owned(), domain: Domain::Running, ..left.clone() };
+            running.insert(to.to_owned(), arrived.clone());
+            (left, arrived)
+        };
+        self.tell(&left);
+        self.tell(&arrived);
+        true
+    }
+
+    /// A launcher that waited for a guest that does not come exits.
+    pub fn dismiss(&self, pod_uid: &str, pod: &str, vmi: &str) {
+        let dismissed = Launcher {
+            pod: pod.to_owned(),
+            vmi: vmi.to_owned(),
+            domain: Domain::Gone { crashed: false },
+            guest: Guest::default(),
+        };
+        if self.running().contains_key(pod_uid) {
+            return;
+        }
+        self.running().insert(pod_uid.to_owned(), dismissed.clone());
+        self.tell(&dismissed);
     }
 
     /// The pod is gone.
@@ -145,6 +183,26 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn a_guest_moves_with_all_that_it_is() {
+        let launchers = Launchers::default();
+        launchers.define("a", "ns/a", "ns/vm", || {
+            Guest::of(&serde_json::json!({"spec": {"startStrategy": "Paused"}}))
+        });
+        assert!(!launchers.hand_over("b", "a", "ns/a"), "nothing runs there");
+        assert!(launchers.hand_over("a", "b", "ns/b"));
+        assert_eq!(
+            (launchers.domain("a"), launchers.domain("b")),
+            (Some(Domain::Moved), Some(Domain::Running))
+        );
+        assert_eq!(launchers.guest("b", |guest| guest.paused), Some(true));
+        assert_eq!(launchers.of_vmi("ns/vm").as_deref(), Some("b"));
+        launchers.acknowledge("a");
+        assert_eq!(launchers.domain("a"), Some(Domain::Gone { crashed: false }));
+        launchers.dismiss("c", "ns/c", "ns/vm");
+        assert_eq!(launchers.domain("c"), Some(Domain::Gone { crashed: false }));
+    }
 
     #[test]
     fn a_domain_ends_once_and_its_end_is_acknowledged_once() {

@@ -27,6 +27,7 @@ mod json;
 mod kubelet;
 mod launcher;
 mod lean;
+mod live_migration;
 mod node;
 mod node_lifecycle;
 mod queue;
@@ -238,13 +239,21 @@ impl Simulation {
         bootstrap::cluster(&client, &config).await?;
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
-            vmis: Cache::new(&resource::VMIS, |_| ""),
+            vmis: Cache::new(&resource::VMIS, |vmi| json::text(vmi, "/status/nodeName")),
             pods: Cache::new(&resource::PODS, json::controller_uid),
             kubevirts,
+            migrations: Cache::new(&resource::MIGRATIONS, |one| json::text(one, "/spec/vmiName")),
+            policies: Cache::new(&resource::MIGRATION_POLICIES, |_| ""),
+            nodes: Cache::new(&resource::NODES, |_| ""),
+            namespaces: Cache::new(&resource::NAMESPACES, |_| ""),
+            settings: Arc::default(),
         };
-        let nodes = Cache::new(&resource::NODES, |_| "");
+        let nodes = caches.nodes.clone();
         let all: Arc<[_]> = [
             nodes.clone(),
+            caches.migrations.clone(),
+            caches.policies.clone(),
+            caches.namespaces.clone(),
             caches.kubevirts.clone(),
             caches.vms.clone(),
             caches.vmis.clone(),

@@ -74,6 +74,8 @@ pub static VMIS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
 pub static MIGRATIONS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstancemigrations", "VirtualMachineInstanceMigration");
+pub static MIGRATION_POLICIES: Resource =
+    Resource::cluster("migrations.kubevirt.io", "v1alpha1", "migrationpolicies", "MigrationPolicy");
 pub static SERVICES: Resource = Resource::core("services", "Service", true);
 pub static CONFIG_MAPS: Resource = Resource::core("configmaps", "ConfigMap", true);
 pub static ENDPOINT_SLICES: Resource =

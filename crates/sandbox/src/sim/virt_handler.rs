@@ -5,7 +5,8 @@
 //!  Scheduled ──guest starts──► Running ──guest ends──► Succeeded (shut down) / Failed (crashed)
 //! ```
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,9 +21,11 @@ use super::hooks::{Hooks, Stage};
 use super::identity::Identity;
 use super::json::{self, is_deleting, list, put, text, time, update_condition};
 use super::launcher::{Domain, Launchers};
+use super::live_migration::{self, SourceStep};
 use super::queue::Queue;
 use super::resource::VMIS;
-use super::virt_controller::vmi::{pod_is_ready, record_phase};
+use super::virt_controller::migration::decide::TARGET_NODE_LABEL;
+use super::virt_controller::vmi::{pod_is_down, pod_is_ready, record_phase};
 use super::write::{Op, Write, Writer};
 
 const COMPONENT: &str = "virt-handler";
@@ -43,6 +46,8 @@ pub struct VirtHandler {
     launchers: Arc<Launchers>,
     hooks: Hooks,
     queue: Queue,
+    /// When the transfer of a migration began, by the migration's uid.
+    transfers: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl VirtHandler {
@@ -65,6 +70,7 @@ impl VirtHandler {
             launchers: launchers.clone(),
             hooks: hooks.clone(),
             queue: queue.clone(),
+            transfers: Mutex::default(),
         });
         let of_pods = hooks.clone();
         pods.on_change(move |change| {
@@ -88,13 +94,16 @@ impl VirtHandler {
 
     async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
         let Some(vmi) = self.vmis.get(key) else { return Ok(None) };
+        self.as_target(&vmi).await?;
+        let Some(vmi) = self.vmis.get(key) else { return Ok(None) };
         let node = text(&vmi, "/status/nodeName");
         if node.is_empty() || !self.nodes.iter().any(|one| one == node) {
             return Ok(None);
         }
         let who = Identity::virt_handler(node);
         let pods = self.pods.indexed(json::uid(&vmi));
-        let Some(pod) = pods.iter().find(|pod| text(pod, "/spec/nodeName") == node) else { return Ok(None) };
+        self.tidy_up(&vmi, node, &pods);
+        let Some(pod) = newest_on(&pods, node) else { return Ok(None) };
         let pod_uid = json::uid(pod);
         let phase = text(&vmi, "/status/phase");
         let boots = phase == "Scheduled" && pod_is_ready(pod) && !is_deleting(&vmi);
@@ -116,6 +125,7 @@ impl VirtHandler {
         if let Some(guest) = &guest {
             describe_state(&mut updated, guest, now);
         }
+        live_migration::grow(&mut updated);
         if updated != *vmi {
             let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
             self.note(&who, &answer, phase);
@@ -123,6 +133,9 @@ impl VirtHandler {
         if matches!(domain, Domain::Off { .. }) {
             self.hooks.end(pod_uid);
             self.launchers.acknowledge(pod_uid);
+        }
+        if let Some(left) = self.as_source(key, &who, node, &pods).await? {
+            return Ok(Some(left));
         }
         let thaw = guest.and_then(|guest| guest.frozen(now));
         Ok(thaw.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default()))
@@ -168,6 +181,111 @@ impl VirtHandler {
         Ok(Some(HOOKS_POLL))
     }
 
+    /// This node's part when a guest comes to it.
+    async fn as_target(&self, vmi: &Value) -> Result<(), ClientError> {
+        let node = json::label(vmi, TARGET_NODE_LABEL);
+        if node.is_empty() || !self.nodes.iter().any(|one| one == node) {
+            return Ok(());
+        }
+        let pods = self.pods.indexed(json::uid(vmi));
+        let Some(pod) = newest_on(&pods, node) else { return Ok(()) };
+        let address = text(pod, "/status/hostIP");
+        let domain = self.launchers.domain(json::uid(pod));
+        if let Some(updated) = live_migration::target(vmi, node, address, domain, Timestamp::now()) {
+            let who = Identity::virt_handler(node);
+            let write = Write::to(&VMIS, vmi, "", Op::Update(updated));
+            let answer = self.writer.write(&who, &write).await?;
+            self.note_migration(&who, vmi, &answer);
+        }
+        Ok(())
+    }
+
+    /// This node's part when a guest leaves it: how long until the next look.
+    async fn as_source(
+        &self,
+        key: &str,
+        who: &Identity,
+        node: &str,
+        pods: &[Arc<Value>],
+    ) -> Result<Option<Duration>, ClientError> {
+        let Some(vmi) = self.vmis.get(key) else { return Ok(None) };
+        let migration = text(&vmi, "/status/migrationState/migrationUid").to_owned();
+        if migration.is_empty() {
+            return Ok(None);
+        }
+        let named = |pod: &&Arc<Value>| text(&vmi, "/status/migrationState/targetPod") == json::name(pod);
+        let target = pods.iter().find(named).filter(|pod| !pod_is_down(pod) && !is_deleting(pod));
+        let now = Timestamp::now();
+        let began = self.transfers().get(&migration).copied();
+        match live_migration::source(&vmi, node, began, target.is_some(), now) {
+            SourceStep::Nothing => {
+                self.transfers().remove(&migration);
+                Ok(None)
+            }
+            SourceStep::Write(updated) => {
+                let write = Write::to(&VMIS, &vmi, "", Op::Update(updated));
+                let answer = self.writer.write(who, &write).await?;
+                self.note_migration(who, &vmi, &answer);
+                Ok(Some(Duration::ZERO))
+            }
+            SourceStep::Wait(left) => {
+                self.transfers().entry(migration).or_insert(now);
+                Ok(Some(left.max(Duration::from_millis(1))))
+            }
+            SourceStep::HandOver => {
+                let source = newest_on(pods, node);
+                if let (Some(source), Some(target)) = (source, target) {
+                    self.launchers.hand_over(json::uid(source), json::uid(target), &json::key(target));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn transfers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Timestamp>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets launchers exit that have no guest any more, or never got one.
+    fn tidy_up(&self, vmi: &Value, node: &str, pods: &[Arc<Value>]) {
+        let migrated = vmi.pointer("/status/migrationState/completed") == Some(&Value::Bool(true));
+        for pod in pods.iter().filter(|pod| text(pod, "/spec/nodeName") != node && !pod_is_down(pod)) {
+            let uid = json::uid(pod);
+            if migrated && self.launchers.domain(uid) == Some(Domain::Moved) {
+                self.launchers.acknowledge(uid);
+            }
+            let named = text(vmi, "/status/migrationState/targetPod") == json::name(pod);
+            if named && live_migration::target_is_left(vmi, text(pod, "/spec/nodeName")) {
+                self.launchers.dismiss(uid, &json::key(pod), &json::key(vmi));
+            }
+        }
+    }
+
+    fn note_migration(&self, who: &Identity, before: &Value, vmi: &Value) {
+        let state = |vmi: &Value, key: &str| vmi["status"]["migrationState"][key].clone();
+        let set = |key: &str| state(before, key).is_null() && !state(vmi, key).is_null();
+        let note = if set("targetNodeAddress") {
+            let address = text(vmi, "/status/migrationState/targetNodeAddress");
+            let message = format!("Migration Target is listening at {address}, on ports: 49152");
+            Note::normal(vmi, "PreparingTarget", message)
+        } else if set("failed") {
+            let message = format!(
+                "VirtualMachineInstance migration uid {} failed. reason:{}",
+                text(vmi, "/status/migrationState/migrationUid"),
+                text(vmi, "/status/migrationState/failureReason")
+            );
+            Note::warning(vmi, "Migrated", message)
+        } else if set("endTimestamp") {
+            let node = text(vmi, "/status/nodeName");
+            Note::normal(vmi, "Migrated", format!("The VirtualMachineInstance migrated to node {node}."))
+        } else if set("startTimestamp") {
+            Note::normal(vmi, "Migrating", "VirtualMachineInstance is migrating.")
+        } else {
+            return;
+        };
+        self.recorder.note(who, COMPONENT, note);
+    }
+
     fn note(&self, who: &Identity, vmi: &Value, before: &str) {
         let phase = text(vmi, "/status/phase");
         if phase == before {
@@ -187,6 +305,18 @@ impl VirtHandler {
     }
 }
 
+/// The newest launcher pod of a node that is not down; a node may have an older one from before a
+/// migration there and back.
+fn newest_on<'a>(pods: &'a [Arc<Value>], node: &str) -> Option<&'a Arc<Value>> {
+    let here = |pod: &&Arc<Value>| {
+        json::label(pod, "kubevirt.io") == "virt-launcher" && text(pod, "/spec/nodeName") == node
+    };
+    let key = |pod: &&Arc<Value>| {
+        (!pod_is_down(pod), text(pod, "/metadata/creationTimestamp").to_owned(), json::name(pod).to_owned())
+    };
+    pods.iter().filter(here).max_by_key(key)
+}
+
 /// The VMI as it should be, if that differs (`updateVMIStatus`).
 pub fn decide(old: &Value, pod: &Value, domain: Domain, now: Timestamp) -> Option<Value> {
     let phase = text(old, "/status/phase");
@@ -199,6 +329,7 @@ pub fn decide(old: &Value, pod: &Value, domain: Domain, now: Timestamp) -> Optio
             put(&mut vmi, &["status", "phase"], if crashed { "Failed" } else { "Succeeded" });
         }
         Domain::Running => describe_guest(&mut vmi, pod, now),
+        Domain::Moved => return None,
     }
     record_phase(&mut vmi, now);
     (vmi != *old).then_some(vmi)

@@ -14,16 +14,27 @@ pub const BOUND: Duration = Duration::from_mins(1);
 
 pub struct Cluster {
     pub client: kube::Client,
+    /// The same without retries: shows every 429.
+    plain: kube::Client,
     pub simulation: Simulation,
     pub sandbox: Sandbox,
 }
 
 impl Cluster {
     pub async fn start(config: SimConfig) -> Self {
-        let sandbox = Sandbox::start(Options::default()).await.unwrap();
+        Self::with(Options::default(), config).await
+    }
+
+    pub async fn with(options: Options, config: SimConfig) -> Self {
+        let sandbox = Sandbox::start(options).await.unwrap();
         let client = connect(&sandbox.kubeconfig()).await.unwrap();
         let simulation = Simulation::start(client.clone(), config).await.unwrap();
-        Self { client, simulation, sandbox }
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&sandbox.kubeconfig()).unwrap();
+        let options = kube::config::KubeConfigOptions::default();
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        config.default_retry = false;
+        let plain = kube::Client::try_from(config).unwrap();
+        Self { client, plain, simulation, sandbox }
     }
 
     pub async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value, kube::Error> {
@@ -41,7 +52,7 @@ impl Cluster {
     pub async fn raw(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let answer = self.client.send(request.body(body.into()).unwrap()).await.unwrap();
+        let answer = self.plain.send(request.body(body.into()).unwrap()).await.unwrap();
         let code = answer.status().as_u16();
         let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&bytes);

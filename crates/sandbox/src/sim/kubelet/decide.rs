@@ -65,7 +65,17 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Step {
     let ready = ready_condition(pod, now);
     let same = json::condition(pod, "/status/conditions", "Ready")
         .is_some_and(|have| have["status"] == ready["status"] && have.get("reason") == ready.get("reason"));
-    if same { Step::Nothing } else { Step::Patch(json!({"conditions": [ready]})) }
+    if same {
+        return Step::Nothing;
+    }
+    // A patch merges by type: what was said before has to be taken back.
+    let mut ready = ready;
+    for key in ["reason", "message"] {
+        if ready.get(key).is_none() {
+            ready[key] = Value::Null;
+        }
+    }
+    Step::Patch(json!({"conditions": [ready]}))
 }
 
 fn decide_deletion(seen: &Observation<'_>, ended: bool, now: Timestamp) -> Step {
@@ -74,7 +84,7 @@ fn decide_deletion(seen: &Observation<'_>, ended: bool, now: Timestamp) -> Step 
     match seen.domain {
         Some(Domain::Running) if !due => return Step::Stop,
         // virt-handler still has to write down how the guest ended.
-        Some(Domain::Off { .. }) if !due => return Step::Nothing,
+        Some(Domain::Off { .. } | Domain::Moved) if !due => return Step::Nothing,
         _ => {}
     }
     if ended || text(seen.pod, "/status/phase") == "Pending" {

@@ -2,6 +2,7 @@
 //! names, rules and order of the real ones (`kubevirt` manifests v1.9), and the API
 //! `subresources.kubevirt.io` behind a Service and an `APIService`.
 
+mod migrations;
 pub mod mutate;
 mod registration;
 mod subresources;
@@ -35,7 +36,11 @@ use super::cache::Cache;
 use super::client::Client;
 use super::cluster::ClusterConfig;
 use super::handler_calls::HandlerCalls;
+use super::identity::Identity;
+use super::json;
+use super::resource::{MIGRATIONS, PODS, Resource, VMIS};
 use crate::certs::Authority;
+use migrations::{Eviction, Lookups};
 use subresources::Subresources;
 
 /// The users whose changes of VMIs virt-api trusts (`kubeVirtServiceAccounts`).
@@ -57,6 +62,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct VirtApi {
     config: RwLock<Arc<ClusterConfig>>,
     subresources: Subresources,
+    client: Client,
+    who: Identity,
     /// The certificate names that the API server's proxy may have.
     proxies: Vec<String>,
 }
@@ -79,6 +86,8 @@ impl VirtApi {
         let server = Arc::new(Self {
             config: RwLock::default(),
             subresources: Subresources::new(client.clone(), nodes, stop.clone()),
+            client: client.clone(),
+            who: Identity::virt_api(),
             proxies: front.names,
         });
         let on_config = server.clone();
@@ -176,7 +185,15 @@ impl VirtApi {
             return plain(StatusCode::BAD_REQUEST, "the AdmissionReview has no request");
         }
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(mut response) = review_of(&path, &review["request"], &config, Timestamp::now()) else {
+        let request = &review["request"];
+        let decided = match path.as_str() {
+            "/migration-validate-create" => {
+                Some(migrations::create(request, &self.lookups(request, false).await))
+            }
+            "/pod-eviction-validate" => Some(self.evict(request, &config).await),
+            path => review_of(path, request, &config, Timestamp::now()),
+        };
+        let Some(mut response) = decided else {
             return plain(StatusCode::NOT_FOUND, "no such webhook");
         };
         response["uid"] = review["request"]["uid"].clone();
@@ -187,6 +204,51 @@ impl VirtApi {
             .headers_mut()
             .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+impl VirtApi {
+    /// Intercepts an eviction, and marks the VMI that has to go.
+    async fn evict(&self, request: &Value, config: &ClusterConfig) -> Value {
+        let lookups = self.lookups(request, true).await;
+        match migrations::evict(request, &lookups, config) {
+            Eviction::Pass => Eviction::response(None),
+            Eviction::Deny(message) => Eviction::response(Some(&message)),
+            Eviction::Mark(write, message) => {
+                let marked = write
+                    .send_as(&self.client, &self.who, migrations::is_dry_run(request))
+                    .await
+                    .map(|_| message);
+                let message = marked.unwrap_or_else(|error| {
+                    format!("kubevirt failed marking the vmi for eviction: {}", error.message())
+                });
+                Eviction::response(Some(&message))
+            }
+        }
+    }
+
+    /// What a webhook about a migration, or about an eviction, has to know. What is not there, or cannot
+    /// be read, is absent.
+    async fn lookups(&self, request: &Value, eviction: bool) -> Lookups {
+        let namespace = json::text(request, "/namespace");
+        let read = async |resource: &Resource, name: &str| {
+            let path = resource.path(namespace, name, "");
+            if name.is_empty() { None } else { self.client.get(Some(&self.who), &path).await.ok() }
+        };
+        if !eviction {
+            let path = MIGRATIONS.path(namespace, "", "");
+            let list = self.client.get(Some(&self.who), &path).await.unwrap_or_default();
+            let vmi = read(&VMIS, json::text(request, "/object/spec/vmiName")).await;
+            return Lookups { vmi, pod: None, migrations: json::list(&list, "/items").to_vec() };
+        }
+        let pod = read(&PODS, json::text(request, "/name")).await;
+        let mut launcher = pod.clone();
+        if let Some(pod) = pod.as_ref().filter(|pod| json::label(pod, "kubevirt.io") == "hotplug-disk") {
+            launcher = read(&PODS, json::text(pod, "/metadata/ownerReferences/0/name")).await;
+        }
+        let domain = launcher.as_ref().and_then(|pod| json::annotation(pod, "kubevirt.io/domain"));
+        let vmi = read(&VMIS, domain.unwrap_or_default()).await;
+        Lookups { vmi, pod, migrations: Vec::new() }
     }
 }
 
@@ -211,6 +273,8 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
         response
     };
     Some(match path {
+        "/migration-mutate-create" => patched(Some(migrations::complete(request))),
+        "/migration-validate-update" => migrations::update(request),
         "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
         "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),
         "/virtualmachines-validate" => {

@@ -24,7 +24,7 @@ pub const HOST: &str = "virt-api.kubevirt.svc";
 const SERVICE: &str = "virt-api";
 
 /// The webhooks of the mutating configuration: name, path, operations, resource.
-const MUTATORS: [Hook; 2] = [
+const MUTATORS: [Hook; 3] = [
     (
         "virtualmachines-mutator.kubevirt.io",
         "/virtualmachines-mutate",
@@ -37,9 +37,15 @@ const MUTATORS: [Hook; 2] = [
         &["CREATE", "UPDATE"],
         "virtualmachineinstances",
     ),
+    (
+        "migrations-mutator.kubevirt.io",
+        "/migration-mutate-create",
+        &["CREATE"],
+        "virtualmachineinstancemigrations",
+    ),
 ];
 /// The same of the validating configuration.
-const VALIDATORS: [Hook; 3] = [
+const VALIDATORS: [Hook; 5] = [
     (
         "virtualmachineinstances-create-validator.kubevirt.io",
         "/virtualmachineinstances-validate-create",
@@ -58,6 +64,23 @@ const VALIDATORS: [Hook; 3] = [
         &["CREATE", "UPDATE"],
         "virtualmachines",
     ),
+    (
+        "migration-create-validator.kubevirt.io",
+        "/migration-validate-create",
+        &["CREATE"],
+        "virtualmachineinstancemigrations",
+    ),
+    (
+        "migration-update-validator.kubevirt.io",
+        "/migration-validate-update",
+        &["UPDATE"],
+        "virtualmachineinstancemigrations",
+    ),
+];
+/// Webhooks on evictions: name, and the prefix of the pods that it is for.
+const INTERCEPTORS: [(&str, &str); 2] = [
+    ("virt-launcher-eviction-interceptor.kubevirt.io", "virt-launcher"),
+    ("hotplug-pod-eviction-interceptor.kubevirt.io", "hp-volume-"),
 ];
 
 type Hook = (&'static str, &'static str, &'static [&'static str], &'static str);
@@ -100,9 +123,37 @@ pub async fn webhooks(client: &Client, address: SocketAddr, authority: &str) -> 
         (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
         (&VALIDATING_WEBHOOKS, "virt-api-validator", &VALIDATORS[..]),
     ] {
-        register(client, resource, configuration(resource, name, hooks, &url, authority)).await?;
+        let mut object = configuration(resource, name, hooks, &url, authority);
+        if resource == &VALIDATING_WEBHOOKS
+            && let Some(webhooks) = object["webhooks"].as_array_mut()
+        {
+            webhooks.splice(..0, interceptors(&url, authority));
+        }
+        register(client, resource, object).await?;
     }
     Ok(())
+}
+
+/// The webhooks on evictions; with virt-api away, evictions go on.
+fn interceptors(url: &str, authority: &str) -> Vec<Value> {
+    INTERCEPTORS
+        .iter()
+        .map(|(name, prefix)| {
+            json!({
+                "name": name,
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("{url}/pod-eviction-validate"),
+                    "caBundle": BASE64_STANDARD.encode(authority)},
+                "failurePolicy": "Ignore",
+                "matchConditions": [{"name": "only-vms",
+                    "expression": format!("object.metadata.name.startsWith(\"{prefix}\")")}],
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"],
+                    "resources": ["pods/eviction"]}],
+                "sideEffects": "NoneOnDryRun",
+                "timeoutSeconds": 10,
+            })
+        })
+        .collect()
 }
 
 /// Registers the API.

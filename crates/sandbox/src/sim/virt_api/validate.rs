@@ -21,8 +21,8 @@ pub struct Cause {
 }
 
 const INVALID: &str = "FieldValueInvalid";
-const NOT_SUPPORTED: &str = "FieldValueNotSupported";
-const REQUIRED: &str = "FieldValueRequired";
+pub const NOT_SUPPORTED: &str = "FieldValueNotSupported";
+pub const REQUIRED: &str = "FieldValueRequired";
 const DUPLICATE: &str = "FieldValueDuplicate";
 
 const RUN_STRATEGIES: [&str; 6] = ["Halted", "Manual", "Always", "RerunOnFailure", "Once", "WaitAsReceiver"];

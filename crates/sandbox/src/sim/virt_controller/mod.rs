@@ -1,13 +1,17 @@
 //! virt-controller: from a `VirtualMachine` to a VMI to a launcher pod.
 
 pub mod defaults;
+mod evacuation;
 pub mod launcher_pod;
+mod live_update;
+pub mod migration;
 mod overhead;
 pub mod vm;
 pub mod vm_status;
 pub mod vmi;
+mod workload_updater;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,8 +28,11 @@ use super::node::draw_text;
 use super::queue::Queue;
 use super::resource::{CONTROLLER_REVISIONS, VMIS};
 use super::write::{Op, Write, Writer};
+use evacuation::Evacuation;
+use migration::Migrations;
 use vm::{Expectation, Plan};
 use vm_status::SyncError;
+use workload_updater::WorkloadUpdater;
 
 const COMPONENT: &str = "virtualmachine-controller";
 /// Threads of the VM and of the VMI controller. The real ones have 3 and 10; the simulation has
@@ -33,6 +40,9 @@ const COMPONENT: &str = "virtualmachine-controller";
 const WORKERS: usize = 24;
 /// How many passes over one key follow each other before others get a turn.
 const PASSES: usize = 8;
+
+/// How many revisions are remembered.
+const REVISIONS: usize = 1024;
 
 /// The caches that the controllers read.
 #[derive(Clone)]
@@ -42,6 +52,28 @@ pub struct Caches {
     /// Indexed by the uid of the owner.
     pub pods: Arc<Cache>,
     pub kubevirts: Arc<Cache>,
+    /// Indexed by the name of the VMI.
+    pub migrations: Arc<Cache>,
+    pub policies: Arc<Cache>,
+    pub nodes: Arc<Cache>,
+    pub namespaces: Arc<Cache>,
+    pub settings: Arc<RwLock<Arc<ClusterConfig>>>,
+}
+
+impl Caches {
+    /// What the `KubeVirt` object configures at the moment.
+    pub fn config(&self) -> Arc<ClusterConfig> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the `KubeVirt` object.
+    pub fn follow_config(&self) {
+        let settings = self.settings.clone();
+        self.kubevirts.on_change(move |change| {
+            let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
+            *settings.write().unwrap_or_else(PoisonError::into_inner) = config;
+        });
+    }
 }
 
 /// A pass that failed: it is tried again with a delay.
@@ -60,23 +92,28 @@ pub struct VirtController {
     writer: Writer,
     recorder: Recorder,
     caches: Caches,
-    config: RwLock<Arc<ClusterConfig>>,
     vm_queue: Queue,
     vmi_queue: Queue,
+    /// Templates that VMIs were started with; a revision never changes.
+    revisions: Mutex<std::collections::HashMap<String, Arc<Value>>>,
 }
 
 impl VirtController {
-    /// Starts both controllers.
+    /// Starts all controllers.
     pub fn start(seed: u64, writer: Writer, recorder: Recorder, caches: &Caches, stop: &CancellationToken) {
+        caches.follow_config();
+        Migrations::start(writer.clone(), recorder.clone(), caches, stop);
+        Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
+        WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
         let controller = Arc::new(Self {
             seed,
             who: Identity::virt_controller(),
             writer,
             recorder,
             caches: caches.clone(),
-            config: RwLock::default(),
             vm_queue: Queue::default(),
             vmi_queue: Queue::default(),
+            revisions: Mutex::default(),
         });
         controller.listen();
         let vms = controller.clone();
@@ -101,11 +138,6 @@ impl VirtController {
         });
         let on_pod = self.clone();
         self.caches.pods.on_change(move |change| on_pod.pod_changed(change));
-        let on_config = self.clone();
-        self.caches.kubevirts.on_change(move |change| {
-            let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
-            *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        });
     }
 
     fn pod_changed(&self, change: &Change<'_>) {
@@ -118,7 +150,7 @@ impl VirtController {
     }
 
     fn config(&self) -> Arc<ClusterConfig> {
-        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.caches.config()
     }
 
     /// The VMI of a VM: the one of its name, if the VM owns it.
@@ -134,11 +166,18 @@ impl VirtController {
             let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
             let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
             let plan = vm::decide(&seen);
-            let error = self.carry_out(&vm, &plan).await?;
+            let mut error = self.carry_out(&vm, &plan).await?;
             if !plan.with_status {
                 continue;
             }
+            let mut marked = vm.as_ref().clone();
+            if error.is_none() && plan.writes.is_empty() {
+                error = self.update_live(&mut marked, vmi.as_deref(), now).await?;
+            }
             let expects = if error.is_none() { plan.expects } else { Expectation::None };
+            // What was written to the VMI just now shows in the same status.
+            let vmi = self.vmi_of(key, &vm);
+            let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice };
             let status = vm_status::status(&seen, expects, error.as_ref());
             let changed = vm.get("status") != Some(&status);
             if changed {
@@ -183,6 +222,83 @@ impl VirtController {
             }
         }
         Ok(None)
+    }
+
+    /// Brings what can follow of a changed template to the VMI, and marks the VM when it needs a restart.
+    async fn update_live(
+        &self,
+        vm: &mut Value,
+        vmi: Option<&Value>,
+        now: Timestamp,
+    ) -> Result<Option<SyncError>, ClientError> {
+        const KIND: &str = "RestartRequired";
+        let mut conditions = json::list(vm, "/status/conditions").to_vec();
+        let Some(vmi) = vmi.filter(|vmi| !vm::is_final(vmi)) else {
+            json::remove_condition(&mut conditions, KIND);
+            if vm.pointer("/status/conditions").is_some() {
+                json::put(vm, &["status", "conditions"], conditions);
+            }
+            return Ok(None);
+        };
+        let started = json::annotation(vmi, "kubevirt.io/vm-generation");
+        if is_deleting(vm) || started == Some(json::integer(vm, "/metadata/generation").to_string().as_str())
+        {
+            return Ok(None);
+        }
+        let Some(started) = self.started_with(vmi).await? else { return Ok(None) };
+        let config = self.config();
+        let wanted = vm.pointer("/spec/template/spec").cloned().unwrap_or_default();
+        let update = live_update::decide(&live_update::Observation {
+            wanted: &wanted,
+            started: &started,
+            vmi,
+            config: &config,
+        });
+        match update.restart {
+            Some(message) => {
+                let mut condition = json::new_condition(KIND, "True", "", &message, now);
+                condition["lastProbeTime"] = Value::Null;
+                json::update_condition(&mut conditions, condition);
+            }
+            None => json::remove_condition(&mut conditions, KIND),
+        }
+        json::put(vm, &["status", "conditions"], conditions);
+        for part in update.parts {
+            if let Err(error) = self.writer.write(&self.who, &part.write).await {
+                let message = format!("{}: {}", part.doing, error.message());
+                return Ok(Some(SyncError { reason: part.reason, message }));
+            }
+        }
+        Ok(update.error)
+    }
+
+    /// The template spec that a VMI was started with, out of its revision.
+    async fn started_with(&self, vmi: &Value) -> Result<Option<Arc<Value>>, ClientError> {
+        let name = text(vmi, "/status/virtualMachineRevisionName");
+        let key = json::join_key(json::namespace(vmi), name);
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.revisions().get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let path = CONTROLLER_REVISIONS.path(json::namespace(vmi), name, "");
+        let revision = match self.writer.client.get(Some(&self.who), &path).await {
+            Ok(revision) => revision,
+            Err(error) if error.code() == 404 => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let spec = Arc::new(revision.pointer("/data/spec/template/spec").cloned().unwrap_or_default());
+        let mut revisions = self.revisions();
+        if revisions.len() >= REVISIONS {
+            revisions.clear();
+        }
+        revisions.insert(key, spec.clone());
+        Ok(Some(spec))
+    }
+
+    fn revisions(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Arc<Value>>> {
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_vm(&self, vm: &Value, write: &Write, error: Option<&ClientError>) {

@@ -52,7 +52,8 @@ pub fn current_pod<'a>(seen: &Observation<'a>) -> Option<&'a Value> {
         .max_by_key(|pod| (text(pod, "/metadata/creationTimestamp"), json::name(pod)))
 }
 
-fn pod_is_down(pod: &Value) -> bool {
+/// A pod that has ended.
+pub fn pod_is_down(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
