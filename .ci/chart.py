@@ -105,8 +105,8 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            check(f"{name}: only virtualmachines, so our own pods never wait for us",
-                  all(r["resources"] == ["virtualmachines"] for r in hook["rules"]), hook["rules"])
+            check(f"{name}: only virtualmachines and their instances, so our own pods never wait for us",
+                  all(set(r["resources"]) <= {"virtualmachines", "virtualmachineinstances"} for r in hook["rules"]), hook["rules"])
             check(f"{name}: deletion is exempt",
                   any("deletionTimestamp" in c["expression"] for c in hook["matchConditions"]))
             service = hook["clientConfig"]["service"]

@@ -57,6 +57,8 @@ register:
   {{- with .Values.webhook.objectSelector }}
   objectSelector: {{ toJson . }}
   {{- end }}
+resize:
+  {{- omit .Values.resize "agent" | toYaml | nindent 2 }}
 kubernetes:
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{admit, bench, completion, export, image, operator, sandbox, version};
+use crate::{admit, agent, bench, completion, export, image, operator, sandbox, version, vm};
 
 /// A usage or IO error: nothing was decided.
 pub const FAILED: u8 = 1;
@@ -36,6 +36,8 @@ pub struct Cli {
 enum Verb {
     /// Show what admission would do to each VirtualMachine in files
     Admit(admit::Args),
+    /// Plug vCPUs and memory into the guests of one node
+    Agent(agent::Args),
     /// Measure a running service
     Bench(bench::Args),
     /// Write a completion script for a shell
@@ -50,6 +52,8 @@ enum Verb {
     Sandbox(sandbox::Args),
     /// Print the version
     Version,
+    /// Resize running virtual machines
+    Vm(Box<vm::Args>),
 }
 
 /// Parses the arguments, runs the verb, prints what went wrong.
@@ -73,6 +77,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::Admit(args) => runtime()?.block_on(admit::run(args)),
+        Verb::Agent(args) => runtime()?.block_on(agent::run(args)),
         Verb::Bench(args) => runtime()?.block_on(bench::run(args)),
         Verb::Completion(args) => completion::run(&args),
         Verb::Export(args) => runtime()?.block_on(export::run(*args)),
@@ -80,6 +85,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),
         Verb::Version => version::run(),
+        Verb::Vm(args) => runtime()?.block_on(vm::run(*args)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `virt-steward`: the program. Each verb has a file of its own.
 
 mod admit;
+mod agent;
 mod bench;
 mod cli;
 mod cluster;
@@ -18,6 +19,7 @@ mod shutdown;
 mod style;
 mod table;
 mod version;
+mod vm;
 
 use std::process::ExitCode;
 

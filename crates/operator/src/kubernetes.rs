@@ -138,6 +138,12 @@ impl Raw {
         self.send(http::Request::patch(path), Some(patch), "application/merge-patch+json").await
     }
 
+    /// PATCH with a strategic merge patch, which knows lists by their keys.
+    pub async fn strategic(&self, path: &str, patch: &Value) -> Result<Value, RawError> {
+        let path = format!("{path}?fieldManager={MANAGER}");
+        self.send(http::Request::patch(path), Some(patch), "application/strategic-merge-patch+json").await
+    }
+
     /// PATCH by server-side apply, taking over fields that others own.
     pub async fn apply(&self, path: &str, object: &Value) -> Result<Value, RawError> {
         let path = format!("{path}?fieldManager={MANAGER}&force=true");

@@ -13,6 +13,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod readiness;
 pub mod register;
+mod resize;
 mod run;
 pub mod telemetry;
 pub mod tls;

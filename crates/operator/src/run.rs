@@ -123,6 +123,10 @@ impl Operator {
 
         let ending = CancellationToken::new();
         let mut background = facts::spawn(&client, facts, &readiness, &ending);
+        if config.resize.enabled {
+            let clock = Arc::clone(&clock);
+            background.push(crate::resize::spawn(&client, config.resize.clone(), clock, &ending));
+        }
         if let Some(exporter) = exporter {
             background.push(tokio::spawn(exporter.run(ending.clone())));
         }
@@ -149,8 +153,12 @@ impl Operator {
             stop: ending.clone(),
         };
         background.push(tokio::spawn(certificates.follow(config.clone())));
-        let registrar =
-            reach.map(|reach| Arc::new(Registrar::new(Raw::new(client), config.register.clone(), reach)));
+        let registrar = reach.map(|reach| {
+            Arc::new(
+                Registrar::new(Raw::new(client), config.register.clone(), reach)
+                    .with_resize(config.resize.enabled),
+            )
+        });
         if let Some(registrar) = registrar.clone() {
             let (readiness, stop) = (Arc::clone(&readiness), ending.clone());
             background.push(tokio::spawn(async move { registrar.keep(ca_bundle, &readiness, &stop).await }));

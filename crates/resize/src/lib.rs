@@ -15,6 +15,7 @@ pub mod hook;
 mod json;
 pub mod ledger;
 pub mod machine;
+pub mod plan;
 pub mod policy;
 pub mod qos;
 pub mod quantity;

@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use args::OperatorArgs;
 pub use sections::{
-    FailurePolicy, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Server, Telemetry, Tls, TlsSource,
+    FailurePolicy, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server, Telemetry, Tls,
+    TlsSource,
 };
 
 /// Environment variable names are asked for one at a time, so that tests bring their own.
@@ -45,6 +46,8 @@ pub struct Config {
     pub tls: Tls,
     /// How API servers are told about it.
     pub register: Register,
+    /// CPU and memory of running VMs in place.
+    pub resize: Resize,
     /// The cluster it works for.
     pub kubernetes: Kubernetes,
     /// Logs, metrics, traces.

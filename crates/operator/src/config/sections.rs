@@ -179,6 +179,52 @@ impl Default for Register {
     }
 }
 
+/// CPU and memory of running VMs in place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Resize {
+    /// The webhook and the reconciler run. Which VMs they serve is said by annotations.
+    pub enabled: bool,
+    /// VMs without an annotation, in namespaces without one, are resized in place.
+    pub in_place: bool,
+    /// What happens when a node cannot, unless an annotation says otherwise.
+    pub fallback: ::resize::Fallback,
+    /// Seconds before that, 5 to 604,800, unless an annotation says otherwise.
+    pub deadline_seconds: u32,
+    /// Memory of VMs that cannot migrate is declared under virt-controller's account. Needs the
+    /// right to impersonate it.
+    pub declare_memory: bool,
+    /// Where KubeVirt is installed.
+    pub kubevirt_namespace: String,
+}
+
+impl Default for Resize {
+    fn default() -> Self {
+        let policy = ::resize::Policy::default();
+        Self {
+            enabled: false,
+            in_place: policy.in_place,
+            fallback: policy.fallback,
+            deadline_seconds: policy.deadline,
+            declare_memory: false,
+            kubevirt_namespace: "kubevirt".into(),
+        }
+    }
+}
+
+impl Resize {
+    /// The policy of VMs that say nothing.
+    pub fn policy(&self) -> ::resize::Policy {
+        ::resize::Policy {
+            in_place: self.in_place,
+            fallback: self.fallback,
+            deadline: self
+                .deadline_seconds
+                .clamp(::resize::policy::MIN_DEADLINE, ::resize::policy::MAX_DEADLINE),
+        }
+    }
+}
+
 /// The cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -5,6 +5,7 @@
 //! (apply: no change on the server when nothing differs).
 
 mod objects;
+mod resize;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub struct Registrar {
     api: Raw,
     register: config::Register,
     reach: Reach,
+    resizes: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +45,14 @@ struct RegisterError {
 impl Registrar {
     /// A registrar for one way to reach us.
     pub fn new(api: Raw, register: config::Register, reach: Reach) -> Self {
-        Self { api, register, reach }
+        Self { api, register, reach, resizes: false }
+    }
+
+    /// Registers the webhook of in-place resize as well.
+    #[must_use]
+    pub fn with_resize(mut self, on: bool) -> Self {
+        self.resizes = on;
+        self
     }
 
     /// Applies again on every change of the CA, and every few seconds against drift. With a URL,
@@ -100,11 +109,49 @@ impl Registrar {
             let wanted = configuration(kind, &self.register, &self.reach, ca_bundle.filter(|_| !injected));
             self.api.apply(&path, &wanted).await.map_err(self.failed("apply", kind))?;
         }
+        if self.resizes {
+            self.apply_resize(ca_bundle).await?;
+        }
         Ok(())
+    }
+
+    async fn apply_resize(&self, ca_bundle: Option<&str>) -> Result<(), RegisterError> {
+        let name = resize::name(&self.register);
+        let kind = "MutatingWebhookConfiguration";
+        let path = format!("{}/{name}", resize::COLLECTION);
+        let failed = |verb: &'static str| {
+            let name = name.clone();
+            move |source| RegisterError { verb, kind, name, source }
+        };
+        let injected = match self.api.get(&path).await {
+            Ok(object) => is_injected(&object),
+            Err(error) if error.code() == Some(404) => false,
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let wanted = resize::configuration(&self.register, &self.reach, ca_bundle.filter(|_| !injected));
+        self.api.apply(&path, &wanted).await.map_err(failed("apply"))?;
+        Ok(())
+    }
+
+    /// It fails open, so one that stays behind costs a timeout and nothing else.
+    async fn remove_resize(&self) {
+        let path = format!("{}/{}", resize::COLLECTION, resize::name(&self.register));
+        let Ok(object) = self.api.get(&path).await else { return };
+        let ours = self.reach.client_config(crate::resize::PATH);
+        if object["webhooks"][0]["clientConfig"]["url"] != ours["url"] {
+            return;
+        }
+        match self.api.delete(&path, json!({"uid": object["metadata"]["uid"]})).await {
+            Ok(_) => tracing::info!(path, "removed"),
+            Err(error) => tracing::warn!(path, %error, "the webhook configuration stays behind"),
+        }
     }
 
     /// Takes the configurations away, if they still point at us.
     pub async fn remove(&self) {
+        if self.resizes {
+            self.remove_resize().await;
+        }
         for kind in &KINDS {
             match self.remove_one(kind).await {
                 Ok(true) => tracing::info!(kind = kind.name, name = self.register.name, "removed"),

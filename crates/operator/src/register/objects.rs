@@ -62,7 +62,7 @@ impl Reach {
 
 /// A VM that is being deleted only loses finalizers, and must be able to: even when nobody answers
 /// here (KubeVirt's own webhooks let it pass too).
-const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
+pub(super) const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
 
 /// Whether an object carries a word of ours in annotations or labels, or cloud-init that may carry
 /// the map `x_kubevirt_features`: in plain text it is looked for, in base64 or a Secret it may be.
@@ -132,7 +132,7 @@ pub fn configuration(kind: &Kind, register: &Register, reach: &Reach, ca_bundle:
     })
 }
 
-fn selector(configured: &Value) -> Value {
+pub(super) fn selector(configured: &Value) -> Value {
     if configured.is_null() { json!({}) } else { configured.clone() }
 }
 

@@ -43,6 +43,8 @@ pub struct Handler {
     max_body: usize,
     read_timeout: Duration,
     request_timeout: Duration,
+    /// In-place resize is on.
+    resizes: bool,
     permits: Semaphore,
     parts: Parts,
 }
@@ -102,6 +104,7 @@ impl Handler {
             max_body: config.server.max_body_bytes,
             read_timeout: config.server.read_timeout(),
             request_timeout: config.server.request_timeout(),
+            resizes: config.resize.enabled,
             permits: Semaphore::new(config.server.max_concurrent_requests),
             parts,
         }
@@ -117,6 +120,7 @@ impl Handler {
         match head.uri.path() {
             "/mutate" => self.admission("/mutate", &head, body).await,
             "/validate" => self.admission("/validate", &head, body).await,
+            crate::resize::PATH if self.resizes => self.resize(&head, body).await,
             path @ ("/healthz" | "/livez" | "/readyz") => {
                 if !matches!(head.method, Method::GET | Method::HEAD) {
                     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers GET"));
@@ -138,6 +142,36 @@ impl Handler {
                 "not found; there are /mutate, /validate, /healthz and /readyz".into(),
             ),
         }
+    }
+
+    /// virt-controller's patches of sockets and guest memory.
+    async fn resize<B>(&self, head: &http::request::Parts, body: B) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let begun = Instant::now();
+        let path = crate::resize::PATH;
+        let reviewed = match self.received(path, &head.method, &head.headers, body).await {
+            Ok((_permit, body)) => self.ruled(&body, begun),
+            Err(refusal) => Err(refusal),
+        };
+        reviewed.unwrap_or_else(|refusal| {
+            tracing::warn!(path, status = refusal.status().as_u16(), error = %refusal, "request refused");
+            refusal.response()
+        })
+    }
+
+    fn ruled(&self, body: &[u8], begun: Instant) -> Result<Response<Full<Bytes>>, Refusal> {
+        let (version, request) = review::parse::<Value>(review::text(body)?)?;
+        let (held, answer) = crate::resize::review(&request);
+        let written = review::write(version, &request.uid, &answer)
+            .map_err(|source| DecideError::Write { uid: request.uid.to_string(), source })?;
+        self.parts.metrics.request("resize", held.name(), begun.elapsed());
+        tracing::debug!(vmi = %request.name, namespace = %request.namespace, ruling = held.name(), "resize");
+        let mut response = Response::new(Full::new(Bytes::from(written)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
     }
 
     async fn admission<B>(

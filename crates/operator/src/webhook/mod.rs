@@ -14,5 +14,5 @@ mod server;
 mod tell;
 
 pub use handler::{Handler, Parts};
-pub use review::AdmissionRequest;
+pub use review::{AdmissionRequest, Answer};
 pub use server::{Server, ServerError};

@@ -16,6 +16,7 @@ mod bootstrap;
 mod cache;
 mod client;
 mod cluster;
+mod cmd_server;
 mod device_plugins;
 mod events;
 pub mod export;
@@ -109,6 +110,9 @@ pub struct SimConfig {
     pub devices: Vec<Device>,
     /// How many of each permitted device every node has.
     pub devices_per_node: u32,
+    /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
+    /// none.
+    pub kubelet_root: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -132,6 +136,7 @@ impl Default for SimConfig {
                 device("intel.com/ETHERNET_CONTROLLER_X710", "8086:1572"),
             ],
             devices_per_node: 8,
+            kubelet_root: None,
             hook_binary: None,
         }
     }
@@ -289,6 +294,9 @@ impl Simulation {
             launchers,
             &stop,
         );
+        if let Some(root) = &config.kubelet_root {
+            cmd_server::CmdServers::start(root, &caches.pods, launchers, &stop);
+        }
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);
         let guests = (launchers, &simulation.hooks);

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod console;
+pub mod machine;
 pub mod screen;
 pub mod usb;
 pub mod vnc;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::json::{self, text};
 use console::Console;
+use machine::Machine;
 
 /// The state of a guest that its node reports, and its console.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Guest {
     frozen_until: Option<Timestamp>,
     /// How often it was reset or rebooted.
     pub boots: u32,
+    /// Its vCPUs and its memory.
+    pub machine: Machine,
     /// What is on the serial line.
     pub console: Console,
     /// Ends the connection that has the serial console: there is one at a time.
@@ -34,6 +38,7 @@ impl Guest {
     pub fn of(vmi: &Value) -> Self {
         Self {
             paused: text(vmi, "/spec/startStrategy") == "Paused",
+            machine: Machine::of(vmi),
             console: Console::new(json::name(vmi)),
             ..Self::default()
         }
@@ -58,6 +63,7 @@ impl Guest {
     pub fn reset(&mut self) {
         self.boots = self.boots.saturating_add(1);
         self.frozen_until = None;
+        self.machine.reset();
         self.console.reset();
     }
 

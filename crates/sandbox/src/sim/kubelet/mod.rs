@@ -2,6 +2,7 @@
 //! per pod.
 
 pub mod decide;
+pub mod resize;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,6 +31,8 @@ const COMPONENT: &str = "kubelet";
 const WORKERS: usize = 32;
 /// How often a node's Lease is renewed (`nodeLeaseDurationSeconds` / 4).
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often a resize that waits for room is tried again; kubelet takes 30 s and then 3 minutes.
+const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// How often an unchanged Node status is written (`nodeStatusReportFrequency`).
 const STATUS_REPORT: Duration = Duration::from_mins(5);
 
@@ -142,7 +145,7 @@ impl Kubelet {
 
     async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
         // Pending, Running, Ready: more steps than these follow a change from outside.
-        for _ in 0..4 {
+        for _ in 0..8 {
             let Some(pod) = self.pods.get(key) else { return Ok(None) };
             let Some(node) = self.nodes.get(text(&pod, "/spec/nodeName")) else { return Ok(None) };
             let (rejection, pod_ip) = self.admission(&pod);
@@ -155,7 +158,10 @@ impl Kubelet {
                 pod_ip: &pod_ip,
             };
             match decide::decide(&seen, now) {
-                Step::Nothing => return Ok(remaining_grace(&pod, now)),
+                Step::Nothing => match self.resized(&pod, now) {
+                    Some(status) => self.patch(node, &pod, status).await?,
+                    None => return Ok(remaining_grace(&pod, now).or_else(|| deferred(&pod))),
+                },
                 Step::Stop => {
                     self.launchers.end(json::uid(&pod), false);
                     return Ok(remaining_grace(&pod, now));
@@ -175,6 +181,27 @@ impl Kubelet {
             }
         }
         Ok(None)
+    }
+
+    /// What is next for a pod whose resources were changed; what is allocated is promised at once.
+    fn resized(&self, pod: &Value, now: Timestamp) -> Option<Value> {
+        if json::is_deleting(pod) || text(pod, "/status/phase") != "Running" {
+            return None;
+        }
+        let (uid, name) = (json::uid(pod), text(pod, "/spec/nodeName"));
+        let object = self.node_cache.get(name)?;
+        let allocatable = requests::of_list(map(&object, "/status/allocatable"));
+        let mut admitted = self.admitted();
+        let own = admitted.pods.get(uid)?.clone();
+        let mut others = admitted.used.get(name).map(|(used, _)| used.clone()).unwrap_or_default();
+        requests::subtract(&mut others, &own.requests);
+        let node = resize::Node { object: &object, allocatable: &allocatable, others: &others };
+        let status = resize::decide(pod, &node, now)?;
+        if status.get("containerStatuses").is_some() {
+            admitted.release(uid);
+            admitted.admit(uid, Admission { requests: requests::of_pod(pod), ..own });
+        }
+        Some(status)
     }
 
     async fn patch(&self, node: &Node, pod: &Value, status: Value) -> Result<(), ClientError> {
@@ -308,6 +335,12 @@ impl Kubelet {
             other => other.map(|_| ()),
         }
     }
+}
+
+/// When a resize that waits for room is looked at again.
+fn deferred(pod: &Value) -> Option<Duration> {
+    let pending = json::condition(pod, "/status/conditions", "PodResizePending")?;
+    (text(pending, "/reason") == "Deferred").then_some(RESIZE_RETRY)
 }
 
 /// How long a pod that is being deleted still has, if it has to be looked at again by then.

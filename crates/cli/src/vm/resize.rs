@@ -1,0 +1,301 @@
+//! `virt-steward vm resize` and `resize-status`: the plan, the one write that starts it, and how
+//! far it is.
+
+mod progress;
+mod read;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ::resize::machine::Wanted;
+use ::resize::plan::Plan;
+use ::resize::quantity::{bytes, show_bytes, show_cpu};
+use ::resize::size::{Amount, Compute};
+use anyhow::Result;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::cli::DENIED;
+use crate::cluster::Cluster;
+use crate::output::print;
+use crate::problem::Problem;
+use crate::table;
+use read::Found;
+
+/// Which VM, in which cluster.
+#[derive(Debug, clap::Args)]
+pub struct Where {
+    /// The VM
+    name: String,
+    /// Its namespace
+    #[arg(long, short, default_value = "default")]
+    namespace: String,
+    /// A kubeconfig file; without one what kubectl would use
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// A context in it
+    #[arg(long)]
+    context: Option<String>,
+}
+
+/// Arguments of `vm resize`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward vm resize db --sockets 4 --memory 8Gi --dry-run
+  virt-steward vm resize db --sockets 4 --wait --timeout 5m
+  virt-steward vm resize db --limit-memory 12Gi
+
+Exit status: 0 done or planned, 1 error, 2 it cannot be done in place.")]
+pub struct Args {
+    #[command(flatten)]
+    of: Where,
+    /// Sockets of the guest
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    sockets: Option<u32>,
+    /// Memory of the guest, such as 8Gi
+    #[arg(long)]
+    memory: Option<String>,
+    /// Memory limit of the launcher pod alone: corrects a wrong limit of a VM that runs
+    #[arg(long, conflicts_with_all = ["sockets", "memory"])]
+    limit_memory: Option<String>,
+    /// Print the plan, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until guest, pod and VMI have the new size
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait: 30s, 5m
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// Arguments of `vm resize-status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward vm resize-status db
+  virt-steward vm resize-status db -n team")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    of: Where,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("write a time such as 30s or 5m".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a time such as 30s or 5m".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(factor).min(7 * 24 * 3600)))
+}
+
+/// Plans, and unless it is a dry run, starts a resize.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let cluster = Cluster::connect(args.of.kubeconfig.as_deref(), args.of.context.clone()).await?;
+    let found = read::find(&cluster, &args.of).await?;
+    if let Some(limit) = &args.limit_memory {
+        return correct_limit(&cluster, &args, &found, limit).await;
+    }
+    let wanted = wanted(&args, &found)?;
+    let plan = found.plan(&wanted);
+    print(&shown(&plan, &found))?;
+    if args.dry_run || plan.from == plan.to {
+        let refused = !plan.obstacles.is_empty() && plan.from != plan.to;
+        return Ok(if refused { ExitCode::from(DENIED) } else { ExitCode::SUCCESS });
+    }
+    change(&cluster, &args, &found, &wanted).await?;
+    if args.wait {
+        return progress::follow(&cluster, &args.of, wanted.size, args.timeout).await;
+    }
+    eprintln!("changed; see `virt-steward vm resize-status {} -n {}`", args.of.name, args.of.namespace);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wanted(args: &Args, found: &Found) -> Result<Wanted> {
+    let problem = |wrong: &str, remedy: &str| {
+        Problem::new(format!("resizing the VM `{}`", args.of.name), wrong, remedy)
+    };
+    if args.sockets.is_none() && args.memory.is_none() {
+        return Err(problem("nothing is asked for", "give --sockets, --memory or --limit-memory").into());
+    }
+    if found.vm["spec"].get("instancetype").is_some_and(Value::is_object) {
+        return Err(
+            problem("its size comes from an instancetype", "point the VM at another instancetype").into()
+        );
+    }
+    let Some(mut wanted) = ::resize::view::wanted(&found.vm) else {
+        return Err(problem("its template names no memory.guest", "set it, and restart the VM once").into());
+    };
+    if let Some(sockets) = args.sockets {
+        wanted.size.sockets = sockets;
+    }
+    if let Some(memory) = &args.memory {
+        wanted.size.guest = amount(memory)?;
+    }
+    Ok(wanted)
+}
+
+fn amount(text: &str) -> Result<u64> {
+    bytes(&json!(text)).filter(|bytes| *bytes > 0).ok_or_else(|| {
+        Problem::new(
+            format!("reading the amount `{text}`"),
+            "it is no amount of memory",
+            "write it as 8Gi or 512Mi",
+        )
+        .into()
+    })
+}
+
+fn line(amount: Amount, show: fn(u64) -> String) -> String {
+    match amount.limit {
+        Some(limit) => format!("{} (limit {})", show(amount.request), show(limit)),
+        None => show(amount.request),
+    }
+}
+
+/// The plan as a table, and how it is done.
+fn shown(plan: &Plan, found: &Found) -> String {
+    let row = |what: &str, now: String, then: String| vec![what.to_owned(), now, then];
+    let mut rows = vec![
+        row("", "NOW".into(), "THEN".into()),
+        row("sockets", plan.from.sockets.to_string(), plan.to.sockets.to_string()),
+        row("guest memory", show_bytes(plan.from.guest), show_bytes(plan.to.guest)),
+    ];
+    if !found.pod.is_null() {
+        let pod = |compute: Compute| (line(compute.cpu, show_cpu), line(compute.memory, show_bytes));
+        let ((cpu, memory), (cpu_then, memory_then)) = (pod(plan.now), pod(plan.last));
+        rows.push(row("pod CPU", cpu, cpu_then));
+        rows.push(row("pod memory", memory, memory_then));
+    }
+    let mut text = table::render(&rows);
+    if plan.from == plan.to {
+        text.push_str("\nnothing changes\n");
+    } else if plan.obstacles.is_empty() {
+        text.push_str(if found.in_place {
+            "\nin place: pod, then guest, then VMI; no migration\n"
+        } else {
+            "\nby live migration: in-place resize is not in force for this VM; annotate it with\n  vm-feature-manager.io/in-place-resize: Enabled\n"
+        });
+    } else {
+        text.push_str("\nnot in place:\n");
+        text.extend(plan.obstacles.iter().map(|obstacle| format!("  {obstacle}\n")));
+    }
+    text
+}
+
+/// The one write of a resize: the VM's template, as it was read.
+async fn change(cluster: &Cluster, args: &Args, found: &Found, wanted: &Wanted) -> Result<()> {
+    let mut domain = json!({});
+    if args.sockets.is_some() {
+        domain["cpu"] = json!({"sockets": wanted.size.sockets});
+    }
+    if args.memory.is_some() {
+        domain["memory"] = json!({"guest": show_bytes(wanted.size.guest)});
+    }
+    let patch = json!({"metadata": {"resourceVersion": found.vm["metadata"]["resourceVersion"]},
+        "spec": {"template": {"spec": {"domain": domain}}}});
+    let path = args.of.path("virtualmachines");
+    let reply = cluster.send(Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
+    reply.object(&format!("changing the VM `{}`", args.of.name))?;
+    Ok(())
+}
+
+/// Another memory limit for the launcher pod, and nothing else.
+async fn correct_limit(cluster: &Cluster, args: &Args, found: &Found, limit: &str) -> Result<ExitCode> {
+    let limit = amount(limit)?;
+    let doing = format!("changing the memory limit of the VM `{}`", args.of.name);
+    let problem = |wrong: String, remedy: &str| Problem::new(doing.clone(), wrong, remedy);
+    if found.pod.is_null() {
+        return Err(problem("it does not run".into(), "change its template, and start it").into());
+    }
+    let now = ::resize::view::pod_compute(&found.pod);
+    if limit < now.memory.request {
+        let wrong = format!(
+            "{} is less than the pod requests, {}",
+            show_bytes(limit),
+            show_bytes(now.memory.request)
+        );
+        return Err(problem(wrong, "give at least what is requested").into());
+    }
+    let then = Compute { memory: Amount { limit: Some(limit), ..now.memory }, ..now };
+    let before = ::resize::qos::class_with(&found.pod, now);
+    let after = ::resize::qos::class_with(&found.pod, then);
+    if before != after {
+        return Err(problem(
+            format!("the pod's QoS class would change from {before} to {after}"),
+            "keep requests and limits alike, or restart the VM with another template",
+        )
+        .into());
+    }
+    let rows = vec![
+        vec![String::new(), "NOW".into(), "THEN".into()],
+        vec!["pod memory".into(), line(now.memory, show_bytes), line(then.memory, show_bytes)],
+    ];
+    print(&table::render(&rows))?;
+    eprintln!(
+        "the next start and the next migration take the limit from the VM's template: change it there, too"
+    );
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let patch = json!({"metadata": {"uid": found.pod["metadata"]["uid"]}, "spec": {"containers":
+        [{"name": "compute", "resources": {"limits": {"memory": show_bytes(limit)}}}]}});
+    let name = found.pod["metadata"]["name"].as_str().unwrap_or_default();
+    let path = format!("/api/v1/namespaces/{}/pods/{name}/resize", args.of.namespace);
+    let reply = cluster.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &patch).await?;
+    reply.object(&doing)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows how far a resize is.
+pub async fn status(args: StatusArgs) -> Result<ExitCode> {
+    let cluster = Cluster::connect(args.of.kubeconfig.as_deref(), args.of.context.clone()).await?;
+    let found = read::find(&cluster, &args.of).await?;
+    print(&progress::describe(&found)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err());
+        assert!(duration("5d").is_err());
+    }
+
+    #[test]
+    fn a_plan_says_what_and_how() {
+        let size = |sockets, gib: u64| ::resize::Size { sockets, guest: gib << 30 };
+        let compute = |cpu, mib: u64| Compute {
+            cpu: Amount { request: cpu, limit: None },
+            memory: Amount { request: mib << 20, limit: None },
+        };
+        let mut plan = Plan {
+            from: size(2, 1),
+            to: size(4, 2),
+            now: compute(200, 1320),
+            larger: compute(400, 2360),
+            last: compute(400, 2360),
+            obstacles: Vec::new(),
+        };
+        let found = Found { pod: json!({}), in_place: true, ..Found::default() };
+        assert_eq!(
+            shown(&plan, &found),
+            "              NOW     THEN\n\
+             sockets       2       4\n\
+             guest memory  1Gi     2Gi\n\
+             pod CPU       200m    400m\n\
+             pod memory    1320Mi  2360Mi\n\
+             \nin place: pod, then guest, then VMI; no migration\n"
+        );
+        plan.obstacles.push(::resize::Obstacle::DedicatedCpus);
+        assert!(shown(&plan, &found).contains("not in place:\n  dedicatedCpuPlacement"));
+    }
+}
