@@ -108,11 +108,7 @@ impl Cluster {
 
     /// Reads what a VM names.
     pub async fn lookup(&self, namespace: &str, need: &Need) -> Lookup {
-        let path = match need {
-            Need::ConfigMap(name) => format!("/api/v1/namespaces/{namespace}/configmaps/{name}"),
-            Need::Secret(name) => format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
-        };
-        match self.get(&path).await {
+        match self.get(&need.path(namespace)).await {
             Ok(object) => Lookup::Found(object),
             Err(kube::Error::Api(status)) if status.code == 404 => Lookup::NotFound,
             Err(error) => Lookup::Failed(error.to_string()),

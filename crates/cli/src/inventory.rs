@@ -16,6 +16,8 @@ pub struct Inventory {
     claimed: BTreeSet<String>,
     /// `ConfigMap`s and `Secret`s by namespace and need.
     named: BTreeMap<(String, Need), Value>,
+    /// Cluster instancetypes by name; they have no namespace.
+    instancetypes: BTreeMap<String, Value>,
     /// The `VirtualMachine`s, in the order in which they were given.
     pub machines: Vec<Value>,
 }
@@ -53,6 +55,13 @@ impl Inventory {
                 self.claimed.insert(name(&object).to_owned());
             }
             ("", "ConfigMap") => self.add_named(Need::ConfigMap(name(&object).to_owned()), object, namespace),
+            ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => self.add_network(object, namespace),
+            ("instancetype.kubevirt.io", "VirtualMachineInstancetype") => {
+                self.add_named(Need::Instancetype(name(&object).to_owned()), object, namespace);
+            }
+            ("instancetype.kubevirt.io", "VirtualMachineClusterInstancetype") => {
+                self.instancetypes.insert(name(&object).to_owned(), object);
+            }
             ("", "Secret") => self.add_named(Need::Secret(name(&object).to_owned()), object, namespace),
             // other kinds in a user's files say nothing about admission
             _ => {}
@@ -71,12 +80,26 @@ impl Inventory {
 
     /// Answers a need of a VM in a namespace, when the object was given.
     pub fn lookup(&self, namespace: &str, need: &Need) -> Option<Lookup> {
-        self.named.get(&(namespace.to_owned(), need.clone())).cloned().map(Lookup::Found)
+        let found = match need {
+            Need::ClusterInstancetype(name) => self.instancetypes.get(name),
+            _ => self.named.get(&(namespace.to_owned(), need.clone())),
+        };
+        found.cloned().map(Lookup::Found)
     }
 
     /// Records that a cluster has the `PCIDevice` kind, even when it has no device.
     pub fn expect_pci_devices(&mut self) {
         self.facts.pci_devices.get_or_insert_default();
+    }
+
+    /// A network is named alone in its own namespace and with its namespace in every other.
+    fn add_network(&mut self, object: Value, namespace: &str) {
+        let own = object["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned();
+        let full = Need::Network(format!("{own}/{}", name(&object)));
+        for machine in [own.as_str(), namespace] {
+            self.named.insert((machine.to_owned(), full.clone()), object.clone());
+        }
+        self.add_named(Need::Network(name(&object).to_owned()), object, &own);
     }
 
     fn add_named(&mut self, need: Need, object: Value, namespace: &str) {
@@ -113,16 +136,7 @@ pub fn name(object: &Value) -> &str {
 }
 
 fn node(object: &Value) -> Node {
-    let labels = object["metadata"]["labels"].as_object();
-    Node {
-        name: name(object).to_owned(),
-        labels: labels
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
-            .collect(),
-        unschedulable: object["spec"]["unschedulable"] == true,
-    }
+    Node { name: name(object).to_owned(), ..Node::from_object(object) }
 }
 
 /// Reads a device as harvester/pcidevices v1beta1 reports it.
@@ -176,7 +190,8 @@ mod tests {
             Some(vec![Node {
                 name: "n1".into(),
                 labels: [("a".into(), "b".into())].into(),
-                unschedulable: true
+                unschedulable: true,
+                ..Node::default()
             }])
         );
         let device = &facts.pci_devices.unwrap()[0];

@@ -20,11 +20,13 @@ use crate::facts::{ClusterFacts, Lookups};
 use crate::feature::Feature;
 use crate::json::{self, at, pointer};
 use crate::record::{MANAGED, Record};
+use crate::site::Shape;
 use crate::text::{MAX_ERROR, MAX_WARNING, MAX_WARNINGS, clip};
 use crate::wishes::{Origin, Wish, Wishes, metadata_map};
 use crate::{
-    Outcome, OutcomeResult, Request, Verdict, gpu_device_plugin, nested_virt, pci_passthrough,
-    vbios_injection,
+    Outcome, OutcomeResult, Request, Verdict, cpu_pinning, dra_claims, gpu_device_plugin, hugepages,
+    nested_virt, numa, pci_passthrough, realtime, sriov, usb_passthrough, vbios_injection, vfio_passthrough,
+    vgpu,
 };
 
 /// Why a feature cannot be given.
@@ -39,6 +41,14 @@ pub(crate) enum Error {
     #[error(transparent)]
     VbiosInjection(#[from] vbios_injection::Error),
     #[error(transparent)]
+    Compute(#[from] crate::compute::Error),
+    #[error(transparent)]
+    Devices(#[from] crate::host_device::Error),
+    #[error(transparent)]
+    DraClaims(#[from] dra_claims::Error),
+    #[error(transparent)]
+    Sriov(#[from] sriov::Error),
+    #[error(transparent)]
     Shape(#[from] ShapeError),
 }
 
@@ -49,7 +59,7 @@ pub(crate) fn admit(
     cluster: &ClusterFacts,
     lookups: &Lookups,
     config: &Config,
-    order: [Feature; 4],
+    order: [Feature; Feature::ALL.len()],
 ) -> Verdict {
     if is_out_of_scope(request.object) {
         return Verdict::default();
@@ -108,7 +118,7 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn run(mut self, wishes: Wishes<'_>, order: [Feature; 4]) -> Verdict {
+    fn run(mut self, wishes: Wishes<'_>, order: [Feature; Feature::ALL.len()]) -> Verdict {
         let before = self.read_record();
         let mut after = before.clone();
         for feature in by_dependency(order) {
@@ -157,8 +167,8 @@ impl Admission<'_> {
         let (enabled, mode) = feature.policy(self.config);
         let Some(wish) = wish else {
             if !owned.is_empty() {
-                self.undo(&owned);
                 after.set(feature, Vec::new());
+                self.undo(feature, &owned, after);
                 self.report(feature, OutcomeResult::Removed, None, mode);
             }
             self.annotations.set(feature.applied(), None);
@@ -185,7 +195,7 @@ impl Admission<'_> {
             lookups: self.lookups,
             config: self.config,
         };
-        let planned = plan(feature, &context).and_then(|plan| self.reconcile(&owned, plan));
+        let planned = plan(feature, &context).and_then(|plan| self.reconcile(feature, &owned, plan, after));
         match planned {
             Ok((plan, changed)) => {
                 self.verdict
@@ -204,7 +214,13 @@ impl Admission<'_> {
 
     /// Makes the VM have what is planned instead of what was added before. All that can fail is
     /// tried before the first edit.
-    fn reconcile(&mut self, owned: &[Addition], plan: Plan) -> Result<(Plan, bool), Error> {
+    fn reconcile(
+        &mut self,
+        feature: Feature,
+        owned: &[Addition],
+        plan: Plan,
+        after: &Record,
+    ) -> Result<(Plan, bool), Error> {
         let is_kept = |addition: &Addition| {
             owned.contains(addition) && plan.additions.contains(addition) && self.document.contains(addition)
         };
@@ -213,18 +229,23 @@ impl Admission<'_> {
         for addition in &missing {
             self.document.check(addition.site)?;
         }
-        let removed = self.undo(&stale);
+        let removed = self.undo(feature, &stale, after);
         let changed = removed || !missing.is_empty();
         for addition in missing {
-            self.document.add(addition)?;
+            // a setting that another feature made is there already
+            if addition.site.shape() != Shape::Mapping || !self.document.contains(&addition) {
+                self.document.add(addition)?;
+            }
         }
         Ok((plan, changed))
     }
 
-    fn undo(&mut self, additions: &[Addition]) -> bool {
+    /// Takes additions away, but settings that another feature needs as well.
+    fn undo(&mut self, feature: Feature, additions: &[Addition], after: &Record) -> bool {
         let mut removed = false;
         for addition in additions {
-            removed |= self.document.remove(addition);
+            let is_shared = addition.site.shape() == Shape::Mapping && after.is_shared(feature, addition);
+            removed |= !is_shared && self.document.remove(addition);
         }
         self.undone |= removed;
         removed
@@ -258,8 +279,8 @@ impl Admission<'_> {
         let is_strippable = wish.origin != Origin::UserData && !wish.hides_another;
         if mode == ErrorMode::StripLabel && !unchanged && is_strippable {
             self.strip(feature, wish.origin);
-            self.undo(&owned);
             after.set(feature, Vec::new());
+            self.undo(feature, &owned, after);
             self.annotations.set(feature.applied(), None);
         } else if owned.is_empty() {
             self.annotations.set(feature.applied(), None);
@@ -313,6 +334,15 @@ fn plan(feature: Feature, context: &Context<'_>) -> Result<Plan, Error> {
         Feature::PciPassthrough => Ok(pci_passthrough::plan(context)?),
         Feature::GpuDevicePlugin => Ok(gpu_device_plugin::plan(context)?),
         Feature::VbiosInjection => Ok(vbios_injection::plan(context)?),
+        Feature::CpuPinning => Ok(cpu_pinning::plan(context)?),
+        Feature::Hugepages => Ok(hugepages::plan(context)?),
+        Feature::Numa => Ok(numa::plan(context)?),
+        Feature::Realtime => Ok(realtime::plan(context)?),
+        Feature::VfioPassthrough => Ok(vfio_passthrough::plan(context)?),
+        Feature::UsbPassthrough => Ok(usb_passthrough::plan(context)?),
+        Feature::Vgpu => Ok(vgpu::plan(context)?),
+        Feature::DraClaims => Ok(dra_claims::plan(context)?),
+        Feature::Sriov => Ok(sriov::plan(context)?),
     }
 }
 
@@ -334,9 +364,9 @@ fn written_by_user(object: &Value, record: &Record) -> Value {
     }
 }
 
-/// ROMs are for devices that the features before may have added.
-fn by_dependency(mut order: [Feature; 4]) -> [Feature; 4] {
-    order.sort_by_key(|feature| *feature == Feature::VbiosInjection);
+/// ROMs are for devices that the features before may have added, NUMA needs pinning and huge pages.
+fn by_dependency(mut order: [Feature; Feature::ALL.len()]) -> [Feature; Feature::ALL.len()] {
+    order.sort_by_key(|feature| feature.rank());
     order
 }
 

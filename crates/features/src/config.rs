@@ -53,6 +53,40 @@ pub struct Config {
     pub pci_passthrough: PciPassthrough,
     /// `vm-feature-manager.io/gpu-device-plugin`
     pub gpu_device_plugin: GpuDevicePlugin,
+    /// `vm-feature-manager.io/vfio-passthrough`
+    pub vfio_passthrough: Switch,
+    /// `vm-feature-manager.io/usb-passthrough`
+    pub usb_passthrough: Switch,
+    /// `vm-feature-manager.io/vgpu`
+    pub vgpu: Switch,
+    /// `vm-feature-manager.io/dra-claims`
+    pub dra_claims: Switch,
+    /// `vm-feature-manager.io/sriov`
+    pub sriov: Switch,
+    /// `vm-feature-manager.io/cpu-pinning`
+    pub cpu_pinning: Switch,
+    /// `vm-feature-manager.io/hugepages`
+    pub hugepages: Switch,
+    /// `vm-feature-manager.io/numa`
+    pub numa: Switch,
+    /// `vm-feature-manager.io/realtime`
+    pub realtime: Switch,
+}
+
+/// A feature without settings of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Switch {
+    /// Whether the feature may be asked for.
+    pub enabled: bool,
+    /// Overrides [`Config::error_handling`].
+    pub error_handling: Option<ErrorMode>,
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self { enabled: true, error_handling: None }
+    }
 }
 
 impl Default for Config {
@@ -66,6 +100,15 @@ impl Default for Config {
             vbios_injection: VbiosInjection::default(),
             pci_passthrough: PciPassthrough::default(),
             gpu_device_plugin: GpuDevicePlugin::default(),
+            vfio_passthrough: Switch::default(),
+            usb_passthrough: Switch::default(),
+            vgpu: Switch::default(),
+            dra_claims: Switch::default(),
+            sriov: Switch::default(),
+            cpu_pinning: Switch::default(),
+            hugepages: Switch::default(),
+            numa: Switch::default(),
+            realtime: Switch::default(),
         }
     }
 }

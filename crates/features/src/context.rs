@@ -51,6 +51,21 @@ impl<'a> Context<'a> {
         Ok(items.into_iter().flatten().filter(move |item| !record.contains(item)))
     }
 
+    /// A setting that the user wrote in a mapping: not what a feature of ours put there.
+    pub(crate) fn setting(&self, site: Site, key: &str) -> Result<Option<&'a Value>, ShapeError> {
+        self.document.check(site)?;
+        let written = at(self.document.base(), site.path()).and_then(|members| members.get(key));
+        Ok(written.filter(|value| {
+            let addition = Addition { site, value: serde_json::json!({key: value}) };
+            !value.is_null() && !self.record.has(&addition)
+        }))
+    }
+
+    /// A setting after the features before this one.
+    pub(crate) fn current(&self, site: Site, key: &str) -> Result<Option<&Value>, ShapeError> {
+        Ok(self.document.mapping(site)?.and_then(|members| members.get(key)).filter(|value| !value.is_null()))
+    }
+
     pub(crate) fn kubevirt(&self) -> Option<KubeVirtView<'a>> {
         self.cluster.kubevirt.as_ref().map(KubeVirtView)
     }

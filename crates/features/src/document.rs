@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::hook_list::{self, InvalidList};
 use crate::json::{self, Path, at, kind, pointer};
-use crate::site::Site;
+use crate::site::{Shape, Site};
 use crate::terms;
 
 /// Something that a feature adds to a container.
@@ -81,12 +81,10 @@ impl<'a> Document<'a> {
 
     /// Whether something can be added to a container.
     pub(crate) fn check(&self, site: Site) -> Result<(), ShapeError> {
-        match site {
-            Site::CpuFeatures | Site::NodeAffinity | Site::HostDevices | Site::Gpus => {
-                self.list(site).map(drop)
-            }
-            Site::Limits => self.mapping(site).map(drop),
-            Site::HookSidecars => self.hooks().map(drop),
+        match site.shape() {
+            Shape::List | Shape::Terms => self.list(site).map(drop),
+            Shape::Mapping => self.mapping(site).map(drop),
+            Shape::Text => self.hooks().map(drop),
         }
     }
 
@@ -131,27 +129,25 @@ impl<'a> Document<'a> {
         match addition.site {
             Site::Gpus if listed(Site::Gpus) => Some(Site::Gpus),
             Site::Gpus | Site::HostDevices => listed(Site::HostDevices).then_some(Site::HostDevices),
-            site @ Site::CpuFeatures => listed(site).then_some(site),
+            site if site.shape() == Shape::List => listed(site).then_some(site),
             site @ Site::NodeAffinity => {
                 let alternatives = value.as_array().map_or(&[][..], Vec::as_slice);
                 self.list(site).is_ok_and(|terms| terms::holds(terms, alternatives)).then_some(site)
             }
-            site @ Site::Limits => {
+            site if site.shape() == Shape::Mapping => {
                 let members = self.mapping(site).ok().flatten()?;
-                let (key, limit) = value.as_object()?.iter().next()?;
-                (members.get(key) == Some(limit)).then_some(site)
+                let (key, member) = value.as_object()?.iter().next()?;
+                (members.get(key) == Some(member)).then_some(site)
             }
-            site @ Site::HookSidecars => {
-                self.hooks().is_ok_and(|hooks| hooks.contains(value)).then_some(site)
-            }
+            site => self.hooks().is_ok_and(|hooks| hooks.contains(value)).then_some(site),
         }
     }
 
     /// Adds to a container, creating it and its parents where they are missing.
     pub(crate) fn add(&mut self, addition: Addition) -> Result<(), ShapeError> {
         let Addition { site, value } = addition;
-        match site {
-            Site::CpuFeatures | Site::HostDevices | Site::Gpus => {
+        match site.shape() {
+            Shape::List => {
                 self.list(site)?;
                 if self.container(site)?.is_none() {
                     self.create(site, Value::Array(vec![value]));
@@ -164,9 +160,10 @@ impl<'a> Document<'a> {
                     }
                 }
             }
-            Site::Limits => {
+            Shape::Mapping => {
                 self.mapping(site)?;
-                if self.container(site)?.is_none() {
+                // another site below it may have made it
+                if !self.exists(site.path()) {
                     self.create(site, value);
                 } else if let Value::Object(limits) = value {
                     for (key, limit) in limits {
@@ -179,12 +176,12 @@ impl<'a> Document<'a> {
                     }
                 }
             }
-            Site::NodeAffinity => {
+            Shape::Terms => {
                 let alternatives = value.as_array().map_or(&[][..], Vec::as_slice);
                 let terms = terms::product(self.list(site)?, alternatives);
                 self.edited[site as usize] = Some(Value::Array(terms));
             }
-            Site::HookSidecars => {
+            Shape::Text => {
                 let text = hook_list::append(self.text(site)?.unwrap_or("[]"), &value)?;
                 self.edited[site as usize] = Some(Value::String(text));
             }
@@ -245,7 +242,11 @@ impl<'a> Document<'a> {
 
     fn writable(&mut self, site: Site) -> &mut Value {
         let base = self.base;
-        self.edited[site as usize].get_or_insert_with(|| at(base, site.path()).cloned().unwrap_or_default())
+        self.edited[site as usize].get_or_insert_with(|| match (at(base, site.path()), site.shape()) {
+            (Some(container), _) => container.clone(),
+            (None, Shape::Mapping) => Value::Object(Map::new()),
+            (None, _) => Value::Null,
+        })
     }
 
     /// Writes a container that does not exist, with the parents that it lacks.
@@ -303,20 +304,20 @@ impl<'a> Document<'a> {
         if self.created.iter().any(|created| is_below(created, path)) {
             return false;
         }
-        if let Some(site) = Site::ALL.into_iter().find(|site| site.path() == path) {
-            return match self.edited[site as usize].as_ref().or_else(|| at(self.base, path)) {
-                Some(Value::Array(items)) => items.is_empty(),
-                Some(Value::Object(members)) => members.is_empty(),
-                Some(Value::String(text)) => hook_list::is_empty(text),
-                _ => false,
-            };
-        }
         let gone = |key: &String| {
             pruned.iter().any(|gone| {
                 gone.len() == path.len() + 1 && is_below(gone, path) && gone.last() == Some(&key.as_str())
             })
         };
-        at(self.base, path).and_then(Value::as_object).is_some_and(|members| members.keys().all(gone))
+        let site = Site::ALL.into_iter().find(|site| site.path() == path);
+        let edited = site.and_then(|site| self.edited[site as usize].as_ref());
+        match edited.or_else(|| at(self.base, path)) {
+            Some(Value::Array(items)) => items.is_empty(),
+            // a mapping may be a site and have sites below it
+            Some(Value::Object(members)) => members.keys().all(gone),
+            Some(Value::String(text)) => site.is_some() && hook_list::is_empty(text),
+            _ => false,
+        }
     }
 
     /// The operations, and the paths that they create.

@@ -28,6 +28,9 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// `spec.unschedulable`
     pub unschedulable: bool,
+    /// Of `status.allocatable` what VMs can be short of: huge pages and devices. Empty when that is
+    /// not known.
+    pub allocatable: BTreeMap<String, String>,
 }
 
 /// One Harvester `PCIDevice` (harvester/pcidevices v1beta1).
@@ -76,7 +79,21 @@ impl Node {
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect(),
             unschedulable: node["spec"]["unschedulable"] == true,
+            allocatable: Self::allocatable(&node["status"]["allocatable"]),
         }
+    }
+
+    /// What of `status.allocatable` counts: the rest changes often and decides nothing here.
+    pub fn allocatable(amounts: &Value) -> BTreeMap<String, String> {
+        let counts = |name: &str| {
+            name.starts_with("hugepages-")
+                || (name.contains('/') && !name.starts_with("devices.kubevirt.io/"))
+        };
+        let members = amounts.as_object().into_iter().flatten();
+        members
+            .filter(|(name, _)| counts(name))
+            .filter_map(|(name, amount)| Some((name.clone(), amount.as_str()?.to_owned())))
+            .collect()
     }
 }
 
@@ -120,6 +137,51 @@ pub enum Need {
     ConfigMap(String),
     /// A Secret in the VM's namespace.
     Secret(String),
+    /// A Multus `NetworkAttachmentDefinition`, as KubeVirt names it: `name` in the VM's namespace, or
+    /// `namespace/name`.
+    Network(String),
+    /// A `VirtualMachineInstancetype` in the VM's namespace.
+    Instancetype(String),
+    /// A `VirtualMachineClusterInstancetype`.
+    ClusterInstancetype(String),
+}
+
+impl Need {
+    /// The path of the object at an API server, for a VM in a namespace. Names are as users write
+    /// them; who sends the path checks that they are names.
+    pub fn path(&self, namespace: &str) -> String {
+        const INSTANCETYPES: &str = "/apis/instancetype.kubevirt.io/v1beta1";
+        match self {
+            Self::ConfigMap(name) => format!("/api/v1/namespaces/{namespace}/configmaps/{name}"),
+            Self::Secret(name) => format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
+            Self::Network(name) => {
+                let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
+                format!(
+                    "/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"
+                )
+            }
+            Self::Instancetype(name) => {
+                format!("{INSTANCETYPES}/namespaces/{namespace}/virtualmachineinstancetypes/{name}")
+            }
+            Self::ClusterInstancetype(name) => {
+                format!("{INSTANCETYPES}/virtualmachineclusterinstancetypes/{name}")
+            }
+        }
+    }
+
+    /// The parts that a user wrote: each has to be the name of an object.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let (Self::ConfigMap(name)
+        | Self::Secret(name)
+        | Self::Network(name)
+        | Self::Instancetype(name)
+        | Self::ClusterInstancetype(name)) = self;
+        let (first, second) = match (self, name.split_once('/')) {
+            (Self::Network(_), Some((namespace, name))) => (namespace, Some(name)),
+            _ => (name.as_str(), None),
+        };
+        std::iter::once(first).chain(second)
+    }
 }
 
 /// What reading a [`Need`] gave.

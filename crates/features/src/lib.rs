@@ -14,30 +14,42 @@ mod properties;
 
 mod admission;
 mod annotations;
+mod compute;
 mod config;
 mod context;
+mod cpu_pinning;
 mod document;
+mod dra_claims;
 mod facts;
 mod feature;
 mod gpu_device_plugin;
 mod hook_list;
+mod host_device;
+mod hugepages;
 mod image;
+mod instancetype;
 mod json;
 mod names;
 mod nested_virt;
+mod numa;
 mod pci_passthrough;
+mod realtime;
 mod record;
 mod scheduling;
 mod site;
+mod sriov;
 mod terms;
 mod text;
+mod usb_passthrough;
 mod user_data;
 mod vbios_injection;
+mod vfio_passthrough;
+mod vgpu;
 mod wishes;
 
 pub use config::{
     Config, DeviceNames, ErrorMode, GpuDevicePlugin, GpuMode, NestedVirtualization, PciPassthrough, Source,
-    VbiosInjection,
+    Switch, VbiosInjection,
 };
 pub use facts::{ClusterFacts, Lookup, Lookups, Need, Node, PciDevice};
 
@@ -104,12 +116,15 @@ pub struct Verdict {
 }
 
 /// The names of all features, in the order in which they are applied.
-pub const FEATURES: [&str; 4] = [
-    Feature::NestedVirt.name(),
-    Feature::PciPassthrough.name(),
-    Feature::GpuDevicePlugin.name(),
-    Feature::VbiosInjection.name(),
-];
+pub const FEATURES: [&str; Feature::ALL.len()] = {
+    let mut names = [""; Feature::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = Feature::ALL[index].name();
+        index += 1;
+    }
+    names
+};
 
 /// The annotation that chooses another hook image than the configured one.
 pub const SIDECAR_IMAGE: &str = "vm-feature-manager.io/sidecar-image";
@@ -129,8 +144,15 @@ pub fn needs(request: &Request<'_>, config: &Config, lookups: &Lookups) -> Vec<N
     if config.user_data_secrets {
         user_data::secrets(request.object).for_each(|name| ask(Need::Secret(name.to_owned())));
     }
+    let wishes = Wishes::collect(request.object, config, lookups);
+    if config.sriov.enabled {
+        let networks = wishes.get(Feature::Sriov).map(|wish| sriov::networks(&wish.value));
+        networks.into_iter().flatten().for_each(|name| ask(Need::Network(name)));
+    }
+    if Feature::ALL.iter().any(|feature| feature.minds_instancetype() && wishes.get(*feature).is_some()) {
+        instancetype::need(request.object).into_iter().for_each(&mut ask);
+    }
     if config.vbios_injection.enabled {
-        let wishes = Wishes::collect(request.object, config, lookups);
         let config_maps =
             wishes.get(Feature::VbiosInjection).map(|wish| vbios_injection::config_maps(&wish.value));
         config_maps.into_iter().flatten().for_each(|name| ask(Need::ConfigMap(name)));

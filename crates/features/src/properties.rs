@@ -171,7 +171,7 @@ fn apply(object: &Value, patch: &Patch) -> Value {
     object
 }
 
-fn in_order(world: &World, object: &Value, order: [Feature; 4]) -> Verdict {
+fn in_order(world: &World, object: &Value, order: [Feature; Feature::ALL.len()]) -> Verdict {
     let request = Request { namespace: NAMESPACE, object, old_object: None };
     crate::admission::admit(&request, &world.cluster, &world.lookups, &world.config, order)
 }

@@ -58,6 +58,19 @@ impl Record {
         self.features.values().flat_map(BTreeMap::values).any(|values| values.contains(value))
     }
 
+    /// Whether an addition was made for any feature.
+    pub(crate) fn has(&self, addition: &Addition) -> bool {
+        let values = self.features.values().filter_map(|sites| sites.get(addition.site.name()));
+        values.flatten().any(|value| *value == addition.value)
+    }
+
+    /// Whether an addition was made for another feature as well.
+    pub(crate) fn is_shared(&self, feature: Feature, addition: &Addition) -> bool {
+        let others = self.features.iter().filter(|(name, _)| *name != feature.name());
+        let values = others.filter_map(|(_, sites)| sites.get(addition.site.name()));
+        values.flatten().any(|value| *value == addition.value)
+    }
+
     /// Remembers what is added for a feature now, in place of what was.
     pub(crate) fn set(&mut self, feature: Feature, additions: Vec<Addition>) {
         let mut sites = self.features.remove(feature.name()).unwrap_or_default();

@@ -89,7 +89,7 @@ mod tests {
         Node {
             name: "n1".into(),
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            unschedulable: false,
+            ..Node::default()
         }
     }
 

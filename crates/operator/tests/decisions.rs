@@ -26,7 +26,7 @@ fn facts() -> ClusterFacts {
     ];
     let labels = labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     ClusterFacts {
-        nodes: Some(vec![Node { name: "a".into(), labels, unschedulable: false }]),
+        nodes: Some(vec![Node { name: "a".into(), labels, ..Node::default() }]),
         kubevirt: Some(json!({"spec": {"configuration": {"developerConfiguration":
             {"featureGates": ["HostDevices", "Sidecar"]}}}})),
         pci_devices: None,

@@ -177,5 +177,11 @@ fn permitted_names(context: &Context<'_>) -> String {
 
 fn unresolved(context: &Context<'_>, address: PciAddress) -> Error {
     let devices = inventory(context).iter().map(|device| format!("{} ({})", device.address, device.name));
-    Error::NoAddress { address, devices: candidates(devices), permitted: permitted_names(context) }
+    let mapped = &context.config.pci_passthrough.address_map;
+    let mapped = mapped.iter().map(|(address, resource)| format!("{address} ({resource})"));
+    Error::NoAddress {
+        address,
+        devices: candidates(devices.chain(mapped)),
+        permitted: permitted_names(context),
+    }
 }

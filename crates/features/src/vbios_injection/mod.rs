@@ -173,13 +173,22 @@ fn devices<'v>(context: &Context<'v>) -> Result<Vec<Device<'v>>, ShapeError> {
     for (site, plain, by_claim) in
         [(Site::HostDevices, "ua-hostdevice-", "ua-dra-hostdevice-"), (Site::Gpus, "ua-gpu-", "ua-dra-gpu-")]
     {
-        devices.extend(context.document.list(site)?.iter().map(|entry| Device {
+        // USB devices have no ROM
+        let entries = context.document.list(site)?.iter().filter(|entry| !is_usb(context, entry));
+        devices.extend(entries.map(|entry| Device {
             prefix: if entry.get("claimName").is_some() { by_claim } else { plain },
             name: field(entry, "name"),
             resource: field(entry, "deviceName"),
         }));
     }
     Ok(devices)
+}
+
+fn is_usb(context: &Context<'_>, entry: &Value) -> bool {
+    let mut permitted = context.permitted().into_iter().flatten();
+    permitted.any(|device| {
+        device.kind == kubevirt::PermittedKind::Usb && device.resource_name == field(entry, "deviceName")
+    })
 }
 
 /// The device that a ROM is for: by name, or else by what only one device has.

@@ -73,7 +73,7 @@ pub fn node(name: &str, labels: &[(&str, &str)]) -> Node {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect();
     all.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    Node { name: name.into(), labels: all, unschedulable: false }
+    Node { name: name.into(), labels: all, ..Node::default() }
 }
 
 pub fn amd(name: &str) -> Node {

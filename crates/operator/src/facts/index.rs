@@ -160,7 +160,7 @@ mod tests {
 
     fn node(name: &str, label: &str) -> Node {
         let labels = BTreeMap::from([("kubernetes.io/arch".to_owned(), label.to_owned())]);
-        Node { name: name.into(), labels, unschedulable: false }
+        Node { name: name.into(), labels, ..Node::default() }
     }
 
     fn device(name: &str) -> PciDevice {

@@ -11,11 +11,19 @@ use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A Node without its status.
+/// A Node with as much of its status as decides.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct NodeView {
     metadata: ObjectMeta,
     spec: Option<NodeSpec>,
+    status: Option<NodeStatus>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct NodeStatus {
+    /// A Node has a dozen resources.
+    #[serde(default)]
+    allocatable: Value,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +65,7 @@ pub(super) fn node(view: NodeView) -> Node {
         name: view.name_any(),
         labels: view.metadata.labels.unwrap_or_default(),
         unschedulable: view.spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+        allocatable: view.status.map(|status| Node::allocatable(&status.allocatable)).unwrap_or_default(),
     }
 }
 

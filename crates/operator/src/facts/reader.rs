@@ -23,22 +23,19 @@ impl Reader {
 
     /// One GET. The caller sets the deadline.
     pub async fn read(&self, namespace: &str, need: &Need) -> Lookup {
-        let (plural, name) = match need {
-            Need::ConfigMap(name) => ("configmaps", name),
-            Need::Secret(_) if !self.secrets => {
-                return Lookup::Failed(
-                    "reading Secrets is switched off (kubernetes.readSecrets); put the features into annotations".into(),
-                );
-            }
-            Need::Secret(name) => ("secrets", name),
-        };
+        if matches!(need, Need::Secret(_)) && !self.secrets {
+            return Lookup::Failed(
+                "reading Secrets is switched off (kubernetes.readSecrets); put the features into annotations"
+                    .into(),
+            );
+        }
         let Some(client) = &self.client else {
             return Lookup::Failed("there is no connection to a cluster".into());
         };
-        if !is_name(namespace) || !is_name(name) {
+        if let Some(name) = std::iter::once(namespace).chain(need.names()).find(|name| !is_name(name)) {
             return Lookup::Failed(format!("\"{name}\" is not the name of an object"));
         }
-        let path = format!("/api/v1/namespaces/{namespace}/{plural}/{name}");
+        let path = need.path(namespace);
         let request = match http::Request::get(path).body(Vec::new()) {
             Ok(request) => request,
             Err(error) => return Lookup::Failed(error.to_string()),
