@@ -21,6 +21,7 @@ static SERVER: LazyLock<(Runtime, Handler)> = LazyLock::new(|| {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let parts = Parts {
         facts: Arc::new(ArcSwap::from_pointee(ClusterFacts::default())),
+        policies: Arc::default(),
         reader: Reader::offline(),
         readiness: Arc::new(Readiness::new(Arc::new(Resolver::default()), operator::system_clock())),
         metrics: Arc::new(Metrics::new("fuzz")),

@@ -14,6 +14,7 @@ mod properties;
 
 mod admission;
 mod annotations;
+mod availability;
 mod compute;
 mod config;
 mod context;
@@ -33,6 +34,7 @@ mod names;
 mod nested_virt;
 mod numa;
 mod pci_passthrough;
+pub mod policy;
 mod realtime;
 mod record;
 mod scheduling;
@@ -53,6 +55,7 @@ pub use config::{
 };
 pub use facts::{ClusterFacts, Lookup, Lookups, Need, Node, PciDevice};
 
+pub use availability::{Obstacle, obstacles};
 use feature::Feature;
 use serde::Serialize;
 use serde_json::Value;

@@ -95,6 +95,7 @@ impl Operator {
         let clock = clock::system();
         let readiness = Arc::new(Readiness::new(Arc::clone(&resolver), Arc::clone(&clock)));
         let facts = Arc::new(ArcSwap::from_pointee(ClusterFacts::default()));
+        let policies = Arc::new(facts::Policies::default());
         let (exporter, tracer) = match &config.telemetry.otlp_endpoint {
             None => (None, None),
             Some(endpoint) => {
@@ -111,6 +112,7 @@ impl Operator {
             &config,
             Parts {
                 facts: Arc::clone(&facts),
+                policies: Arc::clone(&policies),
                 reader: Reader::new(client.clone(), config.kubernetes.read_secrets),
                 readiness: Arc::clone(&readiness),
                 metrics: Arc::clone(&metrics),
@@ -127,6 +129,7 @@ impl Operator {
             let clock = Arc::clone(&clock);
             background.push(crate::resize::spawn(&client, config.resize.clone(), clock, &ending));
         }
+        background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(exporter) = exporter {
             background.push(tokio::spawn(exporter.run(ending.clone())));
         }

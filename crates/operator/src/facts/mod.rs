@@ -2,9 +2,11 @@
 //! few do.
 
 mod index;
+mod policies;
 mod project;
 mod reader;
 mod watch;
 
+pub use policies::{Policies, spawn as spawn_policies};
 pub use reader::Reader;
 pub use watch::spawn;

@@ -87,6 +87,16 @@ fn may_ask(object: &str) -> String {
     )
 }
 
+/// Whether a VM has devices, hook sidecars, or needs of nodes that policies look at.
+fn has_devices() -> String {
+    let spec = "object.spec.template.spec";
+    format!(
+        "(has(object.spec) && has(object.spec.template) && has({spec}) && has({spec}.domain) && \
+         ((has({spec}.domain.devices) && (has({spec}.domain.devices.hostDevices) || has({spec}.domain.devices.gpus))) || \
+         has({spec}.domain.cpu) || (has(object.spec.template.metadata) && has(object.spec.template.metadata.annotations))))"
+    )
+}
+
 /// The configuration of `kind`. Without `ca_bundle` that field is left to whoever owns it:
 /// cert-manager's injector, or an administrator.
 pub fn configuration(kind: &Kind, register: &Register, reach: &Reach, ca_bundle: Option<&str>) -> Value {
@@ -96,7 +106,7 @@ pub fn configuration(kind: &Kind, register: &Register, reach: &Reach, ca_bundle:
         client_config["caBundle"] = base64::engine::general_purpose::STANDARD.encode(bundle).into();
     }
     let mutating = kind.path == "/mutate";
-    // The validating half has no policies to enforce yet, so its absence must not stop anybody.
+    // Policies are a guard rail: while nobody answers, VMs of everybody must still be possible.
     let failure_policy = if mutating { register.failure_policy } else { FailurePolicy::Ignore };
     let concerns = format!("{} || (oldObject != null && ({}))", may_ask("object"), may_ask("oldObject"));
     let mut webhook = json!({
@@ -115,7 +125,11 @@ pub fn configuration(kind: &Kind, register: &Register, reach: &Reach, ca_bundle:
         "objectSelector": selector(&register.object_selector),
         "matchConditions": [
             {"name": "not-being-deleted", "expression": NOT_BEING_DELETED},
-            {"name": "may-ask-for-a-feature", "expression": concerns},
+            if mutating {
+                json!({"name": "may-ask-for-a-feature", "expression": concerns})
+            } else {
+                json!({"name": "has-what-policies-are-about", "expression": format!("{} || {concerns}", has_devices())})
+            },
         ],
     });
     if mutating {

@@ -69,7 +69,7 @@ pub async fn decide(
 }
 
 /// The object, when the request is one that features can be about.
-fn concerning<'a>(request: &'a AdmissionRequest<'_, Value>) -> Option<&'a Value> {
+pub(super) fn concerning<'a>(request: &'a AdmissionRequest<'_, Value>) -> Option<&'a Value> {
     let ours = request.kind.group == "kubevirt.io"
         && request.kind.kind == "VirtualMachine"
         && request.sub_resource.is_empty()
@@ -107,7 +107,7 @@ async fn observe(
 }
 
 /// A panic in a decision costs one request, not the process.
-fn guarded<T>(uid: &str, decide: impl FnOnce() -> T) -> Result<T, DecideError> {
+pub(super) fn guarded<T>(uid: &str, decide: impl FnOnce() -> T) -> Result<T, DecideError> {
     catch_unwind(AssertUnwindSafe(decide)).map_err(|panic| {
         let what = panic
             .downcast_ref::<&str>()

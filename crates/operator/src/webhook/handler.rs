@@ -15,11 +15,12 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::decide::{DecideError, Decision, answer, decide};
+use super::police::police;
 use super::relevance::may_ask;
 use super::review::{self, AdmissionRequest, ReviewError};
 use super::tell;
 use crate::config::Config;
-use crate::facts::Reader;
+use crate::facts::{Policies, Reader};
 use crate::readiness::Readiness;
 use crate::telemetry::{Metrics, Parent, Tracer};
 
@@ -27,6 +28,8 @@ use crate::telemetry::{Metrics, Parent, Tracer};
 pub struct Parts {
     /// What the cluster has.
     pub facts: Arc<ArcSwap<ClusterFacts>>,
+    /// What VMs may use.
+    pub policies: Arc<Policies>,
     /// How ConfigMaps and Secrets are read.
     pub reader: Reader,
     /// Whether we are fit to serve.
@@ -262,9 +265,12 @@ impl Handler {
         parent: Option<Parent>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let text = review::text(body)?;
-        // Policies come with a later release; until then every valid question to `/validate` is
-        // answered yes.
-        if path != "/mutate" || !may_ask(text) {
+        if path == "/validate" {
+            let (version, request) = review::parse::<Value>(text)?;
+            let decision = police(&request, &self.parts.policies, &self.parts.facts.load())?;
+            return self.answer(path, version, &request, &decision, begun, parent);
+        }
+        if !may_ask(text) {
             let (version, request) = review::parse::<IgnoredAny>(text)?;
             return self.answer(path, version, &request, &Decision::untouched(), begun, parent);
         }

@@ -8,6 +8,7 @@
 
 mod decide;
 mod handler;
+mod police;
 mod relevance;
 mod review;
 mod server;

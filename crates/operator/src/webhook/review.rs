@@ -89,12 +89,15 @@ pub struct GroupVersionKind<'a> {
     pub kind: Cow<'a, str>,
 }
 
-/// `authentication/v1.UserInfo`, the name only.
+/// `authentication/v1.UserInfo`, as far as policies look.
 #[derive(Debug, Default, Deserialize)]
 pub struct UserInfo<'a> {
     /// For example `system:serviceaccount:default:deployer`.
     #[serde(borrow, default)]
     pub username: Cow<'a, str>,
+    /// For example `system:authenticated`; what `null` stands for has none.
+    #[serde(borrow, default)]
+    pub groups: Option<Vec<Cow<'a, str>>>,
 }
 
 fn null_is_false<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {

@@ -14,7 +14,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use operator::config::Config;
-use operator::facts::Reader;
+use operator::facts::{Policies, Reader};
 use operator::readiness::Readiness;
 use operator::telemetry::{Metrics, Tracer};
 use operator::tls::{Identity, Resolver, server_config};
@@ -71,6 +71,7 @@ pub struct Running {
 pub struct Start {
     pub config: Config,
     pub facts: ClusterFacts,
+    pub policies: Arc<Policies>,
     pub reader: Reader,
     pub now: Timestamp,
     pub pair: Pair,
@@ -85,6 +86,7 @@ impl Default for Start {
         Self {
             config,
             facts: ClusterFacts::default(),
+            policies: Arc::default(),
             reader: Reader::offline(),
             now: "2026-06-01T00:00:00Z".parse().unwrap(),
             pair: pair(),
@@ -95,7 +97,7 @@ impl Default for Start {
 
 impl Start {
     pub async fn run(self) -> Running {
-        let Self { config, facts, reader, now, pair, tracer } = self;
+        let Self { config, facts, policies, reader, now, pair, tracer } = self;
         let resolver = Arc::new(Resolver::default());
         resolver.serve(
             Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes(), &provider()).unwrap(),
@@ -105,6 +107,7 @@ impl Start {
         let metrics = Arc::new(Metrics::new("test"));
         let parts = Parts {
             facts: facts.clone(),
+            policies,
             reader,
             readiness: readiness.clone(),
             metrics: metrics.clone(),

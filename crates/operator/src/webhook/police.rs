@@ -1,0 +1,36 @@
+//! `/validate`: policies, and whether any node can take the VM. The object is as it would be stored,
+//! after every mutating webhook.
+
+use features::policy::{PolicyRequest, PolicyVerdict, evaluate};
+use features::{ClusterFacts, Verdict};
+use serde_json::Value;
+
+use super::decide::{DecideError, Decision, concerning, guarded};
+use super::review::AdmissionRequest;
+use crate::facts::Policies;
+
+/// Decides one CREATE or UPDATE of a VirtualMachine.
+pub fn police(
+    request: &AdmissionRequest<'_, Value>,
+    policies: &Policies,
+    cluster: &ClusterFacts,
+) -> Result<Decision, DecideError> {
+    let Some(object) = concerning(request) else { return Ok(Decision::untouched()) };
+    // finalizers of a VM that is going away must be able to go
+    let is_going = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
+    if is_going || policies.read(|facts| facts.policies.is_empty()) {
+        return Ok(Decision::untouched());
+    }
+    let groups: Vec<&str> = request.user_info.groups.iter().flatten().map(AsRef::as_ref).collect();
+    let asked = PolicyRequest {
+        namespace: &request.namespace,
+        name: &request.name,
+        user: &request.user_info.username,
+        groups: &groups,
+        object,
+        old_object: request.old_object.as_ref(),
+    };
+    let PolicyVerdict { denial, warnings } =
+        guarded(&request.uid, || policies.read(|facts| evaluate(&asked, facts, cluster.nodes.as_deref())))?;
+    Ok(Decision { verdict: Some(Verdict { denial, warnings, ..Verdict::default() }), observed: None })
+}
