@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::{admit, agent, bench, completion, export, image, operator, sandbox, version, vm};
+use crate::{admit, bench, completion, devices, export, image, operator, policy, sandbox, version};
 
 /// A usage or IO error: nothing was decided.
 pub const FAILED: u8 = 1;
@@ -44,10 +45,14 @@ enum Verb {
     Completion(completion::Args),
     /// Export the disks of a VM to qcow2, VMDK, OVA, OVF or raw
     Export(Box<export::Args>),
+    /// Show the devices that a cluster has for VMs, and permit them
+    Devices(devices::Args),
     /// Convert, describe and verify disk images
     Image(image::Args),
     /// Run the service that API servers call
     Operator(Box<operator::Args>),
+    /// Try policies out
+    Policy(policy::Args),
     /// Run a cluster on this machine, with the operator working for it
     Sandbox(sandbox::Args),
     /// Print the version
@@ -81,8 +86,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Bench(args) => runtime()?.block_on(bench::run(args)),
         Verb::Completion(args) => completion::run(&args),
         Verb::Export(args) => runtime()?.block_on(export::run(*args)),
+        Verb::Devices(args) => runtime()?.block_on(devices::run(args)),
         Verb::Image(args) => image::run(args),
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
+        Verb::Policy(args) => policy::run(args),
         Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),
         Verb::Version => version::run(),
         Verb::Vm(args) => runtime()?.block_on(vm::run(*args)),

@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     /// All objects of a list, or `None` when the cluster does not know the kind.
-    async fn list(&self, path: &str) -> Result<Option<Vec<Value>>> {
+    pub async fn list(&self, path: &str) -> Result<Option<Vec<Value>>> {
         let problem = |wrong: String| {
             Problem::new(
                 format!("listing `{path}`"),

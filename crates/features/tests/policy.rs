@@ -1,6 +1,7 @@
 //! Policies: each rule, audit, exceptions, counting, and VMs that were there before.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail this way")]
+#![allow(clippy::needless_pass_by_value, reason = "literals of JSON read better without a reference")]
 
 mod common;
 

@@ -26,7 +26,7 @@ const KINDS: [(&str, &str); 3] = [
     ("FeaturePolicyException", "featurepolicyexceptions"),
 ];
 /// How often it is looked whether VMs have to be counted, beside changes of policies.
-const RECHECK: Duration = Duration::from_secs(60);
+const RECHECK: Duration = Duration::from_mins(1);
 
 /// What is known about policies; empty until the first list, and where the kinds do not exist.
 #[derive(Debug, Default)]

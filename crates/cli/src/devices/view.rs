@@ -1,0 +1,202 @@
+//! What a cluster has, permits, gives and uses, as rows. No IO.
+
+use std::collections::BTreeMap;
+
+use kubevirt::{KubeVirtView, PermittedKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::text;
+
+/// What was read of the cluster.
+#[derive(Default)]
+pub struct Seen {
+    pub nodes: Vec<Value>,
+    pub kubevirt: Option<Value>,
+    pub pci_devices: Vec<Value>,
+    pub claims: Vec<Value>,
+    pub machines: Vec<Value>,
+}
+
+/// One resource on one node, or one device that no resource stands for yet.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    pub node: String,
+    /// What VMs ask for.
+    pub resource: String,
+    /// `pci`, `mdev`, `usb`; `-`: not permitted, so not known.
+    pub kind: &'static str,
+    pub permitted: bool,
+    /// How many the node's device plugins offer.
+    pub there: i64,
+    pub free: i64,
+    /// VMIs, as `namespace/name`.
+    pub used_by: Vec<String>,
+    /// Addresses, where Harvester knows them: with IOMMU group and driver.
+    pub addresses: Vec<String>,
+}
+
+/// The rows, by node and resource.
+pub fn rows(seen: &Seen) -> Vec<Row> {
+    let permitted: BTreeMap<&str, &'static str> = seen
+        .kubevirt
+        .iter()
+        .flat_map(|kubevirt| KubeVirtView(kubevirt).permitted_devices())
+        .map(|device| {
+            let kind = match device.kind {
+                PermittedKind::Pci => "pci",
+                PermittedKind::Mediated => "mdev",
+                PermittedKind::Usb => "usb",
+            };
+            (device.resource_name, kind)
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for node in &seen.nodes {
+        let name = text(node, "metadata", "name");
+        let offered: BTreeMap<&str, i64> = node["status"]["allocatable"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(resource, _)| resource.contains('/') && !resource.starts_with("devices.kubevirt.io/"))
+            .filter_map(|(resource, count)| Some((resource.as_str(), count.as_str()?.parse().ok()?)))
+            .collect();
+        let addresses = addresses(seen, name);
+        let mut resources: Vec<&str> =
+            offered.keys().copied().chain(addresses.keys().map(String::as_str)).collect();
+        resources.sort_unstable();
+        resources.dedup();
+        for resource in resources {
+            let used_by = users(seen, name, resource);
+            let there = offered.get(resource).copied().unwrap_or_default();
+            let is_used = i64::try_from(used_by.len()).unwrap_or(i64::MAX);
+            rows.push(Row {
+                node: name.to_owned(),
+                resource: resource.to_owned(),
+                kind: permitted.get(resource).copied().unwrap_or("-"),
+                permitted: permitted.contains_key(resource),
+                there,
+                free: (there - is_used).max(0),
+                used_by,
+                addresses: addresses.get(resource).cloned().unwrap_or_default(),
+            });
+        }
+    }
+    rows
+}
+
+/// Harvester's devices of a node by resource.
+fn addresses(seen: &Seen, node: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for device in seen.pci_devices.iter().filter(|device| text(device, "status", "nodeName") == node) {
+        let is_claimed = seen.claims.iter().any(|claim| {
+            claim["metadata"]["name"] == device["metadata"]["name"]
+                && claim["status"]["passthroughEnabled"] == true
+        });
+        let mut shown = text(device, "status", "address").to_owned();
+        for (label, field) in [("group ", "iommuGroup"), ("", "kernelDriverInUse")] {
+            let value = text(device, "status", field);
+            if !value.is_empty() {
+                shown.extend([" ", label, value]);
+            }
+        }
+        if !is_claimed {
+            shown.push_str(" (not claimed)");
+        }
+        found.entry(text(device, "status", "resourceName").to_owned()).or_default().push(shown);
+    }
+    found
+}
+
+/// One entry for each device that a VMI on the node has.
+fn users(seen: &Seen, node: &str, resource: &str) -> Vec<String> {
+    let is_there = |machine: &&Value| {
+        text(machine, "status", "nodeName") == node
+            && !matches!(text(machine, "status", "phase"), "Succeeded" | "Failed")
+    };
+    let mut users = Vec::new();
+    for machine in seen.machines.iter().filter(is_there) {
+        let devices = &machine["spec"]["domain"]["devices"];
+        let count = ["hostDevices", "gpus"]
+            .into_iter()
+            .filter_map(|list| devices[list].as_array())
+            .flatten()
+            .filter(|device| device["deviceName"] == resource)
+            .count();
+        let key = format!("{}/{}", text(machine, "metadata", "namespace"), text(machine, "metadata", "name"));
+        users.extend(std::iter::repeat_n(key, count));
+    }
+    users
+}
+
+/// Rows for people.
+pub fn table(rows: &[Row], is_wide: bool) -> Vec<Vec<String>> {
+    let mut lines = vec![
+        ["NODE", "RESOURCE", "KIND", "PERMITTED", "THERE", "FREE", "USED BY", "ADDRESSES"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for row in rows {
+        let users = match &row.used_by[..] {
+            [] => "-".to_owned(),
+            [first, rest @ ..] if !is_wide && !rest.is_empty() => format!("{first} and {} more", rest.len()),
+            all => all.join(","),
+        };
+        let addresses = if row.addresses.is_empty() { "-".to_owned() } else { row.addresses.join(", ") };
+        lines.push(vec![
+            row.node.clone(),
+            row.resource.clone(),
+            row.kind.to_owned(),
+            if row.permitted { "yes" } else { "no" }.to_owned(),
+            row.there.to_string(),
+            row.free.to_string(),
+            users,
+            addresses,
+        ]);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_say_what_is_there_permitted_free_and_used() {
+        let node = |name: &str, count: &str| {
+            json!({"metadata": {"name": name}, "status": {"allocatable":
+                {"cpu": "4", "x.com/A": count, "y.com/B": "1", "devices.kubevirt.io/kvm": "1000"}}})
+        };
+        let machine = |name: &str, phase: &str| {
+            json!({"metadata": {"namespace": "n", "name": name}, "status": {"nodeName": "a", "phase": phase},
+                "spec": {"domain": {"devices": {"gpus": [{"name": "1", "deviceName": "x.com/A"}, {"name": "2", "deviceName": "x.com/A"}]}}}})
+        };
+        let seen = Seen {
+            nodes: vec![node("a", "3"), node("b", "2")],
+            kubevirt: Some(
+                json!({"spec": {"configuration": {"permittedHostDevices": {"pciHostDevices": [{"resourceName": "x.com/A"}]}}}}),
+            ),
+            pci_devices: vec![
+                json!({"metadata": {"name": "a-1"}, "status": {"nodeName": "a", "address": "0000:01:00.0",
+                "iommuGroup": "7", "kernelDriverInUse": "nvidia", "resourceName": "z.com/C"}}),
+            ],
+            claims: vec![],
+            machines: vec![machine("v", "Running"), machine("old", "Succeeded")],
+        };
+        let rows = rows(&seen);
+        let find = |node: &str, resource: &str| {
+            rows.iter().find(|row| row.node == node && row.resource == resource).unwrap()
+        };
+        let used = find("a", "x.com/A");
+        assert_eq!((used.there, used.free, used.permitted, used.kind), (3, 1, true, "pci"));
+        assert_eq!(used.used_by, ["n/v", "n/v"]);
+        assert_eq!((find("b", "x.com/A").free, find("b", "y.com/B").permitted), (2, false));
+        assert_eq!(find("a", "z.com/C").addresses, ["0000:01:00.0 group 7 nvidia (not claimed)"]);
+        assert_eq!(rows.len(), 5);
+        assert_eq!(table(&rows, false)[1][6], "n/v and 1 more");
+        assert_eq!(table(&rows, true)[1][6], "n/v,n/v");
+    }
+}
