@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{admit, agent, bench, completion, export, image, operator, sandbox, version, vm};
-use crate::{admit, bench, completion, devices, export, image, operator, policy, sandbox, version};
+use crate::{
+    admit, agent, bench, completion, devices, export, image, operator, policy, sandbox, version, vm,
+};
 
 /// A usage or IO error: nothing was decided.
 pub const FAILED: u8 = 1;
