@@ -8,6 +8,7 @@
 
 pub mod demo;
 mod fault;
+mod nodes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -104,12 +105,16 @@ enum Action {
     /// Let things go wrong in a running sandbox
     #[command(subcommand)]
     Fault(fault::Action),
+    /// Let simulated nodes join another cluster
+    Nodes(nodes::Args),
 }
 
 /// Starts everything, shows the demo when asked for, waits for the end.
 pub async fn run(args: Args) -> Result<ExitCode> {
-    if let Some(Action::Fault(action)) = args.action {
-        return fault::run(action).await;
+    match args.action {
+        Some(Action::Fault(action)) => return fault::run(action).await,
+        Some(Action::Nodes(args)) => return nodes::run(args).await,
+        None => {}
     }
     let stop = shutdown::token()?;
     // ends with the program

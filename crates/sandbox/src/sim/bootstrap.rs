@@ -77,6 +77,7 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("export.kubevirt.io snapshot.kubevirt.io", "*", "*"),
             ("core", "secrets", "get list watch create delete"),
             ("migrations.kubevirt.io", "migrationpolicies", READ),
+            ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
         ],
     ),

@@ -23,6 +23,7 @@ use super::client::ClientError;
 use super::cluster::ClusterConfig;
 use super::events::{Note, Recorder};
 use super::identity::Identity;
+use super::instancetype;
 use super::json::{self, finalizers, is_deleting, text};
 use super::node::draw_text;
 use super::queue::Queue;
@@ -165,8 +166,29 @@ impl VirtController {
             let now = Timestamp::now();
             let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
             let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
-            let plan = vm::decide(&seen);
-            let mut error = self.carry_out(&vm, &plan).await?;
+            let mut plan = vm::decide(&seen);
+            let mut error = None;
+            if plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
+                match instancetype::apply_to(&self.writer.client, &self.who, &vm).await {
+                    Ok(expanded) => {
+                        plan = vm::decide(&vm::Observation { vm: &expanded, ..seen }).recorded(&vm);
+                    }
+                    Err(instancetype::Error::Find(failure)) if failure.code() == 0 => {
+                        return Err(failure.into());
+                    }
+                    Err(failure) => {
+                        let reason = match failure {
+                            instancetype::Error::Conflict(_) => "FailedCreate",
+                            _ => "FailedFindInstancetype",
+                        };
+                        error = Some(SyncError { reason, message: failure.to_string() });
+                        plan.writes.clear();
+                    }
+                }
+            }
+            if error.is_none() {
+                error = self.carry_out(&vm, &plan).await?;
+            }
             if !plan.with_status {
                 continue;
             }

@@ -24,6 +24,7 @@ pub const FINALIZER: &str = "kubevirt.io/virtualMachineControllerFinalize";
 const MAX_CRASH_LOOP_DELAY: i64 = 300;
 
 /// What the controller sees.
+#[derive(Clone, Copy)]
 pub struct Observation<'a> {
     pub vm: &'a Value,
     pub vmi: Option<&'a Value>,
@@ -56,6 +57,16 @@ pub struct Plan {
 impl Plan {
     fn only(write: Write) -> Self {
         Self { writes: vec![write], failure_reason: "FailedCreate", ..Self::default() }
+    }
+
+    /// The plan with the VM's own spec in its revision: instance types have revisions of their own.
+    pub fn recorded(mut self, vm: &Value) -> Self {
+        for write in self.writes.iter_mut().filter(|write| write.resource == &CONTROLLER_REVISIONS) {
+            if let Op::Create(revision) = &mut write.op {
+                revision["data"]["spec"] = vm["spec"].clone();
+            }
+        }
+        self
     }
 
     fn nothing() -> Self {

@@ -26,6 +26,7 @@ use crate::sim::client::{Client, ClientError};
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::handler_calls::{HandlerCalls, Order, Question, Stream};
 use crate::sim::identity::Identity;
+use crate::sim::instancetype;
 use crate::sim::json::{self, list, text};
 use crate::sim::resource::{NODES, Resource, VMIS, VMS};
 use crate::sim::write::{Op, Write};
@@ -128,6 +129,9 @@ impl Subresources {
                     ["version"] => Ok(entity(&discovery::version(KUBEVIRT_VERSION))),
                     ["guestfs"] => Ok(entity(&discovery::guestfs(KUBEVIRT_VERSION))),
                     ["healthz"] => self.healthz().await,
+                    ["namespaces", namespace, "expand-vm-spec"] if request.method() == Method::PUT => {
+                        self.expand_given(request, config, namespace).await
+                    }
                     ["namespaces", namespace, "virtualmachines", name, verb @ ..] => {
                         self.of_vm(request, config, (namespace, name), verb).await
                     }
@@ -152,6 +156,26 @@ impl Subresources {
         let mut answer = entity(&json!({"apiserver": about}));
         *answer.status_mut() = code;
         Ok(answer)
+    }
+
+    /// Expands a VM that need not be there.
+    async fn expand_given(
+        &self,
+        request: Request<Incoming>,
+        config: &ClusterConfig,
+        namespace: &str,
+    ) -> Result<Answer> {
+        let mut vm = body(request).await?;
+        if !vm.pointer("/spec/template").is_some_and(Value::is_object) {
+            return Err(Status::bad_request("Object is not a valid VirtualMachine").into());
+        }
+        let named = json::namespace(&vm);
+        if !named.is_empty() && named != namespace {
+            return Err(Status::bad_request(format!("VM namespace must be empty or {namespace}")).into());
+        }
+        json::put(&mut vm, &["metadata", "namespace"], namespace);
+        let expanded = instancetype::expand(&self.client, &self.who, &vm, config).await;
+        Ok(entity(&expanded.map_err(|error| Status::bad_request(error.to_string()))?))
     }
 
     async fn of_vm(
@@ -196,6 +220,11 @@ impl Subresources {
                     return Err(refusal::vm_conflict(name, "VMI is not started").into());
                 }
                 self.forward_port(request, at, port).await
+            }
+            (Method::GET, ["expand-spec"]) => {
+                let expanded =
+                    instancetype::expand(&self.client, &self.who, &self.vm(at).await?, config).await;
+                Ok(entity(&expanded.map_err(|error| Status::internal(&error.to_string()))?))
             }
             (Method::GET, ["objectgraph"]) => Err(no_object_graph()),
             (_, [_, ..]) => {

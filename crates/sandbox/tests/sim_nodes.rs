@@ -1,0 +1,54 @@
+//! Simulated nodes that join a control plane which has none of its own.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail this way")]
+
+mod sim;
+
+use http::Method;
+use sandbox::sim::{Nodes, SimConfig, connect};
+use serde_json::{Value, json};
+use sim::{Cluster, VMS, items, vm, vmi_path};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_runs_as_soon_as_nodes_join() {
+    let cluster = Cluster::start(SimConfig { nodes: 0, ..SimConfig::default() }).await;
+    cluster.call(Method::POST, VMS, vm("web", "Always")).await.unwrap();
+    cluster.printable("web", "ErrorUnschedulable").await;
+    let client = connect(&cluster.sandbox.kubeconfig()).await.unwrap();
+    let nodes = Nodes::start(client, SimConfig { nodes: 2, seed: 7, ..SimConfig::default() }).await.unwrap();
+    assert_eq!(nodes.names(), ["node01", "node02"]);
+    cluster.printable("web", "Running").await;
+    let first = cluster.get(&vmi_path("web")).await.unwrap()["status"]["nodeName"].clone();
+
+    let object = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "m"}, "spec": {"vmiName": "web"}});
+    let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations";
+    cluster.call(Method::POST, path, object).await.unwrap();
+    let moved = |vmi: Option<&Value>| {
+        vmi.is_some_and(|vmi| {
+            vmi["status"]["nodeName"] != first && vmi["status"]["migrationState"]["completed"] == true
+        })
+    };
+    let vmi = cluster.wait(&vmi_path("web"), "moved", moved).await.unwrap();
+    let uid = vmi["metadata"]["uid"].clone();
+    assert!(nodes.end_guest("default", "web", true));
+    let again = |vmi: Option<&Value>| {
+        vmi.is_some_and(|vmi| vmi["metadata"]["uid"] != uid && vmi["status"]["phase"] == "Running")
+    };
+    cluster.wait(&vmi_path("web"), "started again", again).await;
+    drop(nodes);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_simulated_is_left_alone() {
+    let cluster = Cluster::start(SimConfig { nodes: 0, ..SimConfig::default() }).await;
+    let real = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node01"}});
+    cluster.call(Method::POST, "/api/v1/nodes", real).await.unwrap();
+    let client = connect(&cluster.sandbox.kubeconfig()).await.unwrap();
+    let error = Nodes::start(client, SimConfig::default()).await.unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "the cluster has a node node01 that is not simulated");
+    assert_eq!(items(&cluster.get("/api/v1/nodes").await.unwrap()).len(), 1);
+    cluster.stop().await;
+}
