@@ -42,6 +42,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
   virt-steward sandbox --port 6443 --seed 7 --no-operator
   virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
+  virt-steward sandbox --vms 1 --resize --kubeconfig-out ./kubeconfig
   virt-steward sandbox --seed 7 --fault error:code=500,rate=0.05 --fault watch-drop:events=20,rate=0.5
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
@@ -86,6 +87,10 @@ pub struct Args {
     #[arg(long, value_name = "FAULT")]
     fault: Vec<::sandbox::faults::Fault>,
 
+    /// Resize running VMs in place: the operator does it, with an agent for every node
+    #[arg(long, conflicts_with = "no_operator")]
+    resize: bool,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -129,8 +134,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
         faults: args.fault.clone(),
     };
+    let pods = options.kubelet_root.as_ref().map(|root| root.join("pods"));
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);
         Problem::new("starting the sandbox", format!("{:#}", anyhow::Error::from(error)), remedy)
@@ -141,6 +148,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.nodes,
         args.vms
     ))?;
+    if let Some(pods) = pods {
+        start_agents(&kubeconfig, &pods, &stop).await?;
+    }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
     outcome
@@ -168,7 +178,7 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
     // before the operator starts, so that its first look at KubeVirt shows it
     demo::prepare(&cluster).await?;
-    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig).await?) };
+    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, args.resize).await?) };
     let mut status = ExitCode::SUCCESS;
     if args.demo {
         let demo = demo::run(&cluster, operator.is_some(), Style::of_stdout());
@@ -194,6 +204,21 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     Ok(status)
 }
 
+/// An agent for every node, as the chart's `DaemonSet` has them.
+async fn start_agents(kubeconfig: &Path, pods: &Path, stop: &CancellationToken) -> Result<()> {
+    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
+    let nodes = cluster
+        .get("/api/v1/nodes")
+        .await
+        .map_err(|error| Problem::new("listing the sandbox's nodes", error, "report this as a defect"))?;
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let name = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let settings = ::agent::Settings { node: name, pods: pods.to_path_buf() };
+        tokio::spawn(::agent::Agent::new(cluster.client(), settings).run(stop.clone()));
+    }
+    Ok(())
+}
+
 /// An operator that runs.
 struct Running {
     stop: CancellationToken,
@@ -209,11 +234,13 @@ impl Running {
 }
 
 /// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it.
-async fn start_operator(kubeconfig: &Path) -> Result<Running> {
+async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
     let doing = "starting the operator in the sandbox";
     let mut config: Config = serde_saphyr::from_str(demo::CONFIG)
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
     config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
+    config.resize.enabled = resize;
+    config.resize.in_place = resize;
     config.register.mode = RegisterMode::Url;
     config.server.port = 0;
     config.telemetry.metrics_bind_address = "0".into();

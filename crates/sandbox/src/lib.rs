@@ -58,6 +58,9 @@ pub struct Options {
     pub audit_log: Option<PathBuf>,
     /// The program `virt-steward-hook`, run for the sidecars of launcher pods that have its image.
     pub hook_binary: Option<PathBuf>,
+    /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
+    /// none.
+    pub kubelet_root: Option<PathBuf>,
     /// What goes wrong once everything stands.
     pub faults: Vec<faults::Fault>,
 }
@@ -73,6 +76,7 @@ impl Default for Options {
             crds: None,
             audit_log: None,
             hook_binary: None,
+            kubelet_root: None,
             faults: Vec::new(),
         }
     }

@@ -161,6 +161,7 @@ impl SimConfig {
             node_cpus: grown(default.node_cpus, 1),
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
+            kubelet_root: options.kubelet_root.clone(),
             ..default
         }
     }
