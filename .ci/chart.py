@@ -105,10 +105,17 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            check(f"{name}: only virtualmachines and their instances, so our own pods never wait for us",
-                  all(set(r["resources"]) <= {"virtualmachines", "virtualmachineinstances"} for r in hook["rules"]), hook["rules"])
-            check(f"{name}: deletion is exempt",
-                  any("deletionTimestamp" in c["expression"] for c in hook["matchConditions"]))
+            if configuration["metadata"]["name"].endswith("-hotplug"):
+                narrowed = "objectSelector" in hook or "matchConditions" in hook
+                check(f"{name}: hooks of hotplugged volumes are asked about KubeVirt's pods only", narrowed, hook["name"])
+                deletes = any("DELETE" in r["operations"] for r in hook["rules"])
+                exempt = any("generic-garbage-collector" in c["expression"] for c in hook.get("matchConditions", []))
+                check(f"{name}: controllers that clean up are exempt", exempt or not deletes, hook["name"])
+            else:
+                check(f"{name}: only virtualmachines and their instances, so our own pods never wait for us",
+                      all(set(r["resources"]) <= {"virtualmachines", "virtualmachineinstances"} for r in hook["rules"]), hook["rules"])
+                check(f"{name}: deletion is exempt",
+                      any("deletionTimestamp" in c["expression"] for c in hook["matchConditions"]))
             service = hook["clientConfig"]["service"]
             check(f"{name}: webhook names the service",
                   service["name"] == of_kind(objects, "Service")[0]["metadata"]["name"])

@@ -59,6 +59,10 @@ register:
   {{- end }}
 resize:
   {{- omit .Values.resize "agent" | toYaml | nindent 2 }}
+hotplug:
+  guard: {{ .Values.hotplug.guard.enabled }}
+  gate: {{ .Values.hotplug.gate.enabled }}
+  heal: {{ .Values.hotplug.heal.enabled }}
 kubernetes:
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    admit, agent, bench, completion, devices, export, image, operator, policy, sandbox, version, vm,
+    admit, agent, bench, completion, devices, export, image, operator, policy, sandbox, version, vm, volume,
 };
 
 /// A usage or IO error: nothing was decided.
@@ -56,6 +56,8 @@ enum Verb {
     Policy(policy::Args),
     /// Run a cluster on this machine, with the operator working for it
     Sandbox(sandbox::Args),
+    /// Attach, detach and explain volumes of a running VM
+    Volume(volume::Args),
     /// Print the version
     Version,
     /// Resize running virtual machines
@@ -92,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Policy(args) => policy::run(args),
         Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),
+        Verb::Volume(args) => runtime()?.block_on(volume::run(args)),
         Verb::Version => version::run(),
         Verb::Vm(args) => runtime()?.block_on(vm::run(*args)),
     }

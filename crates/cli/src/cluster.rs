@@ -85,6 +85,11 @@ impl Cluster {
         self.client.clone()
     }
 
+    /// The namespace that the kubeconfig names, `default` otherwise.
+    pub fn default_namespace(&self) -> &str {
+        self.client.default_namespace()
+    }
+
     /// Reads nodes, the KubeVirt object and Harvester's devices.
     pub async fn read_facts(&self, inventory: &mut Inventory) -> Result<()> {
         let origin = "the cluster";

@@ -22,6 +22,7 @@ mod style;
 mod table;
 mod version;
 mod vm;
+mod volume;
 
 use std::process::ExitCode;
 

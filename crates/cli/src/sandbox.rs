@@ -9,6 +9,7 @@
 pub mod demo;
 mod fault;
 mod nodes;
+mod storm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
@@ -104,7 +106,7 @@ pub struct Args {
     exit: bool,
 }
 
-/// What is done to a sandbox that runs.
+/// What is done to a sandbox that runs, or watched instead of one.
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Let things go wrong in a running sandbox
@@ -112,6 +114,8 @@ enum Action {
     Fault(fault::Action),
     /// Let simulated nodes join another cluster
     Nodes(nodes::Args),
+    /// Random changes of hotplugged volumes, without and with the guard, side by side
+    HotplugStorm(storm::Args),
 }
 
 /// Starts everything, shows the demo when asked for, waits for the end.
@@ -119,6 +123,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.action {
         Some(Action::Fault(action)) => return fault::run(action).await,
         Some(Action::Nodes(args)) => return nodes::run(args).await,
+        Some(Action::HotplugStorm(args)) => return storm::run(&args),
         None => {}
     }
     let stop = shutdown::token()?;

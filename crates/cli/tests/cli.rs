@@ -18,6 +18,12 @@ fn help_texts() {
         "image verify",
         "operator",
         "sandbox",
+        "sandbox hotplug-storm",
+        "volume",
+        "volume add",
+        "volume remove",
+        "volume swap",
+        "volume status",
     ] {
         let mut args: Vec<&str> = verb.split_whitespace().collect();
         args.push("--help");

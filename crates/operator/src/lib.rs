@@ -9,6 +9,7 @@
 mod clock;
 pub mod config;
 pub mod facts;
+pub mod hotplug;
 pub mod kubernetes;
 pub mod lease;
 pub mod readiness;

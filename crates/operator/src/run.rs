@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Clock};
 use crate::config::{Config, RegisterMode, TlsSource};
 use crate::facts::{self, Reader};
+use crate::hotplug::{self, Steward};
 use crate::kubernetes::{ConnectError, Raw, connect};
 use crate::readiness::Readiness;
 use crate::register::{Reach, Registrar};
@@ -108,6 +109,10 @@ impl Operator {
                 (Some(exporter), Some(tracer))
             }
         };
+        let steward = config.hotplug.is_on().then(|| {
+            let (api, clock) = (Raw::new(client.clone()), Arc::clone(&clock));
+            Arc::new(Steward::new(api, clock, Arc::clone(&metrics), config.hotplug.heal))
+        });
         let handler = Handler::new(
             &config,
             Parts {
@@ -117,6 +122,7 @@ impl Operator {
                 readiness: Arc::clone(&readiness),
                 metrics: Arc::clone(&metrics),
                 tracer,
+                steward: steward.clone(),
             },
         );
         let tls = tls::server_config(Arc::clone(&resolver), Arc::clone(&provider))?;
@@ -130,6 +136,9 @@ impl Operator {
             background.push(crate::resize::spawn(&client, config.resize.clone(), clock, &ending));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
+        if let Some(steward) = steward {
+            background.push(tokio::spawn(hotplug::sweep(steward, ending.clone())));
+        }
         if let Some(exporter) = exporter {
             background.push(tokio::spawn(exporter.run(ending.clone())));
         }
@@ -159,7 +168,8 @@ impl Operator {
         let registrar = reach.map(|reach| {
             Arc::new(
                 Registrar::new(Raw::new(client), config.register.clone(), reach)
-                    .with_resize(config.resize.enabled),
+                    .with_resize(config.resize.enabled)
+                    .with_hotplug(config.hotplug),
             )
         });
         if let Some(registrar) = registrar.clone() {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use args::OperatorArgs;
 pub use sections::{
-    FailurePolicy, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server, Telemetry, Tls,
+    FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server, Telemetry, Tls,
     TlsSource,
 };
 
@@ -48,6 +48,8 @@ pub struct Config {
     pub register: Register,
     /// CPU and memory of running VMs in place.
     pub resize: Resize,
+    /// The guard and the gate of hotplugged volumes.
+    pub hotplug: Hotplug,
     /// The cluster it works for.
     pub kubernetes: Kubernetes,
     /// Logs, metrics, traces.

@@ -225,6 +225,25 @@ impl Resize {
     }
 }
 
+/// The guard and the gate of hotplugged volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Hotplug {
+    /// Deletes and evictions of attachment pods are judged, and forced deletes of launcher pods.
+    pub guard: bool,
+    /// Changes of a VMI's volumes are let through one at a time.
+    pub gate: bool,
+    /// Attachment pods that KubeVirt leaves behind are deleted; needs the right to delete pods.
+    pub heal: bool,
+}
+
+impl Hotplug {
+    /// Whether any part is on.
+    pub const fn is_on(self) -> bool {
+        self.guard || self.gate || self.heal
+    }
+}
+
 /// The cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -4,6 +4,7 @@
 //! observe (GET: is the CA injected by somebody else?) → decide (`objects::configuration`) → act
 //! (apply: no change on the server when nothing differs).
 
+mod hotplug;
 mod objects;
 mod resize;
 
@@ -31,6 +32,7 @@ pub struct Registrar {
     register: config::Register,
     reach: Reach,
     resizes: bool,
+    hotplug: config::Hotplug,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +47,20 @@ struct RegisterError {
 impl Registrar {
     /// A registrar for one way to reach us.
     pub fn new(api: Raw, register: config::Register, reach: Reach) -> Self {
-        Self { api, register, reach, resizes: false }
+        Self { api, register, reach, resizes: false, hotplug: config::Hotplug::default() }
     }
 
     /// Registers the webhook of in-place resize as well.
     #[must_use]
     pub fn with_resize(mut self, on: bool) -> Self {
         self.resizes = on;
+        self
+    }
+
+    /// Registers the guard and the gate of hotplugged volumes as well.
+    #[must_use]
+    pub fn with_hotplug(mut self, hotplug: config::Hotplug) -> Self {
+        self.hotplug = hotplug;
         self
     }
 
@@ -112,6 +121,9 @@ impl Registrar {
         if self.resizes {
             self.apply_resize(ca_bundle).await?;
         }
+        if self.hotplug.guard || self.hotplug.gate {
+            self.apply_hotplug(ca_bundle).await?;
+        }
         Ok(())
     }
 
@@ -147,10 +159,48 @@ impl Registrar {
         }
     }
 
+    async fn apply_hotplug(&self, ca_bundle: Option<&str>) -> Result<(), RegisterError> {
+        let name = hotplug::name(&self.register);
+        for (collection, wanted) in
+            hotplug::configurations(&self.register, self.hotplug, &self.reach, ca_bundle)
+        {
+            let failed = |source| RegisterError {
+                verb: "apply",
+                kind: "the hotplug webhook configuration",
+                name: name.clone(),
+                source,
+            };
+            self.api.apply(&format!("{collection}/{name}"), &wanted).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A guard that is left behind would hold deletes up, so it goes first.
+    async fn remove_hotplug(&self) {
+        let name = hotplug::name(&self.register);
+        for collection in [hotplug::VALIDATING, hotplug::MUTATING] {
+            let path = format!("{collection}/{name}");
+            let Ok(object) = self.api.get(&path).await else { continue };
+            let url = &object["webhooks"][0]["clientConfig"]["url"];
+            let Reach::Url(base) = &self.reach else { continue };
+            if !url.as_str().is_some_and(|url| url.starts_with(base.trim_end_matches('/'))) {
+                continue;
+            }
+            let guard = json!({"uid": object["metadata"]["uid"]});
+            match self.api.delete(&path, guard).await {
+                Ok(_) => tracing::info!(path, "removed"),
+                Err(error) => tracing::warn!(path, %error, "the webhook configuration stays behind"),
+            }
+        }
+    }
+
     /// Takes the configurations away, if they still point at us.
     pub async fn remove(&self) {
         if self.resizes {
             self.remove_resize().await;
+        }
+        if self.hotplug.guard || self.hotplug.gate {
+            self.remove_hotplug().await;
         }
         for kind in &KINDS {
             match self.remove_one(kind).await {

@@ -146,6 +146,7 @@ pub fn configuration(kind: &Kind, register: &Register, reach: &Reach, ca_bundle:
     })
 }
 
+/// A selector as it was configured; unset selects everything.
 pub(super) fn selector(configured: &Value) -> Value {
     if configured.is_null() { json!({}) } else { configured.clone() }
 }

@@ -44,6 +44,13 @@ struct Errors {
     error_mode: &'static str,
 }
 
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Hotplug {
+    webhook: &'static str,
+    result: &'static str,
+    reason: &'static str,
+}
+
 /// All metrics, and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
@@ -51,6 +58,8 @@ pub struct Metrics {
     duration: Family<Feature, Histogram, fn() -> Histogram>,
     errors: Family<Errors, Counter>,
     certificate_expiry: Gauge,
+    hotplug: Family<Hotplug, Counter>,
+    hotplug_oldest: Gauge,
 }
 
 impl Metrics {
@@ -78,9 +87,16 @@ impl Metrics {
             "End of validity of the served certificate",
             certificate_expiry.clone(),
         );
+        let (hotplug, hotplug_oldest) = (Family::<Hotplug, Counter>::default(), Gauge::default());
+        registry.register("hotplug_verdicts", "Answers about hotplugged volumes", hotplug.clone());
+        registry.register(
+            "hotplug_oldest_denial_seconds",
+            "Age of the oldest delete of an attachment pod that this replica still denies",
+            hotplug_oldest.clone(),
+        );
         let build = Info::new(vec![("version", version.to_owned())]);
         registry.register("virt_steward_build", "What is running", build);
-        Self { registry, requests, duration, errors, certificate_expiry }
+        Self { registry, requests, duration, errors, certificate_expiry, hotplug, hotplug_oldest }
     }
 
     /// One request; for `feature` "all" or one that was involved.
@@ -92,6 +108,17 @@ impl Metrics {
     /// One feature that failed.
     pub fn feature_error(&self, feature: &'static str, error_mode: &'static str) {
         self.errors.get_or_create(&Errors { feature, error_mode }).inc();
+    }
+
+    /// One answer about hotplugged volumes.
+    pub fn hotplug(&self, webhook: &'static str, allowed: bool, reason: &'static str) {
+        let result = if allowed { "allowed" } else { "denied" };
+        self.hotplug.get_or_create(&Hotplug { webhook, result, reason }).inc();
+    }
+
+    /// How long the oldest denial has lasted, in seconds; 0: there is none.
+    pub fn hotplug_oldest_denial(&self, seconds: i64) {
+        self.hotplug_oldest.set(seconds);
     }
 
     /// When the served certificate expires.

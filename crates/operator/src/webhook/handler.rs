@@ -21,6 +21,7 @@ use super::review::{self, AdmissionRequest, ReviewError};
 use super::tell;
 use crate::config::Config;
 use crate::facts::{Policies, Reader};
+use crate::hotplug::{self, Steward};
 use crate::readiness::Readiness;
 use crate::telemetry::{Metrics, Parent, Tracer};
 
@@ -38,6 +39,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go; `None`: nowhere.
     pub tracer: Option<Tracer>,
+    /// The guard and the gate of hotplugged volumes; `None`: switched off.
+    pub steward: Option<Arc<Steward>>,
 }
 
 /// Answers every request on the webhook port.
@@ -124,6 +127,9 @@ impl Handler {
             "/mutate" => self.admission("/mutate", &head, body).await,
             "/validate" => self.admission("/validate", &head, body).await,
             crate::resize::PATH if self.resizes => self.resize(&head, body).await,
+            "/guard" => self.hotplug(hotplug::GUARD, &head, body).await,
+            "/gate" => self.hotplug(hotplug::GATE, &head, body).await,
+            "/mounts" => self.hotplug(hotplug::MOUNTS, &head, body).await,
             path @ ("/healthz" | "/livez" | "/readyz") => {
                 if !matches!(head.method, Method::GET | Method::HEAD) {
                     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers GET"));
@@ -175,6 +181,48 @@ impl Handler {
         let mut response = Response::new(Full::new(Bytes::from(written)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
+    }
+
+    /// The webhooks of hotplugged volumes.
+    async fn hotplug<B>(
+        &self,
+        path: &'static str,
+        head: &http::request::Parts,
+        body: B,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Some(steward) = &self.parts.steward else {
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("{path} is switched off (hotplug.guard, hotplug.gate)"),
+            );
+        };
+        let begun = Instant::now();
+        let received = self.received(path, &head.method, &head.headers, body).await;
+        let (_permit, body) = match received {
+            Ok(received) => received,
+            Err(refusal) => return refusal.response(),
+        };
+        let asked: Value = match serde_json::from_slice(&body) {
+            Ok(asked) => asked,
+            Err(error) => return Refusal::Review(ReviewError::Malformed(error)).response(),
+        };
+        if asked["request"]["uid"].as_str().is_none() {
+            return Refusal::Review(ReviewError::NoRequest).response();
+        }
+        let limit = limit(head.uri.query(), self.request_timeout);
+        let answer = steward.answer(path, &asked, limit).await;
+        self.parts.metrics.request(
+            "hotplug",
+            if answer.is_allowed() { "allowed" } else { "denied" },
+            begun.elapsed(),
+        );
+        let mut response = Response::new(Full::new(Bytes::from(answer.review(&asked).to_string())));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 
     async fn admission<B>(

@@ -112,6 +112,7 @@ impl Start {
             readiness: readiness.clone(),
             metrics: metrics.clone(),
             tracer,
+            steward: None,
         };
         let handler = Arc::new(Handler::new(&config, parts));
         let tls = server_config(resolver.clone(), provider()).unwrap();

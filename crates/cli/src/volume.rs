@@ -1,0 +1,262 @@
+//! `virt-steward volume`: hotplugged volumes of a VM, many at once.
+//!
+//! Each verb is a wish; `hotplug::plan` says the next step, and a loop observes, carries the step
+//! out and tells what is waited for, until all is as wished.
+
+mod apply;
+mod observe;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+use hotplug::plan::{Addition, Bus, DiskKind, Source};
+
+use crate::cluster::Cluster;
+use crate::problem::Problem;
+
+/// Arguments of `volume`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Attach volumes to a VM, all in one change
+    Add(Add),
+    /// Detach volumes from a VM, all in one change
+    Remove(Remove),
+    /// Detach volumes, wait until they have left, and attach others
+    Swap(Swap),
+    /// Say where each volume stands and what it waits for
+    Status(Status),
+}
+
+/// Which VM, in which cluster.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// The virtual machine
+    vm: String,
+
+    /// Its namespace; otherwise that of the kubeconfig
+    #[arg(short, long)]
+    namespace: Option<String>,
+
+    /// The kubeconfig file; otherwise what kubectl would use
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The context in it
+    #[arg(long)]
+    context: Option<String>,
+}
+
+/// How a change is carried out.
+#[derive(Debug, clap::Args)]
+struct Pace {
+    /// Seconds after which additions that are not in the guest are taken back
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(i64).range(5..=86_400))]
+    timeout: i64,
+
+    /// Return when the change is written, without waiting for the guest
+    #[arg(long)]
+    no_wait: bool,
+
+    /// Show the patch, change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What is attached, and how.
+#[derive(Debug, clap::Args)]
+struct Disks {
+    /// A claim to attach, as NAME or NAME=CLAIM; several times
+    #[arg(long = "volume", value_name = "NAME[=CLAIM]")]
+    volumes: Vec<String>,
+
+    /// A `DataVolume` to attach, as NAME or NAME=DATAVOLUME; several times
+    #[arg(long = "data-volume", value_name = "NAME[=DATAVOLUME]")]
+    data_volumes: Vec<String>,
+
+    /// scsi, virtio, or sata for a CD-ROM
+    #[arg(long)]
+    bus: Option<Bus>,
+
+    /// disk, lun or cdrom; a cdrom goes into the drive of its name
+    #[arg(long, default_value = "disk", value_parser = ["disk", "lun", "cdrom"])]
+    disk_type: String,
+
+    /// Serial number, for a single volume
+    #[arg(long)]
+    serial: Option<String>,
+
+    /// none, writethrough or writeback
+    #[arg(long, value_parser = ["none", "writethrough", "writeback"])]
+    cache: Option<String>,
+
+    /// The guest may not write
+    #[arg(long)]
+    read_only: bool,
+}
+
+/// Arguments of `volume add`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward volume add web --volume data --volume logs --volume scratch
+  virt-steward volume add web --volume data=pvc-7 --bus virtio --serial D7
+  virt-steward volume add web --data-volume iso=installer --disk-type cdrom
+  virt-steward volume add web --volume data --dry-run
+
+Waits for a migration, snapshot or handoff that is under way. When a batch does not settle in time, what
+never reached the guest is taken back, and the bad volumes are found and named; the others stay attached.")]
+struct Add {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    disks: Disks,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// Arguments of `volume remove`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward volume remove web --volume data --volume logs
+  virt-steward volume remove web --volume cd
+
+A CD-ROM drive stays when its medium is removed.")]
+struct Remove {
+    #[command(flatten)]
+    target: Target,
+    /// The volumes, by name; several times
+    #[arg(long = "volume", value_name = "NAME", required = true)]
+    volumes: Vec<String>,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// Arguments of `volume swap`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward volume swap web --remove old --volume new
+  virt-steward volume swap web --remove cd --data-volume cd=next-iso --disk-type cdrom")]
+struct Swap {
+    #[command(flatten)]
+    target: Target,
+    /// A volume to detach, by name; several times
+    #[arg(long = "remove", value_name = "NAME", required = true)]
+    remove: Vec<String>,
+    #[command(flatten)]
+    disks: Disks,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// Arguments of `volume status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward volume status web
+  virt-steward volume status web -o json")]
+struct Status {
+    #[command(flatten)]
+    target: Target,
+    /// Output: table or json
+    #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+    output: String,
+}
+
+/// A VM in a cluster.
+struct Vm {
+    cluster: Cluster,
+    namespace: String,
+    name: String,
+}
+
+impl Vm {
+    async fn connect(target: Target) -> Result<Self> {
+        let cluster = Cluster::connect(target.kubeconfig.as_deref(), target.context).await?;
+        let namespace = target.namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
+        for (what, name) in [("virtual machine", &target.vm), ("namespace", &namespace)] {
+            if !is_name(name) {
+                let wrong = "that is not the name of an object: 1 to 253 of a-z, 0-9, - and .";
+                let remedy = "see `kubectl get virtualmachines`";
+                return Err(Problem::new(format!("looking for {what} `{name}`"), wrong, remedy).into());
+            }
+        }
+        Ok(Self { cluster, namespace, name: target.vm })
+    }
+
+    fn label(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Characters that may go into a path as they are.
+fn is_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    (1..=253).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(legal)
+}
+
+impl Disks {
+    fn additions(&self) -> Result<Vec<Addition>> {
+        let claims = self.volumes.iter().map(|text| (text, false));
+        let data_volumes = self.data_volumes.iter().map(|text| (text, true));
+        let all: Vec<(&String, bool)> = claims.chain(data_volumes).collect();
+        let doing = "reading what to attach";
+        if all.is_empty() {
+            return Err(Problem::new(doing, "nothing is named", "give `--volume` or `--data-volume`").into());
+        }
+        if self.serial.is_some() && all.len() > 1 {
+            let wrong = "one serial number for several volumes";
+            return Err(Problem::new(doing, wrong, "add the volumes with serial numbers one by one").into());
+        }
+        all.into_iter()
+            .map(|(text, data_volume)| {
+                let (name, source) = text.split_once('=').unwrap_or((text, text));
+                if !is_name(source) {
+                    let wrong = format!("`{source}` is not the name of a claim");
+                    return Err(Problem::new(doing, wrong, "see `kubectl get pvc`").into());
+                }
+                Ok(Addition {
+                    name: name.to_owned(),
+                    source: if data_volume {
+                        Source::DataVolume(source.to_owned())
+                    } else {
+                        Source::Claim(source.to_owned())
+                    },
+                    kind: match self.disk_type.as_str() {
+                        "lun" => DiskKind::Lun,
+                        "cdrom" => DiskKind::Cdrom,
+                        _ => DiskKind::Disk,
+                    },
+                    bus: self.bus,
+                    serial: self.serial.clone(),
+                    cache: self.cache.clone(),
+                    read_only: self.read_only,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Carries a verb out.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.verb {
+        Verb::Add(add) => {
+            let additions = add.disks.additions()?;
+            apply::run(&Vm::connect(add.target).await?, additions, Vec::new(), &add.pace).await
+        }
+        Verb::Remove(remove) => {
+            apply::run(&Vm::connect(remove.target).await?, Vec::new(), remove.volumes, &remove.pace).await
+        }
+        Verb::Swap(swap) => {
+            let additions = swap.disks.additions()?;
+            apply::run(&Vm::connect(swap.target).await?, additions, swap.remove, &swap.pace).await
+        }
+        Verb::Status(wanted) => status::run(&Vm::connect(wanted.target).await?, &wanted.output).await,
+    }
+}

@@ -1,0 +1,478 @@
+//! Live reads, and the verdicts on them.
+
+use std::time::{Duration, Instant};
+
+use futures::future::{join_all, try_join, try_join3};
+use hotplug::gate::{self, Change};
+use hotplug::guard::{self, Denial, Forced, Observation, Verdict, decide_forced, decide_namespace};
+use hotplug::policy::{Class, Classes};
+use hotplug::view::{AttachmentPod, Instance, Launcher, Node, Usage};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::ask::Ask;
+use super::lease::Stored;
+use super::{ATTEMPTS, Answer, Steward};
+use crate::kubernetes::{Raw, RawError};
+
+/// How long the opt-ins of storage classes are remembered: nobody changes them in a hurry.
+const CLASSES_FOR: Duration = Duration::from_secs(30);
+
+/// The selector of attachment pods, for a query.
+const ATTACHMENT_PODS: &str = "labelSelector=kubevirt.io%3Dhotplug-disk";
+
+/// Something that a verdict needs could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The API server refused, or was away.
+    #[error("{0}")]
+    Api(#[from] RawError),
+    /// It took too long.
+    #[error("the API server did not answer within {0} s")]
+    Slow(u64),
+    /// Other replicas were always faster.
+    #[error("too many decisions about this VM at the same time")]
+    Contended,
+}
+
+impl Unreadable {
+    pub(super) fn slow(limit: Duration) -> Self {
+        Self::Slow(limit.as_secs())
+    }
+
+    /// Whether trying again would not help: a right is missing.
+    pub(super) fn is_for_good(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(error.code(), Some(401 | 403)))
+    }
+}
+
+/// Opt-ins of storage classes, as they were a moment ago.
+#[derive(Default)]
+pub(super) struct ClassCache(Mutex<Option<Opted>>);
+
+/// When they were read, and the classes with an opt-in.
+type Opted = (Instant, Vec<(String, Class)>);
+
+/// The API answers "not there" like any other answer here.
+pub(super) async fn find(api: &Raw, path: &str) -> Result<Value, Unreadable> {
+    match api.get(path).await {
+        Ok(object) => Ok(object),
+        Err(error) if error.code() == Some(404) => Ok(Value::Null),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn some(object: &Value) -> Option<&Value> {
+    (!object.is_null()).then_some(object)
+}
+
+fn items(list: &Value) -> &[Value] {
+    list["items"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// What was read about one launcher.
+struct Read {
+    namespace: Value,
+    launcher: Value,
+    pods: Value,
+    vmi: Value,
+    node: Value,
+    /// Claims of the pod in question, with the name of their class.
+    claims: Vec<(String, Class)>,
+    events: Value,
+}
+
+impl Read {
+    fn observation<'a>(&'a self, pod: &AttachmentPod<'a>) -> Observation<'a> {
+        let launcher =
+            some(&self.launcher).map(Launcher::read).filter(|launcher| pod.launcher == Some(launcher.uid));
+        let instance = launcher.as_ref().and_then(|launcher| {
+            some(&self.vmi).map(Instance::read).filter(|instance| instance.uid == launcher.instance)
+        });
+        Observation {
+            pod: pod.clone(),
+            namespace_terminating: is_terminating(&self.namespace),
+            namespace_break_glass: has_break_glass(&self.namespace),
+            siblings: items(&self.pods)
+                .iter()
+                .filter_map(AttachmentPod::read)
+                .filter(|other| other.launcher == pod.launcher)
+                .collect(),
+            node: some(&self.node).map(Node::read),
+            classes: self
+                .claims
+                .iter()
+                .map(|(claim, class)| (claim.as_str(), *class))
+                .collect::<Classes<'a>>(),
+            unmountable: unmountable(&self.events),
+            launcher,
+            instance,
+        }
+    }
+}
+
+fn is_terminating(namespace: &Value) -> bool {
+    namespace.is_null() || namespace.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+fn has_break_glass(object: &Value) -> bool {
+    object["metadata"]["annotations"][hotplug::annotations::BREAK_GLASS] == "true"
+}
+
+/// Volumes that kubelets report they cannot mount, by pod: `FailedMount` and `FailedMapVolume` name
+/// them in their message.
+fn unmountable(events: &Value) -> Vec<(&str, &str)> {
+    let failed = |event: &&Value| {
+        matches!(event["reason"].as_str(), Some("FailedMount" | "FailedMapVolume" | "FailedAttachVolume"))
+    };
+    items(events)
+        .iter()
+        .filter(failed)
+        .flat_map(|event| {
+            let uid = event["involvedObject"]["uid"].as_str().unwrap_or_default();
+            let message = event["message"].as_str().unwrap_or_default();
+            message.split('"').skip(1).step_by(2).map(move |quoted| (uid, quoted))
+        })
+        .collect()
+}
+
+impl Steward {
+    /// An attachment pod is to go.
+    pub(super) async fn pod(&self, ask: &Ask<'_>, object: &Value) -> Result<Answer, Unreadable> {
+        let Some(pod) = AttachmentPod::read(object) else { return Ok(Answer::allow("not-concerned")) };
+        // What the pod itself decides needs no reads, and must not depend on any.
+        if pod.deleting || pod.phase.is_final() || pod.trigger || pod.node.is_empty() {
+            return Ok(Answer::allow("pod"));
+        }
+        for _ in 0..ATTEMPTS {
+            let stored =
+                Stored::read(&self.api, ask.namespace, (pod.launcher_name, pod.launcher.unwrap_or_default()));
+            let read = self.read(ask.namespace, &pod);
+            let (stored, read) = try_join(stored, read).await?;
+            if let Some(answer) = self.judge(ask, &pod, &stored, &read).await? {
+                return Ok(answer);
+            }
+        }
+        Err(Unreadable::Contended)
+    }
+
+    /// `None`: somebody else has decided meanwhile, and it has to be looked at again.
+    async fn judge(
+        &self,
+        ask: &Ask<'_>,
+        pod: &AttachmentPod<'_>,
+        stored: &Stored,
+        read: &Read,
+    ) -> Result<Option<Answer>, Unreadable> {
+        let (now, limits) = (self.now(), &self.limits);
+        let seen = read.observation(pod);
+        let mut record = stored.record.clone();
+        record.prune(now, limits.grant, |uid| seen.siblings.iter().any(|other| other.uid == uid));
+        match guard::decide(&seen, &record, limits, now) {
+            Verdict::Allow(reason) => {
+                self.denied.lock().forget(pod.uid);
+                let counts = matches!(reason, guard::Reason::Covered | guard::Reason::ExclusivePublish);
+                if counts && !ask.dry_run {
+                    record.grant(pod.uid, now);
+                    if !stored.write(&self.api, &record).await? {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(Answer::allow(reason_word(reason))))
+            }
+            Verdict::Deny(mut denial) => {
+                if !ask.dry_run {
+                    let fresh = !record.denied.contains_key(pod.uid);
+                    denial.since = record.deny(pod.uid, now);
+                    if fresh {
+                        // Only for the time that is shown: the denial stands without it.
+                        let _ = stored.write(&self.api, &record).await;
+                        self.event(ask, pod, &denial).await;
+                    }
+                    self.denied.lock().note(ask.namespace, pod, denial.since);
+                }
+                Ok(Some(Answer::deny("uncovered", ask.code(), denial.message(&ask.name()))))
+            }
+        }
+    }
+
+    async fn read(&self, namespace: &str, pod: &AttachmentPod<'_>) -> Result<Read, Unreadable> {
+        let core = format!("/api/v1/namespaces/{namespace}");
+        let (launcher_path, pods_path) =
+            (format!("{core}/pods/{}", pod.launcher_name), format!("{core}/pods?{ATTACHMENT_PODS}"));
+        let claims = self.claims(namespace, pod);
+        let (namespace_object, (launcher, pods), claims) = try_join3(
+            find(&self.api, &core),
+            try_join(find(&self.api, &launcher_path), find(&self.api, &pods_path)),
+            claims,
+        )
+        .await?;
+        let (vmi_path, node_path) = {
+            let view = Launcher::read(&launcher);
+            (vmi_path(namespace, view.instance_name), format!("/api/v1/nodes/{}", view.node))
+        };
+        let has_launcher = !launcher.is_null();
+        let exclusive = claims.iter().any(|(_, class)| class.exclusive_publish);
+        let (vmi, node, events) = try_join3(
+            find_if(&self.api, has_launcher && !vmi_path.ends_with('/'), &vmi_path),
+            find_if(&self.api, has_launcher && !node_path.ends_with('/'), &node_path),
+            find_if(&self.api, exclusive, &format!("{core}/events?fieldSelector=type%3DWarning&limit=500")),
+        )
+        .await?;
+        Ok(Read { namespace: namespace_object, launcher, pods, vmi, node, claims, events })
+    }
+
+    /// The opt-ins of the claims of a pod; no reads where no storage class has any.
+    async fn claims(
+        &self,
+        namespace: &str,
+        pod: &AttachmentPod<'_>,
+    ) -> Result<Vec<(String, Class)>, Unreadable> {
+        let classes = self.opted_classes().await?;
+        if classes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reads = pod.volumes.iter().map(|volume| async {
+            let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{}", volume.claim);
+            let claim = find(&self.api, &path).await?;
+            let class = claim["spec"]["storageClassName"].as_str().unwrap_or_default();
+            let found = classes.iter().find(|(name, _)| name == class).map(|(_, class)| *class);
+            Ok((volume.claim.to_owned(), found.unwrap_or_default()))
+        });
+        join_all(reads).await.into_iter().collect()
+    }
+
+    async fn opted_classes(&self) -> Result<Vec<(String, Class)>, Unreadable> {
+        if let Some((at, classes)) = &*self.classes.0.lock()
+            && at.elapsed() < CLASSES_FOR
+        {
+            return Ok(classes.clone());
+        }
+        let list = find(&self.api, "/apis/storage.k8s.io/v1/storageclasses").await?;
+        let opted = items(&list)
+            .iter()
+            .map(|class| (name_of(class).to_owned(), Class::read(class)))
+            .filter(|(_, class)| !class.is_plain());
+        let opted: Vec<_> = opted.collect();
+        *self.classes.0.lock() = Some((Instant::now(), opted.clone()));
+        Ok(opted)
+    }
+
+    /// A launcher pod is to be forced away.
+    pub(super) async fn launcher(&self, ask: &Ask<'_>, object: &Value) -> Result<Answer, Unreadable> {
+        let launcher = Launcher::read(object);
+        let core = format!("/api/v1/namespaces/{}", ask.namespace);
+        let (namespace, pods, (vmi, node)) = try_join3(
+            find(&self.api, &core),
+            find(&self.api, &format!("{core}/pods?{ATTACHMENT_PODS}")),
+            try_join(
+                find(&self.api, &vmi_path(ask.namespace, launcher.instance_name)),
+                find(&self.api, &format!("/api/v1/nodes/{}", launcher.node)),
+            ),
+        )
+        .await?;
+        let pods: Vec<_> = items(&pods).iter().filter_map(AttachmentPod::read).collect();
+        let instance = some(&vmi).map(Instance::read).filter(|vmi| vmi.uid == launcher.instance);
+        let node = some(&node).map(Node::read);
+        let glass = has_break_glass(&namespace) || has_break_glass(object);
+        let terminating = is_terminating(&namespace);
+        let now = self.now();
+        match decide_forced(&launcher, instance.as_ref(), &pods, node.as_ref(), terminating, glass, now) {
+            Forced::Allow => Ok(Answer::allow(if glass { "break-glass" } else { "no-filesystem-volume" })),
+            Forced::Deny(volumes) => Ok(Answer::deny(
+                "filesystem-volume",
+                403,
+                format!(
+                    "forcing launcher pod {} away would take filesystem volumes {} from under a running guest, \
+                     and may damage them; delete it without --force, stop the VM, or taint a dead node with \
+                     node.kubernetes.io/out-of-service",
+                    ask.name(),
+                    volumes.join(", ")
+                ),
+            )),
+        }
+    }
+
+    /// A namespace that asked for protection is to be deleted.
+    pub(super) async fn namespace(&self, ask: &Ask<'_>, object: &Value) -> Result<Answer, Unreadable> {
+        let path = format!("{}?limit=500", vmi_path(name_of(object), ""));
+        let list = find(&self.api, path.replace("/?", "?").as_str()).await?;
+        let instances: Vec<Instance<'_>> = items(&list).iter().map(Instance::read).collect();
+        let terminating = object.pointer("/metadata/deletionTimestamp").is_some();
+        let running = decide_namespace(terminating, &instances);
+        if running.is_empty() {
+            return Ok(Answer::allow("nothing-runs"));
+        }
+        if has_break_glass(object) {
+            return Ok(Answer::allow("break-glass"));
+        }
+        let shown: Vec<&str> = running.iter().take(10).copied().collect();
+        let message = format!(
+            "namespace {} is protected (label {}) and {} VMs run in it: {}; stop them first, or take the label away",
+            ask.name(),
+            hotplug::annotations::PROTECT,
+            running.len(),
+            shown.join(", ")
+        );
+        Ok(Answer::deny("vms-run", 403, message))
+    }
+
+    /// A VMI is to get other volumes.
+    pub(super) async fn volumes(
+        &self,
+        ask: &Ask<'_>,
+        old: &Value,
+        new: &Value,
+    ) -> Result<Answer, Unreadable> {
+        let (old, new) = (Instance::read(old), Instance::read(new));
+        let core = format!("/api/v1/namespaces/{}", ask.namespace);
+        let launchers = format!(
+            "{core}/pods?labelSelector=kubevirt.io%3Dvirt-launcher%2Ckubevirt.io%2Fcreated-by%3D{}",
+            old.uid
+        );
+        let migrations =
+            format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstancemigrations", ask.namespace);
+        for _ in 0..ATTEMPTS {
+            let (launchers, pods, migrations) = try_join3(
+                find(&self.api, &launchers),
+                find(&self.api, &format!("{core}/pods?{ATTACHMENT_PODS}")),
+                find(&self.api, &migrations),
+            )
+            .await?;
+            let active =
+                items(&launchers).iter().map(Launcher::read).find(|pod| pod.node == old.node && !pod.down);
+            let Some(launcher) = active else { return Ok(Answer::allow("no-launcher")) };
+            let stored = Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)).await?;
+            let change = Change {
+                old: old.clone(),
+                new: new.clone(),
+                pods: items(&pods)
+                    .iter()
+                    .filter_map(AttachmentPod::read)
+                    .filter(|pod| pod.launcher == Some(launcher.uid))
+                    .collect(),
+                migrating: items(&migrations).iter().any(|migration| is_migrating(migration, old.name)),
+            };
+            let now = self.now();
+            let mut record = stored.record.clone();
+            let verdict = gate::decide(&change, &record, &self.limits, now);
+            let answer = match verdict {
+                gate::Verdict::Allow(gate::Reason::Unchanged) => return Ok(Answer::allow("unchanged")),
+                gate::Verdict::Allow(reason) => {
+                    record.pass(gate::removed(&change), gate::added(&change), now);
+                    Answer::allow(gate_word(reason))
+                }
+                gate::Verdict::Hold(hold) => {
+                    record.hold(now);
+                    let reason = if hold.migrating { "migrating" } else { "not-settled" };
+                    Answer::deny(reason, 403, hold.message(&ask.name()))
+                }
+            };
+            record.prune(now, self.limits.grant, |_| true);
+            if ask.dry_run || record == stored.record || stored.write(&self.api, &record).await? {
+                return Ok(answer);
+            }
+        }
+        Err(Unreadable::Contended)
+    }
+
+    /// A new attachment pod: with a strict class it mounts what KubeVirt leaves out (`skipMount`),
+    /// so that the kubelet keeps the volume published. The number of volumes, by which
+    /// virt-controller knows its pods, stays as it is.
+    pub(super) async fn mounts(&self, ask: &Ask<'_>, object: &Value) -> Result<Answer, Unreadable> {
+        let Some(pod) = AttachmentPod::read(object).filter(|pod| !pod.trigger) else {
+            return Ok(Answer::allow("not-concerned"));
+        };
+        if !pod.volumes.iter().any(|volume| volume.usage == Usage::Listed) {
+            return Ok(Answer::allow("complete"));
+        }
+        let classes = self.claims(ask.namespace, &pod).await?;
+        let strict = |claim: &str| classes.iter().any(|(name, class)| name == claim && class.strict);
+        let missing: Vec<Value> = pod
+            .volumes
+            .iter()
+            .filter(|volume| volume.usage == Usage::Listed && strict(volume.claim))
+            .map(|volume| json!({"name": volume.name, "mountPath": format!("/{}", volume.name)}))
+            .collect();
+        if missing.is_empty() {
+            return Ok(Answer::allow("not-strict"));
+        }
+        let path = "/spec/containers/0/volumeMounts";
+        let mut patch =
+            vec![json!({"op": "test", "path": "/spec/containers/0/name", "value": "hotplug-disk"})];
+        if object.pointer(path).is_none() {
+            patch.push(json!({"op": "add", "path": path, "value": []}));
+        }
+        patch.extend(
+            missing
+                .into_iter()
+                .map(|mount| json!({"op": "add", "path": format!("{path}/-"), "value": mount})),
+        );
+        Ok(Answer::patch("completed", Value::Array(patch)))
+    }
+
+    /// Tells about a denial that is new, on the pod. Nothing depends on it.
+    async fn event(&self, ask: &Ask<'_>, pod: &AttachmentPod<'_>, denial: &Denial) {
+        let at = hotplug::view::rfc3339(denial.since);
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "HotplugGuardDenied",
+            "metadata": {"generateName": format!("{}.", pod.name), "namespace": ask.namespace},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "namespace": ask.namespace, "uid": pod.uid},
+            "message": denial.message(&ask.name()),
+            "source": {"component": "virt-steward"},
+            "firstTimestamp": at, "lastTimestamp": at, "count": 1,
+        });
+        let path = format!("/api/v1/namespaces/{}/events", ask.namespace);
+        if let Err(error) = self.api.create(&path, &event).await {
+            tracing::debug!(%error, pod = pod.name, "no event was written");
+        }
+    }
+}
+
+async fn find_if(api: &Raw, wanted: bool, path: &str) -> Result<Value, Unreadable> {
+    if wanted { find(api, path).await } else { Ok(Value::Null) }
+}
+
+fn vmi_path(namespace: &str, name: &str) -> String {
+    format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}")
+}
+
+fn is_migrating(migration: &Value, vmi: &str) -> bool {
+    migration["spec"]["vmiName"] == vmi
+        && !matches!(migration["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+const fn reason_word(reason: guard::Reason) -> &'static str {
+    match reason {
+        guard::Reason::Terminating => "terminating",
+        guard::Reason::Ended => "ended",
+        guard::Reason::Trigger => "trigger",
+        guard::Reason::Unscheduled => "unscheduled",
+        guard::Reason::NamespaceTerminating => "namespace-terminating",
+        guard::Reason::LauncherGone => "launcher-gone",
+        guard::Reason::InstanceGone => "instance-gone",
+        guard::Reason::ShutdownOverdue => "shutdown-overdue",
+        guard::Reason::NotActive => "not-active",
+        guard::Reason::NodeLost => "node-lost",
+        guard::Reason::BreakGlass => "break-glass",
+        guard::Reason::Stuck => "stuck",
+        guard::Reason::Covered => "covered",
+        guard::Reason::ExclusivePublish => "exclusive-publish",
+    }
+}
+
+const fn gate_word(reason: gate::Reason) -> &'static str {
+    match reason {
+        gate::Reason::Unchanged => "unchanged",
+        gate::Reason::NotRunning => "not-running",
+        gate::Reason::VolumeMigration => "volume-migration",
+        gate::Reason::NeverAttached => "never-attached",
+        gate::Reason::BreakGlass => "break-glass",
+        gate::Reason::Settled => "settled",
+        gate::Reason::Overdue => "overdue",
+    }
+}
