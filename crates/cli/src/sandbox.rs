@@ -48,7 +48,6 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
