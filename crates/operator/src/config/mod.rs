@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use args::OperatorArgs;
 pub use sections::{
-    FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server, Telemetry, Tls,
-    TlsSource,
+    FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server,
+    Telemetry, Tls, TlsSource,
 };
 
 /// Environment variable names are asked for one at a time, so that tests bring their own.
