@@ -1,12 +1,15 @@
 //! The arguments of the program, and the way from a verb to its file.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    admit, agent, bench, completion, devices, export, image, operator, policy, sandbox, version, vm, volume,
+    admit, agent, bench, capabilities, clone, completion, devices, export, image, operator, policy, provider,
+    sandbox, serve, snapshot, top, version, vm, volume,
 };
 
 /// A usage or IO error: nothing was decided.
@@ -42,6 +45,10 @@ enum Verb {
     Agent(agent::Args),
     /// Measure a running service
     Bench(bench::Args),
+    /// Show what a cluster can do, and what you may do there
+    Capabilities(capabilities::Args),
+    /// Copy a VM
+    Clone(clone::Args),
     /// Write a completion script for a shell
     Completion(completion::Args),
     /// Export the disks of a VM to qcow2, VMDK, OVA, OVF or raw
@@ -54,19 +61,27 @@ enum Verb {
     Operator(Box<operator::Args>),
     /// Try policies out
     Policy(policy::Args),
+    /// VMs as other tools' users ask for them
+    Provider(Box<provider::Args>),
     /// Run a cluster on this machine, with the operator working for it
     Sandbox(sandbox::Args),
     /// Attach, detach and explain volumes of a running VM
     Volume(volume::Args),
+    /// Serve the operations over REST on this machine
+    Serve(serve::Args),
+    /// Take, list, restore and delete snapshots of VMs
+    Snapshot(snapshot::Args),
+    /// Show what VMs use
+    Top(top::Args),
     /// Print the version
     Version,
-    /// Resize running virtual machines
+    /// List, start, stop, move, resize and delete virtual machines
     Vm(Box<vm::Args>),
 }
 
 /// Parses the arguments, runs the verb, prints what went wrong.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
             // clap would exit with 2, which means "denied" here
@@ -82,19 +97,37 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// Parses the arguments. Called as `kubectl-steward`, the program is a plugin of kubectl and says so in its
+/// help; everything else is the same.
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let plugin =
+        args.first().is_some_and(|name| Path::new(name).file_stem() == Some("kubectl-steward".as_ref()));
+    let mut command = Cli::command();
+    if plugin {
+        command = command.bin_name("kubectl steward");
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::Admit(args) => runtime()?.block_on(admit::run(args)),
         Verb::Agent(args) => runtime()?.block_on(agent::run(args)),
         Verb::Bench(args) => runtime()?.block_on(bench::run(args)),
+        Verb::Capabilities(args) => runtime()?.block_on(capabilities::run(args)),
+        Verb::Clone(args) => runtime()?.block_on(clone::run(args)),
         Verb::Completion(args) => completion::run(&args),
         Verb::Export(args) => runtime()?.block_on(export::run(*args)),
         Verb::Devices(args) => runtime()?.block_on(devices::run(args)),
         Verb::Image(args) => image::run(args),
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Policy(args) => policy::run(args),
+        Verb::Provider(args) => runtime()?.block_on(provider::run(*args)),
         Verb::Sandbox(args) => runtime()?.block_on(sandbox::run(args)),
         Verb::Volume(args) => runtime()?.block_on(volume::run(args)),
+        Verb::Serve(args) => runtime()?.block_on(serve::run(args)),
+        Verb::Snapshot(args) => runtime()?.block_on(snapshot::run(args)),
+        Verb::Top(args) => runtime()?.block_on(top::run(args)),
         Verb::Version => version::run(),
         Verb::Vm(args) => runtime()?.block_on(vm::run(*args)),
     }

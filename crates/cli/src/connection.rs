@@ -1,0 +1,121 @@
+//! Which cluster and which namespace, as kubectl's users say it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::provider::{Provider, VmId};
+use anyhow::Result;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::problem::Problem;
+
+/// The flags of kubectl that choose a cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ClusterArgs {
+    /// The kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+/// The same, and a namespace.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Scope {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// The namespace; otherwise that of the context
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// The kubeconfig that was named, or what kubectl would use.
+pub async fn config(args: &ClusterArgs) -> Result<kube::Config> {
+    let doing = "connecting to the cluster";
+    let remedy = "check `kubectl cluster-info`, or name a file with `--kubeconfig`";
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    let file = match &args.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let config = match file {
+        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await,
+        // in a pod there is no file
+        Err(error) if args.kubeconfig.is_none() && args.context.is_none() => {
+            return kube::Config::incluster().map_err(|_| Problem::new(doing, error, remedy).into());
+        }
+        Err(error) => Err(error),
+    };
+    config.map_err(|error| Problem::new(doing, error, remedy).into())
+}
+
+impl Scope {
+    /// Connects; the namespace is the one that was asked for, or the context's.
+    pub async fn connect(&self) -> Result<(Provider, String)> {
+        let provider = ::provider::cluster::connect(config(&self.cluster).await?).map_err(problem)?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| provider.default_namespace().to_owned());
+        Ok((provider, namespace))
+    }
+
+    /// Connects, and reads the name of one VM.
+    pub async fn connect_for(&self, name: &str) -> Result<(Provider, VmId)> {
+        let (provider, namespace) = self.connect().await?;
+        let vm = VmId::parse(name, &namespace).map_err(problem)?;
+        Ok((provider, vm))
+    }
+}
+
+/// An error of an operation in the program's one form.
+pub fn problem(error: ::provider::Error) -> anyhow::Error {
+    Problem::new(error.doing, error.wrong, error.remedy).into()
+}
+
+/// Reads a duration as kubectl does: `90s`, `5m`, `1h30m`; a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration: write `90s`, `5m` or `1h30m`");
+    let mut total: u64 = 0;
+    let mut number = String::new();
+    for character in text.chars() {
+        let factor = match character {
+            '0'..='9' => {
+                number.push(character);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => return Err(wrong()),
+        };
+        let amount: u64 = number.parse().map_err(|_| wrong())?;
+        number.clear();
+        total = amount.checked_mul(factor).and_then(|more| total.checked_add(more)).ok_or_else(wrong)?;
+    }
+    if !number.is_empty() {
+        let seconds: u64 = number.parse().map_err(|_| wrong())?;
+        total = total.checked_add(seconds).ok_or_else(wrong)?;
+    } else if text.is_empty() {
+        return Err(wrong());
+    }
+    // a year is longer than anybody waits, and far from where clocks overflow
+    if total > 366 * 24 * 3600 { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_kubectl_writes_them() {
+        for (text, seconds) in
+            [("90s", Some(90)), ("5m", Some(300)), ("1h30m", Some(5400)), ("7", Some(7)), ("0", Some(0))]
+        {
+            assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
+        }
+        for text in ["", "m", "5d", "-1s", "99999999999999999999s", "600000h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `virt-steward vm create`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use provider::VmId;
+use provider::view::{VmSummary, text};
+use provider::wait::Goal;
+use serde_json::json;
+
+use super::act::{Patience, Progress};
+use crate::connection::{Scope, problem};
+use crate::output::print;
+use crate::presented::{Document, document};
+use crate::problem::Problem;
+
+/// Arguments of `vm create`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward vm create -f vm.yaml
+  virt-steward vm create -f vm.yaml --start --wait
+  virt-steward vm create -f - --dry-run -o yaml < vm.yaml")]
+pub struct Args {
+    /// Files with VirtualMachines, YAML or JSON; `-` is standard input
+    #[arg(short, long, value_name = "FILE", required = true)]
+    filename: Vec<PathBuf>,
+
+    #[command(flatten)]
+    scope: Scope,
+
+    /// Only let the API server check it
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Run it, whatever its `runStrategy` says: sets `Always`
+    #[arg(long)]
+    start: bool,
+
+    #[command(flatten)]
+    patience: Patience,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum)]
+    output: Option<Document>,
+}
+
+/// Creates each VM of the files, in their order; stops at the first that cannot be.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let (provider, default_namespace) = args.scope.connect().await?;
+    let mut created = Vec::new();
+    for file in &args.filename {
+        let objects = crate::documents::read(file)?;
+        if objects.is_empty() {
+            let doing = format!("creating VMs from `{}`", file.display());
+            return Err(
+                Problem::new(doing, "there is no object in it", "give a file with a VirtualMachine").into()
+            );
+        }
+        for mut object in objects {
+            let own = text(&object, "/metadata/namespace").to_owned();
+            let namespace = match (&args.scope.namespace, own.as_str()) {
+                (None, own) if !own.is_empty() => own.to_owned(),
+                _ => default_namespace.clone(),
+            };
+            if args.start && object["spec"].is_object() {
+                object["spec"]["runStrategy"] = "Always".into();
+                // the deprecated field and the strategy exclude each other
+                if let Some(spec) = object["spec"].as_object_mut() {
+                    spec.remove("running");
+                }
+            }
+            let made = provider.create_vm(&namespace, &object, args.dry_run).await.map_err(problem)?;
+            let summary = VmSummary::of(&made, None);
+            if args.output.is_none() {
+                let dry = if args.dry_run { " (server dry run)" } else { "" };
+                print(&format!("virtualmachine.kubevirt.io/{} created{dry}\n", summary.name))?;
+            }
+            if args.patience.wait && !args.dry_run && summary.run_strategy == "Always" {
+                let vm = VmId::new(&summary.namespace, &summary.name).map_err(problem)?;
+                let mut progress = Progress::of(&vm);
+                let note = &mut |standing: &str| progress.note(standing);
+                provider.wait(&vm, &Goal::Running, args.patience.timeout, note).await.map_err(problem)?;
+            }
+            created.push(made);
+        }
+    }
+    if let Some(format) = args.output {
+        document(format, &json!({"items": created}))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,315 @@
+//! `virt-steward vm list` and `vm get`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use jiff::Timestamp;
+use provider::cluster::Change;
+use provider::select::{Selection, SortBy, sort};
+use provider::view::VmSummary;
+use provider::{Provider, VmId};
+use serde_json::json;
+
+use crate::connection::{Scope, problem};
+use crate::output::print;
+use crate::presented::{Document, Format, age, document, or_none, size};
+use crate::table;
+
+/// Which VMs, and how they are shown.
+#[derive(Debug, clap::Args)]
+pub struct Choice {
+    #[command(flatten)]
+    pub scope: Scope,
+
+    /// In every namespace
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+
+    /// Only VMs with these labels, as in `app=web,tier!=test`
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+
+    /// Only names that match a pattern of `*` and `?`
+    #[arg(long, value_name = "PATTERN")]
+    pub name: Option<String>,
+
+    /// Only these states, as in `Running,Paused`
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    pub status: Vec<String>,
+
+    /// Only what runs on this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// Sort by this
+    #[arg(long, value_enum, value_name = "COLUMN")]
+    pub sort_by: Option<Column>,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum)]
+    pub output: Option<Format>,
+}
+
+/// What can be sorted by.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Column {
+    /// Name
+    Name,
+    /// State
+    Status,
+    /// Node
+    Node,
+    /// Youngest first
+    Age,
+    /// Most virtual CPUs first
+    Cpu,
+    /// Most memory first
+    Memory,
+}
+
+/// Arguments of `vm list`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward vm list
+  virt-steward vm list -A --status Running --node node-2 -o wide
+  virt-steward vm list -l app=web --name 'web-*' --sort-by memory
+  virt-steward vm list -o json
+  virt-steward vm list --watch")]
+pub struct Args {
+    #[command(flatten)]
+    choice: Choice,
+
+    /// Go on with every change
+    #[arg(short, long, conflicts_with = "sort_by")]
+    watch: bool,
+}
+
+/// Arguments of `vm get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward vm get web
+  virt-steward vm get web prod/db -o yaml")]
+pub struct GetArgs {
+    /// VMs, as `name` or `namespace/name`
+    #[arg(value_name = "VM", required = true)]
+    names: Vec<String>,
+
+    #[command(flatten)]
+    scope: Scope,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+impl Choice {
+    /// What is asked of the cluster.
+    pub fn selection(&self, namespace: String) -> Selection {
+        Selection {
+            namespace: (!self.all_namespaces).then_some(namespace),
+            label_selector: self.selector.clone(),
+            name: self.name.clone(),
+            status: self.status.clone(),
+            node: self.node.clone(),
+        }
+    }
+}
+
+/// Lists VMs.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let (provider, namespace) = args.choice.scope.connect().await?;
+    let selection = args.choice.selection(namespace);
+    if args.watch {
+        return watch(&provider, selection, args.choice.all_namespaces, args.choice.output).await;
+    }
+    show(&provider, selection, &args.choice).await
+}
+
+/// Shows one list.
+pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) -> Result<ExitCode> {
+    match (choice.output, choice.sort_by) {
+        // nothing has to be held back, so nothing is
+        (Some(Format::Json), None) => stream_json(provider, selection).await?,
+        (Some(Format::Name), None) => {
+            let pages = provider.list(selection).await.map_err(problem)?;
+            pin_mut!(pages);
+            while let Some(page) = pages.try_next().await.map_err(problem)? {
+                print(&page.iter().map(name_line).collect::<String>())?;
+            }
+        }
+        (output, by) => {
+            let mut vms = provider.list_all(selection).await.map_err(problem)?;
+            if let Some(by) = by {
+                sort(&mut vms, sort_by(by));
+            }
+            present(&vms, output, choice.all_namespaces)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The document of a list, written page by page.
+async fn stream_json(provider: &Provider, selection: Selection) -> Result<()> {
+    let pages = provider.list(selection).await.map_err(problem)?;
+    pin_mut!(pages);
+    print("{\"items\": [")?;
+    let mut first = true;
+    while let Some(page) = pages.try_next().await.map_err(problem)? {
+        let mut text = String::new();
+        for vm in &page {
+            text.push_str(if first { "\n  " } else { ",\n  " });
+            text.push_str(&serde_json::to_string(vm)?);
+            first = false;
+        }
+        print(&text)?;
+    }
+    print("\n]}\n")
+}
+
+const fn sort_by(column: Column) -> SortBy {
+    match column {
+        Column::Name => SortBy::Name,
+        Column::Status => SortBy::Status,
+        Column::Node => SortBy::Node,
+        Column::Age => SortBy::Age,
+        Column::Cpu => SortBy::Cpu,
+        Column::Memory => SortBy::Memory,
+    }
+}
+
+/// Shows some VMs by name, in the order of the command line.
+pub async fn get(args: GetArgs) -> Result<ExitCode> {
+    let (provider, namespace) = args.scope.connect().await?;
+    let mut vms = Vec::new();
+    for name in &args.names {
+        let vm = VmId::parse(name, &namespace).map_err(problem)?;
+        vms.push(provider.describe(&vm).await.map_err(problem)?.summary);
+    }
+    present(&vms, args.output, args.names.iter().any(|name| name.contains('/')))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn present(vms: &[VmSummary], output: Option<Format>, with_namespace: bool) -> Result<()> {
+    match output {
+        Some(Format::Json) => document(Document::Json, &json!({"items": vms})),
+        Some(Format::Yaml) => document(Document::Yaml, &json!({"items": vms})),
+        Some(Format::Name) => print(&vms.iter().map(name_line).collect::<String>()),
+        output if vms.is_empty() => {
+            let _ = output;
+            eprintln!("No VMs found.");
+            Ok(())
+        }
+        output => {
+            let (wide, now) = (output == Some(Format::Wide), Timestamp::now());
+            let mut rows = vec![header(wide, with_namespace)];
+            rows.extend(vms.iter().map(|vm| row(vm, wide, with_namespace, now)));
+            print(&table::render(&rows))
+        }
+    }
+}
+
+fn name_line(vm: &VmSummary) -> String {
+    format!("virtualmachine.kubevirt.io/{}\n", vm.name)
+}
+
+fn header(wide: bool, with_namespace: bool) -> Vec<String> {
+    let mut cells = vec!["NAMESPACE", "NAME", "STATUS", "AGE", "CPU", "MEMORY", "NODE", "ADDRESS"];
+    if wide {
+        cells.extend(["STRATEGY", "MIGRATABLE", "AGENT", "GUEST", "NOTES"]);
+    }
+    cells.into_iter().skip(usize::from(!with_namespace)).map(str::to_owned).collect()
+}
+
+fn row(vm: &VmSummary, wide: bool, with_namespace: bool, now: Timestamp) -> Vec<String> {
+    let mut cells = vec![
+        vm.namespace.clone(),
+        vm.name.clone(),
+        vm.status.clone(),
+        age(&vm.created, now),
+        or_none(vm.vcpus.map(|count| count.to_string())),
+        or_none(vm.memory_bytes.map(size)),
+        or_none(vm.node.clone()),
+        or_none(vm.addresses.first().cloned()),
+    ];
+    if wide {
+        let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        cells.push(vm.run_strategy.clone());
+        cells.push(or_none(vm.migratable.map(yes)));
+        cells.push(yes(vm.agent_connected));
+        cells.push(or_none(vm.guest_os.clone()));
+        cells.push(or_none(Some(vm.notes.join(",")).filter(|notes| !notes.is_empty())));
+    }
+    cells.drain(..usize::from(!with_namespace));
+    cells
+}
+
+/// Prints each change until ctrl-c, or until the API server ends the watch; then it begins again.
+async fn watch(
+    provider: &Provider,
+    selection: Selection,
+    with_namespace: bool,
+    output: Option<Format>,
+) -> Result<ExitCode> {
+    let stop = crate::shutdown::token()?;
+    let wide = output == Some(Format::Wide);
+    if matches!(output, None | Some(Format::Wide)) {
+        print(&watch_line(&header(wide, with_namespace)))?;
+    }
+    // what a new watch says again was printed already
+    let mut printed: std::collections::HashMap<(String, String), VmSummary> =
+        std::collections::HashMap::new();
+    loop {
+        let changes = provider.watch(selection.clone()).await.map_err(problem)?;
+        pin_mut!(changes);
+        loop {
+            let change = tokio::select! {
+                change = changes.next() => change,
+                () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            };
+            let Some(change) = change else { break };
+            let change = match change {
+                Ok(change) => change,
+                // the history is gone: begin with a list again
+                Err(error) if error.kind == provider::Kind::Expired => break,
+                Err(error) => return Err(problem(error)),
+            };
+            let (Change::Updated(vm) | Change::Removed(vm)) = &change;
+            let key = (vm.namespace.clone(), vm.name.clone());
+            if matches!(change, Change::Updated(_)) && printed.get(&key) == Some(vm) {
+                continue;
+            }
+            print(&line(&change, output, wide, with_namespace)?)?;
+            match change {
+                Change::Updated(vm) => printed.insert(key, vm),
+                Change::Removed(_) => printed.remove(&key),
+            };
+        }
+    }
+}
+
+fn line(change: &Change, output: Option<Format>, wide: bool, with_namespace: bool) -> Result<String> {
+    let (Change::Updated(vm) | Change::Removed(vm)) = change;
+    Ok(match output {
+        Some(Format::Json) => format!("{}\n", serde_json::to_string(change)?),
+        Some(Format::Yaml) => format!("---\n{}", crate::diff::yaml(&serde_json::to_value(change)?)?),
+        Some(Format::Name) => name_line(vm),
+        _ => {
+            let mut vm = vm.clone();
+            if matches!(change, Change::Removed(_)) {
+                vm.status = "<gone>".into();
+            }
+            watch_line(&row(&vm, wide, with_namespace, Timestamp::now()))
+        }
+    })
+}
+
+/// Columns of a table whose rows are not known yet.
+fn watch_line(cells: &[String]) -> String {
+    let mut line = String::new();
+    for cell in cells {
+        line.push_str(&format!("{cell:<16}  "));
+    }
+    format!("{}\n", line.trim_end())
+}

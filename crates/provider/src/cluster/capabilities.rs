@@ -1,0 +1,67 @@
+//! Reading what a cluster can do.
+
+use serde_json::{Value, json};
+
+use super::Provider;
+use crate::capability::{ASKED, Capabilities, Facts, Right, decide, groups};
+use crate::view::list;
+use crate::{Error, Kind, identity};
+
+impl Provider {
+    /// What the cluster can do, and what the caller may do in a namespace. What the caller may not read
+    /// is named in `missing` and fails nothing else.
+    pub async fn capabilities(&self, namespace: &str) -> Result<Capabilities, Error> {
+        identity::label("namespace", namespace)?;
+        let doing = "reading the cluster's capabilities";
+        let (version, apis) = futures::try_join!(self.get("/version", doing), self.get("/apis", doing))?;
+        let (kubevirts, cdi, storage_classes, snapshot_classes, nodes, allowed) = futures::join!(
+            self.several("KubeVirt objects", "/apis/kubevirt.io/v1/kubevirts"),
+            self.several("CDI objects", "/apis/cdi.kubevirt.io/v1beta1/cdis"),
+            self.several("storage classes", "/apis/storage.k8s.io/v1/storageclasses"),
+            self.several("snapshot classes", "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses"),
+            self.several("nodes", "/api/v1/nodes"),
+            futures::future::join_all(ASKED.iter().map(|right| self.may(namespace, right))),
+        );
+        let mut missing = Vec::new();
+        let mut note = |found: Result<Option<Vec<Value>>, String>| {
+            found.unwrap_or_else(|why| {
+                missing.push(why);
+                None
+            })
+        };
+        let kubevirts = note(kubevirts);
+        let (cdi, storage_classes) = (note(cdi), note(storage_classes));
+        let (snapshot_classes, nodes) = (note(snapshot_classes), note(nodes));
+        Ok(decide(Facts {
+            version,
+            groups: groups(&apis),
+            kubevirt: kubevirts.and_then(|all| all.into_iter().next()),
+            cdi,
+            storage_classes,
+            snapshot_classes,
+            nodes,
+            allowed,
+            missing,
+        }))
+    }
+
+    /// All objects of a kind, `None` when the cluster does not know the kind, or why not.
+    async fn several(&self, what: &str, path: &str) -> Result<Option<Vec<Value>>, String> {
+        match self.get(path, what).await {
+            Ok(found) => Ok(Some(list(&found, "/items").to_vec())),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(format!("{what}: {}", error.wrong)),
+        }
+    }
+
+    /// Asks the API server whether the caller may do something. The review is not stored.
+    async fn may(&self, namespace: &str, right: &Right) -> Option<bool> {
+        let (_, verb, group, resource, subresource) = right;
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {"namespace": namespace, "verb": verb, "group": group,
+                "resource": resource, "subresource": subresource}}});
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let answer = self.create(path, &review, "asking what you may do").await.ok()?;
+        answer.pointer("/status/allowed").and_then(Value::as_bool)
+    }
+}

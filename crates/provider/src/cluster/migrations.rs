@@ -1,0 +1,120 @@
+//! Live migrations. The object is created by us, since `virtualmachines/migrate` does not tell which
+//! one it made (`pkg/virt-api/rest/lifecycle.go`, v1.9).
+
+use std::time::Duration;
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Provider;
+use super::objects::{MIGRATIONS, dry};
+use super::waiting::until;
+use crate::identity;
+use crate::view::migration::{Migration, blockers};
+use crate::view::text;
+use crate::wait::Progress;
+use crate::{Error, Kind, VmId};
+
+/// Where to.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MigrateTo {
+    /// This node, by its `kubernetes.io/hostname`; none: wherever the scheduler puts it.
+    pub node: Option<String>,
+}
+
+impl Provider {
+    /// Asks for a migration, once.
+    pub async fn migrate(&self, vm: &VmId, to: &MigrateTo, dry_run: bool) -> Result<Migration, Error> {
+        let doing = format!("migrating VM `{vm}`");
+        if let Some(node) = &to.node {
+            identity::subdomain("node", node)?;
+        }
+        let (object, instance) = self.observe(vm, &doing).await?;
+        if let Some(blocker) = blockers(&object, instance.as_ref()).into_iter().next() {
+            return Err(Error::new(Kind::WrongState, doing, blocker.message, blocker.remedy));
+        }
+        let here = instance.as_ref().map_or("", |vmi| text(vmi, "/status/nodeName"));
+        if to.node.as_deref() == Some(here) {
+            let remedy = "name another node, or none";
+            return Err(Error::new(Kind::WrongState, doing, format!("it runs on `{here}` already"), remedy));
+        }
+        let mut migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+            "metadata": {"generateName": "virt-steward-migrate-", "namespace": vm.namespace()},
+            "spec": {"vmiName": vm.name()}});
+        if let Some(node) = &to.node {
+            // it only narrows where the VM may go, so a node that the VM does not fit on stays Pending
+            migration["spec"]["addedNodeSelector"] = json!({"kubernetes.io/hostname": node});
+        }
+        let path = format!("{}{}", MIGRATIONS.collection(Some(vm.namespace())), dry(dry_run));
+        let created = self.create(&path, &migration, &doing).await.map_err(|mut error| {
+            if error.kind == Kind::Forbidden {
+                // since v1.5 namespace administrators may not (rbac/cluster.go)
+                error.remedy = "have the ClusterRole `kubevirt.io:migrate` bound to you".into();
+            }
+            error
+        })?;
+        Ok(Migration::of(&created))
+    }
+
+    /// Migrations of a namespace, or of all.
+    pub async fn migrations(&self, namespace: Option<&str>) -> Result<Vec<Migration>, Error> {
+        if let Some(namespace) = namespace {
+            identity::label("namespace", namespace)?;
+        }
+        let all = self.all(&MIGRATIONS, namespace, "").await?;
+        Ok(all.iter().map(Migration::of).collect())
+    }
+
+    /// Ends the migration of a VM that is under way, by deleting it as KubeVirt wants it.
+    pub async fn cancel_migration(&self, vm: &VmId, dry_run: bool) -> Result<Migration, Error> {
+        let doing = format!("cancelling the migration of VM `{vm}`");
+        let all = self.all(&MIGRATIONS, Some(vm.namespace()), "").await?;
+        let found = all.iter().find(|one| {
+            text(one, "/spec/vmiName") == vm.name()
+                && !Migration::of(one).is_over()
+                && text(one, "/metadata/deletionTimestamp").is_empty()
+        });
+        let Some(found) = found else {
+            self.vm_object(vm, &doing).await?;
+            let remedy = "nothing is to be done";
+            return Err(Error::new(Kind::WrongState, doing, "none is under way", remedy));
+        };
+        let migration = Migration::of(found);
+        let path = format!("{}{}", MIGRATIONS.object(vm.namespace(), &migration.name), dry(dry_run));
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1",
+            "preconditions": {"uid": found["metadata"]["uid"]}});
+        self.write(Method::DELETE, &path, "application/json", &options, &doing).await?;
+        Ok(migration)
+    }
+
+    /// Waits until a migration has ended well.
+    pub async fn wait_migration(
+        &self,
+        migration: &Migration,
+        timeout: Duration,
+        note: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Migration, Error> {
+        let doing = format!("migrating VM `{}/{}`", migration.namespace, migration.vm);
+        let (doing, path) = (doing.as_str(), MIGRATIONS.object(&migration.namespace, &migration.name));
+        let path = path.as_str();
+        until(doing, timeout, note, || async move {
+            let Some(object): Option<Value> = self.find(path, doing).await? else {
+                return Ok((Progress::Failed("the migration was cancelled".into()), None));
+            };
+            let now = Migration::of(&object);
+            let progress = match now.phase.as_str() {
+                "Succeeded" => Progress::Done,
+                "Failed" => Progress::Failed(now.failure.clone().unwrap_or("the migration failed".into())),
+                phase => Progress::Waiting(match &now.target {
+                    Some(target) => format!("{phase} to {target}"),
+                    None => phase.into(),
+                }),
+            };
+            Ok((progress, Some(now)))
+        })
+        .await?
+        .ok_or_else(|| Error::new(Kind::NotFound, doing, "the migration is gone", "look for its VM"))
+    }
+}

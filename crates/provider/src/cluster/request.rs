@@ -1,0 +1,158 @@
+//! Requests in raw JSON.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use kube::client::Body;
+use serde_json::Value;
+
+use super::Provider;
+use crate::view::text;
+use crate::{Error, Kind};
+
+/// The largest answer that is read, bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+impl Provider {
+    /// Reads an object or a page of a list.
+    pub(super) async fn get(&self, path: &str, doing: &str) -> Result<Value, Error> {
+        self.exchange(Method::GET, path, None, doing).await
+    }
+
+    /// Reads an object that may not be there.
+    pub(super) async fn find(&self, path: &str, doing: &str) -> Result<Option<Value>, Error> {
+        match self.get(path, doing).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a write, once.
+    pub(super) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: &Value,
+        doing: &str,
+    ) -> Result<Value, Error> {
+        self.exchange(method, path, Some((content_type, body)), doing).await
+    }
+
+    /// Creates an object, once.
+    pub(super) async fn create(&self, path: &str, object: &Value, doing: &str) -> Result<Value, Error> {
+        self.write(Method::POST, path, "application/json", object, doing).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        doing: &str,
+    ) -> Result<Value, Error> {
+        let response = self.send(method, path, body, doing).await?;
+        let status = response.status();
+        let lost = |why: String| Error::refused(doing, 502, "", &format!("the answer broke off: {why}"));
+        let limited = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let bytes = limited.map_err(|error| lost(error.to_string()))?.to_bytes();
+        if !status.is_success() {
+            return Err(refusal(doing, status.as_u16(), &bytes));
+        }
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|error| lost(error.to_string()))
+    }
+
+    /// Sends a request; the answer may be a refusal.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        doing: &str,
+    ) -> Result<Response<Body>, Error> {
+        let mut request = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
+        if let Some(bearer) = &self.bearer {
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        let request = match body {
+            Some((content_type, value)) => {
+                request.header(CONTENT_TYPE, content_type).body(Body::from(Bytes::from(value.to_string())))
+            }
+            None => request.body(Body::from(Bytes::new())),
+        };
+        let failed = |why: String| {
+            let remedy = "check that the API server runs: `kubectl cluster-info`";
+            Error::new(Kind::Cluster, doing, why, remedy)
+        };
+        let request = request.map_err(|error| failed(error.to_string()))?;
+        self.client.send(request).await.map_err(|error| failed(chain(&error)))
+    }
+}
+
+/// What the API server says against it: a `Status`, or plain text.
+pub(super) fn refusal(doing: &str, code: u16, body: &[u8]) -> Error {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(status) if status.is_object() => {
+            Error::refused(doing, code, text(&status, "/reason"), text(&status, "/message"))
+        }
+        Ok(Value::String(message)) => Error::refused(doing, code, "", &message),
+        _ => {
+            let message: String = String::from_utf8_lossy(body).trim().chars().take(500).collect();
+            Error::refused(doing, code, "", &message)
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Percent-encodes everything that is not unreserved (RFC 3986, section 2.3).
+pub(super) fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            // writing to a String cannot fail
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_encoded() {
+        assert_eq!(encode("app in (a,b),c!=d"), "app%20in%20%28a%2Cb%29%2Cc%21%3Dd");
+        assert_eq!(encode("ü"), "%C3%BC");
+    }
+
+    #[test]
+    fn refusals_are_read_in_every_form() {
+        let status = br#"{"kind": "Status", "reason": "NotFound", "message": "no such VM"}"#;
+        assert_eq!(refusal("x", 404, status).wrong, "no such VM");
+        assert_eq!(refusal("x", 500, b"\"plain\"").wrong, "plain");
+        assert_eq!(refusal("x", 503, b"upstream\n").wrong, "upstream");
+        assert_eq!(refusal("x", 503, b"").wrong, "the API server gave no reason");
+    }
+}

@@ -1,0 +1,28 @@
+//! Every operation on virtual machines, as a library and as a REST service.
+//!
+//! ```text
+//!   cli, rest ──► cluster (async, one method per operation)
+//!                    │  observe: raw JSON from the Kubernetes API
+//!                    ▼
+//!                 view, order, wait, disposal, capability, usage      (pure)
+//! ```
+//!
+//! The pure modules read objects and say what to send; [`cluster::Provider`] is the only place that
+//! speaks to a cluster. Nothing that changes something is ever sent twice.
+
+pub mod capability;
+pub mod cluster;
+pub mod disposal;
+mod error;
+pub mod identity;
+pub mod order;
+pub mod rest;
+pub mod select;
+pub mod snapshot;
+pub mod usage;
+pub mod view;
+pub mod wait;
+
+pub use cluster::Provider;
+pub use error::{Error, Kind};
+pub use identity::VmId;

@@ -1,0 +1,90 @@
+//! What only reads.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::{Caller, Service};
+use crate::{Error, Kind, VmId};
+
+type Answer = Result<Json<Value>, Problem>;
+
+/// `GET /health`: the process serves. Whether the cluster does is `/status`.
+pub(super) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// `GET /status`
+pub(super) async fn status(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+) -> Answer {
+    let version = caller.provider.version().await?;
+    Ok(Json(
+        json!({"program": concat!("virt-steward ", env!("CARGO_PKG_VERSION")), "started": service.started,
+        "kubernetes": version, "namespace": caller.provider.default_namespace()}),
+    ))
+}
+
+/// A namespace in the query.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Place {
+    namespace: Option<String>,
+    all_namespaces: bool,
+}
+
+type PlaceQuery = Result<Query<Place>, axum::extract::rejection::QueryRejection>;
+
+fn place(query: PlaceQuery) -> Result<Place, Error> {
+    query.map(|Query(place)| place).map_err(|error| {
+        let remedy = "send what /openapi.json asks for";
+        Error::new(Kind::InvalidArgument, "reading the query", error.body_text(), remedy)
+    })
+}
+
+/// `GET /capabilities`
+pub(super) async fn capabilities(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
+    let namespace = place(query)?.namespace;
+    let namespace = namespace.as_deref().unwrap_or_else(|| caller.provider.default_namespace());
+    json_of(&caller.provider.capabilities(namespace).await?)
+}
+
+/// `GET /kubevirt/usage`
+pub(super) async fn usage(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
+    let place = place(query)?;
+    let namespace = place.namespace.as_deref().unwrap_or_else(|| caller.provider.default_namespace());
+    let items = caller.provider.usage((!place.all_namespaces).then_some(namespace)).await?;
+    Ok(Json(json!({"items": items})))
+}
+
+/// `GET /kubevirt/vms/{namespace}/{name}`
+pub(super) async fn describe(
+    Extension(caller): Extension<Caller>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Answer {
+    json_of(&caller.provider.describe(&VmId::new(&namespace, &name)?).await?)
+}
+
+/// `GET /kubevirt/vms/{namespace}/{name}/snapshots`
+pub(super) async fn snapshots(
+    Extension(caller): Extension<Caller>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Answer {
+    let vm = VmId::new(&namespace, &name)?;
+    caller.provider.vm_object(&vm, &format!("listing snapshots of VM `{vm}`")).await?;
+    let items = caller.provider.snapshots(Some(vm.namespace()), Some(vm.name())).await?;
+    Ok(Json(json!({"items": items})))
+}
+
+/// An answer as JSON.
+pub(super) fn json_of(answer: &impl serde::Serialize) -> Answer {
+    let value = serde_json::to_value(answer)
+        .map_err(|error| Error::refused("writing an answer", 500, "", &error.to_string()))?;
+    Ok(Json(value))
+}

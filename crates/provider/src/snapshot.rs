@@ -1,0 +1,206 @@
+//! Snapshots, restores and clones: what is created, and what their status says
+//! (`snapshot/v1beta1/types.go`, `clone/v1beta1/types.go`, v1.9).
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::VmId;
+use crate::view::condition;
+use crate::view::{list, text};
+use crate::wait::Progress;
+
+/// A snapshot in short.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The VM.
+    pub vm: String,
+    /// `InProgress`, `Succeeded`, `Failed`, `Deleting`, or `Pending` before the controller has seen it.
+    pub phase: String,
+    /// Whether it can be restored from.
+    pub ready: bool,
+    /// Volumes in it.
+    pub included: Vec<String>,
+    /// Volumes that are not: a restore does not bring them back.
+    pub excluded: Vec<String>,
+    /// How it was taken: `Online`, `GuestAgent`, `NoGuestAgent`, `QuiesceTimeout`, `Paused`.
+    pub indications: Vec<String>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it was asked for, RFC 3339.
+    pub created: String,
+}
+
+impl Snapshot {
+    /// Reads a `VirtualMachineSnapshot`.
+    pub fn of(snapshot: &Value) -> Self {
+        let words = |pointer: &str| -> Vec<String> {
+            list(snapshot, pointer).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let phase = text(snapshot, "/status/phase");
+        let indications = list(snapshot, "/status/sourceIndications").iter();
+        Self {
+            namespace: text(snapshot, "/metadata/namespace").into(),
+            name: text(snapshot, "/metadata/name").into(),
+            vm: text(snapshot, "/spec/source/name").into(),
+            phase: if phase.is_empty() { "Pending" } else { phase }.into(),
+            ready: snapshot.pointer("/status/readyToUse") == Some(&Value::Bool(true)),
+            included: words("/status/snapshotVolumes/includedVolumes"),
+            excluded: words("/status/snapshotVolumes/excludedVolumes"),
+            indications: indications.map(|one| text(one, "/indication").to_owned()).collect(),
+            error: Some(text(snapshot, "/status/error/message"))
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned),
+            created: text(snapshot, "/metadata/creationTimestamp").into(),
+        }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        match (self.phase.as_str(), self.ready) {
+            ("Succeeded", true) => Progress::Done,
+            ("Failed", _) => {
+                Progress::Failed(self.error.clone().unwrap_or("it failed without a reason".into()))
+            }
+            (phase, _) => Progress::Waiting(match &self.error {
+                Some(error) => format!("{phase}: {error}"),
+                None => phase.into(),
+            }),
+        }
+    }
+}
+
+/// The snapshot to create; without a name the API server makes one from the VM's.
+pub fn snapshot(vm: &VmId, name: Option<&str>) -> Value {
+    named(
+        json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshot",
+            "metadata": {"namespace": vm.namespace()},
+            "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": vm.name()}}}),
+        name,
+        vm.name(),
+    )
+}
+
+/// The restore to create: of a snapshot, onto a VM. KubeVirt makes the VM when it is not there; it must
+/// be off when it is, unless it may be stopped.
+pub fn restore(target: &VmId, snapshot: &str, stop: bool) -> Value {
+    let policy = if stop { "StopTarget" } else { "FailImmediate" };
+    named(
+        json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineRestore",
+            "metadata": {"namespace": target.namespace()},
+            "spec": {"target": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": target.name()},
+                "virtualMachineSnapshotName": snapshot, "targetReadinessPolicy": policy}}),
+        None,
+        target.name(),
+    )
+}
+
+/// How far a restore is.
+pub fn restore_progress(restore: &Value) -> Progress {
+    if restore.pointer("/status/complete") == Some(&Value::Bool(true)) {
+        return Progress::Done;
+    }
+    if let Some(why) = condition::message(restore, "Failure") {
+        return Progress::Failed(why.into());
+    }
+    let conditions = list(restore, "/status/conditions");
+    let last = conditions.iter().rev().map(|one| text(one, "/reason")).find(|reason| !reason.is_empty());
+    Progress::Waiting(last.unwrap_or("not seen by KubeVirt yet").into())
+}
+
+/// What a clone is made from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// A VM.
+    Vm(String),
+    /// A snapshot.
+    Snapshot(String),
+}
+
+/// The clone to create: into the same namespace, with new MAC addresses and a new serial number, which
+/// KubeVirt draws when none are given.
+pub fn clone(namespace: &str, origin: &Origin, target: &str) -> Value {
+    let (group, kind, name) = match origin {
+        Origin::Vm(name) => ("kubevirt.io", "VirtualMachine", name),
+        Origin::Snapshot(name) => ("snapshot.kubevirt.io", "VirtualMachineSnapshot", name),
+    };
+    named(
+        json!({"apiVersion": "clone.kubevirt.io/v1beta1", "kind": "VirtualMachineClone",
+            "metadata": {"namespace": namespace},
+            "spec": {"source": {"apiGroup": group, "kind": kind, "name": name},
+                "target": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": target}}}),
+        None,
+        target,
+    )
+}
+
+/// How far a clone is.
+pub fn clone_progress(clone: &Value) -> Progress {
+    match text(clone, "/status/phase") {
+        "Succeeded" => Progress::Done,
+        "Failed" => {
+            let conditions = list(clone, "/status/conditions");
+            let why = conditions.iter().map(|one| text(one, "/message")).find(|text| !text.is_empty());
+            Progress::Failed(why.unwrap_or("it failed without a reason").into())
+        }
+        "" => Progress::Waiting("not seen by KubeVirt yet".into()),
+        phase => Progress::Waiting(phase.into()),
+    }
+}
+
+/// Gives an object a name, or has the API server make one.
+fn named(mut object: Value, name: Option<&str>, stem: &str) -> Value {
+    if let Some(name) = name {
+        object["metadata"]["name"] = name.into();
+    } else {
+        // five characters are added, and a name has at most 253 (RFC 1123)
+        let stem: String = stem.chars().take(240).collect();
+        object["metadata"]["generateName"] = format!("{stem}-").into();
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_those_of_the_api() {
+        let vm = VmId::new("prod", "web").unwrap();
+        let made = snapshot(&vm, Some("before"));
+        assert_eq!(made["metadata"], json!({"namespace": "prod", "name": "before"}));
+        assert_eq!(snapshot(&vm, None)["metadata"]["generateName"], "web-");
+        assert_eq!(restore(&vm, "before", false)["spec"]["targetReadinessPolicy"], "FailImmediate");
+        assert_eq!(restore(&vm, "before", true)["spec"]["virtualMachineSnapshotName"], "before");
+        let origin = Origin::Snapshot("before".into());
+        assert_eq!(
+            clone("prod", &origin, "web2")["spec"]["source"],
+            json!({"apiGroup": "snapshot.kubevirt.io", "kind": "VirtualMachineSnapshot", "name": "before"})
+        );
+    }
+
+    #[test]
+    fn progress_is_read_from_the_status() {
+        let of = |status: Value| Snapshot::of(&json!({"status": status})).progress();
+        assert_eq!(of(json!({"phase": "Succeeded", "readyToUse": true})), Progress::Done);
+        assert_eq!(of(json!({"phase": "Succeeded"})), Progress::Waiting("Succeeded".into()));
+        assert_eq!(of(json!({"phase": "Failed", "error": {"message": "m"}})), Progress::Failed("m".into()));
+        assert_eq!(of(Value::Null), Progress::Waiting("Pending".into()));
+        assert_eq!(restore_progress(&json!({"status": {"complete": true}})), Progress::Done);
+        let failed =
+            json!({"status": {"conditions": [{"type": "Failure", "status": "True", "message": "gone"}]}});
+        assert_eq!(restore_progress(&failed), Progress::Failed("gone".into()));
+        let status = |phase: &str| json!({"status": {"phase": phase}});
+        assert_eq!(clone_progress(&status("Succeeded")), Progress::Done);
+        assert!(matches!(clone_progress(&status("Failed")), Progress::Failed(_)));
+        assert_eq!(
+            clone_progress(&status("RestoreInProgress")),
+            Progress::Waiting("RestoreInProgress".into())
+        );
+    }
+}
