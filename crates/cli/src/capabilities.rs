@@ -47,7 +47,7 @@ fn page(found: &Capabilities, namespace: &str, style: Style) -> String {
     ]);
     let mut section = |title: &str, header: &[&str], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
-            page.push_str(&format!("\n{}\n", style.paint(Tone::Strong, title)));
+            page.extend(["\n", &style.paint(Tone::Strong, title), "\n"]);
             let header = header.iter().map(|cell| (*cell).to_owned()).collect();
             page.push_str(&table::render(&std::iter::once(header).chain(rows).collect::<Vec<Vec<String>>>()));
         }

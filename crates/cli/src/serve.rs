@@ -43,10 +43,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     let cluster = config(&args.cluster).await?;
     let anonymous = provider::cluster::connect_without_identity(cluster.clone()).map_err(problem)?;
-    let own_identity = match args.require_token {
-        true => None,
-        false => Some(provider::cluster::connect(cluster).map_err(problem)?),
-    };
+    let own_identity =
+        if args.require_token { None } else { Some(provider::cluster::connect(cluster).map_err(problem)?) };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,audit=info"));
     // another subscriber that is there already serves as well
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();

@@ -158,16 +158,11 @@ async fn create(args: CreateArgs) -> Result<()> {
         let note = &mut |standing: &str| progress.note(standing);
         snapshot = provider.wait_snapshot(&snapshot, args.patience.timeout, note).await.map_err(problem)?;
     }
-    match args.output {
-        Some(format) => document(format, &snapshot),
-        None => {
-            let name = &snapshot.name;
-            print(&format!(
-                "virtualmachinesnapshot.snapshot.kubevirt.io/{name} created{}\n",
-                dry(args.dry_run)
-            ))
-        }
+    if let Some(format) = args.output {
+        return document(format, &snapshot);
     }
+    let name = &snapshot.name;
+    print(&format!("virtualmachinesnapshot.snapshot.kubevirt.io/{name} created{}\n", dry(args.dry_run)))
 }
 
 async fn delete(args: DeleteArgs) -> Result<()> {

@@ -176,3 +176,46 @@ fn the_program_is_a_plugin_of_kubectl() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("Usage: kubectl steward vm start"), "{help}");
 }
+
+#[test]
+fn the_walk_through_works_as_written() {
+    let cluster = Cluster::start(&["--nodes", "2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("web.yaml");
+    std::fs::write(&manifest, vm("web", "Halted", "web")).unwrap();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/provider.md")).unwrap();
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("$ virt-steward ")).collect();
+    assert!(lines.len() > 15, "{lines:?}");
+    for line in lines {
+        let line = line.replace('\'', "").replace("web.yaml", manifest.to_str().unwrap());
+        cluster.ok(&line);
+    }
+    assert_eq!(cluster.json("vm list")["items"], Value::Array(vec![]));
+}
+
+#[test]
+fn vms_move_to_the_node_that_was_named() {
+    let cluster = Cluster::start(&["--nodes", "2"]);
+    let made = cluster.run("vm create -f - --wait", &vm("web", "Always", "web"));
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let here = cluster.json("vm get web")["items"][0]["node"].as_str().unwrap().to_owned();
+    let wrong = cluster.refused(&format!("vm migrate web --node {here}"));
+    assert!(wrong.contains("it runs on") && wrong.contains("name another node"), "{wrong}");
+    assert!(cluster.refused("vm migrate web --cancel").contains("none is under way"));
+    let nodes = cluster.json("capabilities")["nodes"].clone();
+    let there = nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["name"].as_str().unwrap())
+        .find(|name| *name != here)
+        .unwrap();
+    assert_eq!(
+        cluster.ok(&format!("vm migrate web --node {there} --wait")),
+        "virtualmachine.kubevirt.io/web migrated\n"
+    );
+    assert_eq!(cluster.json("vm get web")["items"][0]["node"], there);
+    cluster.ok("vm stop web --force --wait");
+    assert!(cluster.refused("vm migrate web").contains("the VM is off"));
+}

@@ -133,7 +133,7 @@ mod tests {
     fn selections_narrow_by_what_a_list_shows() {
         let web = vm("web-1", "Running", "n1", "1Gi");
         let takes = |text: &str| serde_json::from_str::<Selection>(text).unwrap().takes(&web);
-        assert!(takes(r#"{}"#) && takes(r#"{"status": ["running"]}"#) && takes(r#"{"node": "n1"}"#));
+        assert!(takes(r"{}") && takes(r#"{"status": ["running"]}"#) && takes(r#"{"node": "n1"}"#));
         assert!(!takes(r#"{"status": ["Stopped"]}"#) && !takes(r#"{"node": "n2"}"#));
         assert!(!takes(r#"{"name": "db*"}"#));
         assert!(serde_json::from_str::<Selection>(r#"{"nodes": "n1"}"#).is_err());

@@ -19,6 +19,7 @@ use crate::problem::Problem;
 
 /// Which VMs, and how to go about it.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
 pub struct Bulk {
     /// VMs, as `name` or `namespace/name`
     #[arg(value_name = "VM", required_unless_present_any = ["selector", "all"], conflicts_with_all = ["selector", "all"])]

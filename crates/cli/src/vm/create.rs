@@ -22,7 +22,7 @@ use crate::problem::Problem;
   virt-steward vm create -f vm.yaml --start --wait
   virt-steward vm create -f - --dry-run -o yaml < vm.yaml")]
 pub struct Args {
-    /// Files with VirtualMachines, YAML or JSON; `-` is standard input
+    /// Files with `VirtualMachine` objects, YAML or JSON; `-` is standard input
     #[arg(short, long, value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
 

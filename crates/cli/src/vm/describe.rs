@@ -61,11 +61,11 @@ fn page(detail: &VmDetail, now: Timestamp, style: Style) -> String {
     let mut page = table::render(&rows);
     let mut section = |title: &str, header: &[&str], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
-            page.push_str(&format!("\n{}\n", style.paint(Tone::Strong, title)));
+            page.extend(["\n", &style.paint(Tone::Strong, title), "\n"]);
             let header = header.iter().map(|cell| (*cell).to_owned()).collect();
             let table: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
             for line in table::render(&table).lines() {
-                page.push_str(&format!("  {line}\n"));
+                page.extend(["  ", line, "\n"]);
             }
         }
     };

@@ -307,9 +307,6 @@ fn line(change: &Change, output: Option<Format>, wide: bool, with_namespace: boo
 
 /// Columns of a table whose rows are not known yet.
 fn watch_line(cells: &[String]) -> String {
-    let mut line = String::new();
-    for cell in cells {
-        line.push_str(&format!("{cell:<16}  "));
-    }
-    format!("{}\n", line.trim_end())
+    let line: Vec<String> = cells.iter().map(|cell| format!("{cell:<16}")).collect();
+    format!("{}\n", line.join("  ").trim_end())
 }

@@ -1,0 +1,443 @@
+//! The same operations through the command line, REST and the library give the same results; and what
+//! REST does beyond that: identities, limits, problems, streams.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+mod program;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use program::{SandboxProgram, virt_steward};
+use provider::order::Order;
+use provider::select::Selection;
+use provider::{Provider, VmId};
+use serde_json::{Value, json};
+
+/// `virt-steward serve`; ends when dropped.
+struct Service {
+    child: Child,
+    address: String,
+}
+
+/// An answer over HTTP.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
+    }
+}
+
+impl Service {
+    fn start(kubeconfig: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_virt-steward"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.strip_prefix("Serving http://").unwrap().split(' ').next().unwrap().to_owned();
+        Self { child, address }
+    }
+
+    /// One request on a connection of its own.
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+        let mut text = String::new();
+        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        Answer { status, head: head.to_lowercase(), body: if chunked { unchunk(body) } else { body.into() } }
+    }
+
+    fn open(&self, method: &str, path: &str, headers: &[&str], body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let host = if headers.iter().any(|one| one.starts_with("Host:")) {
+            String::new()
+        } else {
+            format!("Host: {}\r\n", self.address)
+        };
+        let more: Vec<&str> = headers.iter().flat_map(|one| [one, "\r\n"]).collect();
+        let more = more.concat();
+        let length = body.len();
+        let kind = "Content-Type: application/json";
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{host}{more}{kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask("POST", path, &[], &body.to_string())
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "")
+    }
+
+    /// Ends it; what it wrote to standard error.
+    fn end(mut self) -> String {
+        self.child.kill().unwrap();
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body behind chunked transfer coding (RFC 9112, section 7.1).
+fn unchunk(mut text: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        text = &rest[size + 2..];
+    }
+    whole
+}
+
+async fn library(kubeconfig: &Path) -> Provider {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let file = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+        .await
+        .unwrap();
+    provider::cluster::connect(config).unwrap()
+}
+
+fn vm(name: &str) -> Value {
+    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name},
+        "spec": {"runStrategy": "Halted", "template": {"spec": {
+            "domain": {"memory": {"guest": "128Mi"}, "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}]}},
+            "volumes": [{"name": "root", "containerDisk": {"image": "quay.io/containerdisks/fedora:41"}}]}}}})
+}
+
+/// One step: the verb, and what each face is told.
+struct Step {
+    order: Order,
+    rest: &'static str,
+    body: Value,
+    line: &'static str,
+}
+
+fn steps() -> Vec<Step> {
+    let step = |order, rest, body: Value, line| Step { order, rest, body, line };
+    let wait = || json!({"wait": true, "timeoutSeconds": 60});
+    vec![
+        step(Order::Pause, "pause", json!({}), "pause"),
+        step(Order::Start { paused: false }, "start", wait(), "start --wait"),
+        step(Order::Start { paused: false }, "start", json!({}), "start"),
+        step(Order::Pause, "pause", wait(), "pause --wait"),
+        step(Order::Pause, "pause", json!({}), "pause"),
+        step(Order::Unpause, "unpause", wait(), "unpause --wait"),
+        step(Order::Unpause, "unpause", json!({}), "unpause"),
+        step(
+            Order::Restart { force: true },
+            "restart",
+            json!({"force": true, "wait": true}),
+            "restart --force --wait",
+        ),
+        step(Order::SoftReboot, "soft-reboot", json!({}), "soft-reboot"),
+        step(
+            Order::Stop { grace: Some(0) },
+            "stop",
+            json!({"gracePeriodSeconds": 0, "wait": true}),
+            "stop --force --wait",
+        ),
+        step(Order::Stop { grace: None }, "stop", json!({}), "stop"),
+        step(Order::Reset, "reset", json!({}), "reset"),
+    ]
+}
+
+/// What a step came to: where the VM is then, or the code of the error and what is wrong.
+type Outcome = Result<String, (String, String)>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_faces_give_the_same_results() {
+    let sandbox = SandboxProgram::start(&["--nodes", "2", "--no-operator"]);
+    let kubeconfig = sandbox.kubeconfig.to_str().unwrap();
+    let service = Service::start(&sandbox.kubeconfig, &[]);
+    let library = library(&sandbox.kubeconfig).await;
+    for name in ["by-line", "by-rest", "by-code"] {
+        let made = service.post("/kubevirt/vms/default", &vm(name));
+        assert_eq!(made.status, 202, "{}", made.body);
+    }
+    let standing = async |name: &str| {
+        library.describe(&VmId::new("default", name).unwrap()).await.unwrap().summary.status
+    };
+    for step in steps() {
+        let what = step.line;
+        let line: Outcome = {
+            let (verb, flags) = step.line.split_once(' ').unwrap_or((step.line, ""));
+            let mut arguments = vec!["vm", verb, "by-line", "-o", "json", "--kubeconfig", kubeconfig];
+            arguments.extend(flags.split_whitespace());
+            let run = virt_steward(&arguments, "");
+            let answer: Value =
+                serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{what}: {}", run.stderr));
+            match &answer["items"][0]["error"] {
+                Value::Null => Ok(standing("by-line").await),
+                error => Err((text(&error["code"]), text(&error["message"]).replace("by-line", "NAME"))),
+            }
+        };
+        let rest: Outcome = {
+            let answer = service.post(&format!("/kubevirt/vms/default/by-rest/{}", step.rest), &step.body);
+            if answer.status < 300 {
+                Ok(standing("by-rest").await)
+            } else {
+                assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
+                let problem = answer.json();
+                Err((text(&problem["code"]), text(&problem["detail"]).replace("by-rest", "NAME")))
+            }
+        };
+        let code: Outcome = {
+            let id = VmId::new("default", "by-code").unwrap();
+            match library.order(&id, step.order, false).await {
+                Ok(done) => {
+                    if let Some(goal) = done.goal.filter(|_| step.line.contains("--wait")) {
+                        let minute = std::time::Duration::from_mins(1);
+                        library.wait(&id, &goal, minute, &mut |_| ()).await.unwrap();
+                    }
+                    Ok(standing("by-code").await)
+                }
+                Err(error) => Err((error.kind.code().into(), error.wrong.replace("by-code", "NAME"))),
+            }
+        };
+        assert_eq!((&line, &line), (&rest, &code), "{what}");
+        // both kinds of step are there, and each came out as it should
+        assert_eq!(line.is_ok(), what.contains(' ') || what == "soft-reboot", "{what}: {line:?}");
+    }
+    let listed = library
+        .list_all(Selection { namespace: Some("default".into()), ..Selection::default() })
+        .await
+        .unwrap();
+    let by_rest = service.post("/kubevirt/vms/list", &json!({"namespace": "default"})).json();
+    let by_line = virt_steward(&["vm", "list", "-o", "json", "--kubeconfig", kubeconfig], "");
+    assert_eq!(by_rest, json!({"items": listed}));
+    assert_eq!(by_rest, serde_json::from_str::<Value>(&by_line.stdout).unwrap());
+    let detail = library.describe(&VmId::new("default", "by-rest").unwrap()).await.unwrap();
+    assert_eq!(service.get("/kubevirt/vms/default/by-rest").json(), serde_json::to_value(&detail).unwrap());
+
+    let log = service.end();
+    assert!(log.contains("/kubevirt/vms/default/by-rest/start") && log.contains("status=200"), "{log}");
+    assert!(!log.contains("/kubevirt/vms/list"), "reads are not written down: {log}");
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_service_says_what_is_wrong_in_one_form() {
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let service = Service::start(&sandbox.kubeconfig, &[]);
+    for (method, path, body, status, code) in [
+        ("GET", "/kubevirt/vms/default/nobody", "", 404, "not-found"),
+        ("POST", "/kubevirt/vms/default/nobody/start", "{}", 404, "not-found"),
+        ("POST", "/kubevirt/vms/default/Not_A_Name/start", "{}", 400, "invalid-argument"),
+        ("POST", "/kubevirt/vms/default/nobody/start", "{\"pause\": true}", 400, "invalid-argument"),
+        ("POST", "/kubevirt/vms/default/nobody/start", "{", 400, "invalid-argument"),
+        (
+            "POST",
+            "/kubevirt/vms/default/nobody/stop",
+            "{\"wait\": true, \"timeoutSeconds\": 301}",
+            400,
+            "invalid-argument",
+        ),
+        ("POST", "/kubevirt/vms/default", "{\"kind\": \"Pod\"}", 400, "invalid-argument"),
+        ("POST", "/kubevirt/vms/list", "{\"labelSelector\": \"a in (\"}", 400, "invalid-argument"),
+        ("GET", "/nothing", "", 404, "not-found"),
+    ] {
+        let answer = service.ask(method, path, &[], body);
+        assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
+        let problem = answer.json();
+        assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
+        for part in ["title", "detail", "remedy", "type"] {
+            assert!(!text(&problem[part]).is_empty(), "{part} of {problem}");
+        }
+        assert!(answer.head.contains("x-request-id: "), "{}", answer.head);
+    }
+    assert_eq!(service.get("/health").status, 200);
+    assert_eq!(service.get("/status").json()["kubernetes"].as_str().unwrap().chars().next(), Some('v'));
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+    let committed: Value = serde_json::from_str(&std::fs::read_to_string(committed).unwrap()).unwrap();
+    assert_eq!(service.get("/openapi.json").json(), committed);
+    let named = service.ask("GET", "/status", &["X-Request-Id: my-id.1"], "");
+    assert!(named.head.contains("x-request-id: my-id.1"), "{}", named.head);
+    let large = "x".repeat(3 << 20);
+    // the service may answer and close before all of it is sent, which is no answer on some machines
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    let head = format!(
+        "POST /kubevirt/vms/list HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        service.address,
+        large.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 400"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_have_their_own_rights_and_no_more() {
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let service = Service::start(&sandbox.kubeconfig, &["--require-token"]);
+    let denied = service.post("/kubevirt/vms/list", &json!({}));
+    assert_eq!((denied.status, &denied.json()["code"]), (401, &json!("unauthenticated")));
+    let client =
+        ::sandbox::sim::connect(&std::fs::read_to_string(&sandbox.kubeconfig).unwrap()).await.unwrap();
+    let create = async |path: &str, object: Value| -> Value {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        client.request(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap()
+    };
+    create(
+        "/api/v1/namespaces/default/serviceaccounts",
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}}),
+    )
+    .await;
+    let token = create(
+        "/api/v1/namespaces/default/serviceaccounts/reader/token",
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}),
+    )
+    .await;
+    let bearer = format!("Authorization: Bearer {}", token["status"]["token"].as_str().unwrap());
+    let list = || service.ask("POST", "/kubevirt/vms/list", &[&bearer], "{\"namespace\": \"default\"}");
+    let denied = list();
+    assert_eq!((denied.status, &denied.json()["code"]), (403, &json!("forbidden")), "{}", denied.body);
+    assert!(
+        text(&denied.json()["detail"]).contains("system:serviceaccount:default:reader"),
+        "{}",
+        denied.body
+    );
+
+    create("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", json!({"kind": "Role",
+        "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "reader"}, "rules": [{"verbs": ["get", "list"],
+            "apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "virtualmachineinstances"]}]})).await;
+    create(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+        json!({"kind": "RoleBinding",
+        "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}]}),
+    )
+    .await;
+    create("/apis/kubevirt.io/v1/namespaces/default/virtualmachines", vm("web")).await;
+    let seen = list();
+    assert_eq!(seen.status, 200, "{}", seen.body);
+    assert_eq!(seen.json()["items"][0]["name"], "web");
+    let denied = service.ask("POST", "/kubevirt/vms/default/web/start", &[&bearer], "{}");
+    assert_eq!((denied.status, &denied.json()["code"]), (403, &json!("forbidden")), "{}", denied.body);
+    let found = service.ask("GET", "/capabilities?namespace=default", &[&bearer], "").json();
+    let may = |operation: &str| {
+        found["permissions"].as_array().unwrap().iter().find(|one| one["operation"] == operation).unwrap()["allowed"].clone()
+    };
+    assert_eq!((may("list"), may("start")), (json!(true), json!(false)));
+    let wrong = service.ask("POST", "/kubevirt/vms/list", &["Authorization: Bearer no-such-token"], "{}");
+    assert_eq!(wrong.status, 401, "{}", wrong.body);
+
+    // without a token the service acts for its owner, but not for web pages
+    let own = Service::start(&sandbox.kubeconfig, &[]);
+    assert_eq!(own.ask("POST", "/kubevirt/vms/list", &["Origin: https://evil.example"], "{}").status, 403);
+    assert_eq!(own.ask("POST", "/kubevirt/vms/list", &["Host: evil.example"], "{}").status, 403);
+    // and not without end
+    let statuses: Vec<u16> =
+        (0..200).map(|_| own.ask("GET", "/kubevirt/vms/default/Not_A_Name", &[], "").status).collect();
+    assert!(statuses.contains(&400) && statuses.contains(&429), "{statuses:?}");
+}
+
+#[test]
+fn changes_are_followed_as_events() {
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let service = Service::start(&sandbox.kubeconfig, &[]);
+    service.post("/kubevirt/vms/default", &vm("web"));
+    let stream =
+        service.open("GET", "/kubevirt/vms/watch?namespace=default", &["Accept: text/event-stream"], "");
+    stream.set_read_timeout(Some(std::time::Duration::from_mins(1))).unwrap();
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let mut until = |status: &str| {
+        let found = lines
+            .by_ref()
+            .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+        let mut found = found.filter(|change| change["vm"]["status"] == status || change["type"] == status);
+        found.next().unwrap_or_else(|| panic!("the stream ended before {status}"))
+    };
+    until("Stopped");
+    service.post("/kubevirt/vms/default/web/start", &json!({}));
+    assert!(until("Running")["vm"]["node"].is_string());
+    let plan = service.post("/kubevirt/vms/default/web/delete", &json!({}));
+    assert_eq!((plan.status, &plan.json()["disks"][0]["fate"]), (202, &json!("no-data")), "{}", plan.body);
+    until("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_vms_are_listed_in_pages_without_a_request_per_vm() {
+    use futures::TryStreamExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.jsonl");
+    let options = ::sandbox::Options { audit_log: Some(log.clone()), ..::sandbox::Options::default() };
+    let sandbox = ::sandbox::Sandbox::start(options).await.unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, sandbox.kubeconfig()).unwrap();
+    let store = sandbox.api().store.clone();
+    let keep = |plural: &str, object: Value| {
+        let kind = std::sync::Arc::from(format!("{plural}.kubevirt.io"));
+        store.create(&kind, ::sandbox::store::Draft::new(object, &[]).unwrap()).unwrap();
+    };
+    // namespaces whose order depends on whom one asks, and instances for two of three
+    for number in 0..10_000 {
+        let metadata = json!({"namespace": ["a", "a-b", "b"][number % 3], "name": format!("vm-{number}"),
+            "uid": number.to_string(), "creationTimestamp": "2026-11-01T00:00:00Z"});
+        keep(
+            "virtualmachines",
+            json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": metadata, "status": {"printableStatus": "Running"}}),
+        );
+        if number % 3 < 2 {
+            keep(
+                "virtualmachineinstances",
+                json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+                "metadata": metadata, "status": {"nodeName": format!("node-{number}")}}),
+            );
+        }
+    }
+    let library = library(&kubeconfig).await;
+    let start = std::time::Instant::now();
+    let pages = library.list(Selection::default()).await.unwrap();
+    let first = start.elapsed();
+    let pages: Vec<_> = pages.try_collect().await.unwrap();
+    eprintln!("first page after {first:?}, all after {:?}", start.elapsed());
+    assert_eq!(pages.len(), 10_000 / provider::cluster::LIST_PAGE);
+    let vms = pages.concat();
+    assert_eq!(vms.len(), 10_000);
+    for vm in &vms {
+        let number: usize = vm.name.strip_prefix("vm-").unwrap().parse().unwrap();
+        let node = (number % 3 < 2).then(|| format!("node-{number}"));
+        assert_eq!(vm.node, node, "{vm:?}");
+    }
+    sandbox.shutdown().await;
+    let written = std::fs::read_to_string(&log).unwrap();
+    let lists = written
+        .lines()
+        .filter(|line| line.contains("\"ResponseComplete\"") && line.contains("virtualmachine"));
+    assert_eq!(lists.count(), 20 + 14, "pages of VMs and of instances");
+}
