@@ -405,7 +405,8 @@ async fn ten_thousand_vms_are_listed_in_pages_without_a_request_per_vm() {
     };
     // namespaces whose order depends on whom one asks, and instances for two of three
     for number in 0..10_000 {
-        let metadata = json!({"namespace": ["a", "a-b", "b"][number % 3], "name": format!("vm-{number}"),
+        let namespace = ["a", "a-b", "b"][number % 3];
+        let metadata = json!({"namespace": namespace, "name": format!("vm-{number}"),
             "uid": number.to_string(), "creationTimestamp": "2026-11-01T00:00:00Z"});
         keep(
             "virtualmachines",
