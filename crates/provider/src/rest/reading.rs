@@ -16,10 +16,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
-use super::{Caller, Service};
+use super::{Caller, MAX_BODY, Service};
 use crate::select::{Selection, SortBy, sort};
 use crate::view::VmSummary;
 use crate::{Error, Kind};
+
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// A JSON body; an empty one reads as an empty object.
 pub(super) struct Json<T>(pub T);
@@ -36,8 +39,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             kind.to_str()
                 .is_ok_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json"))
         });
-        let bytes = Bytes::from_request(request, state)
+        // what says that it is too large is not waited for
+        let announced = axum::body::HttpBody::size_hint(request.body()).lower();
+        if announced > MAX_BODY as u64 {
+            return Err(wrong(format!("it has {announced} bytes"), "send at most 2 MiB"));
+        }
+        let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state))
             .await
+            .map_err(|_| wrong("it does not come to its end".into(), "send it within 30 seconds"))?
             .map_err(|error| wrong(error.body_text(), "send at most 2 MiB"))?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return serde_json::from_str("{}")
