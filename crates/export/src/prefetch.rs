@@ -144,6 +144,8 @@ impl Prefetch {
 
     /// Ends the fetching; whoever waits for data gets an error.
     pub fn stop(&self) {
+        // Chunks on their way are dropped without a word: whoever waits for one must be told.
+        self.shared.fail(&Error::Stopped);
         self.stop.cancel();
     }
 }
