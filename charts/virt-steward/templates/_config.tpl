@@ -64,6 +64,7 @@ hotplug:
   gate: {{ .Values.hotplug.gate.enabled }}
   heal: {{ .Values.hotplug.heal.enabled }}
 kubernetes:
+  leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:
   logLevel: {{ .Values.logLevel }}

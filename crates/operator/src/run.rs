@@ -20,8 +20,10 @@ use crate::config::{Config, RegisterMode, TlsSource};
 use crate::facts::{self, Reader};
 use crate::hotplug::{self, Steward};
 use crate::kubernetes::{ConnectError, Raw, connect};
+use crate::lease::{Lease, Terms};
 use crate::readiness::Readiness;
 use crate::register::{Reach, Registrar};
+use crate::resize;
 use crate::telemetry::{Exporter, Metrics, MetricsServer, TracesError};
 use crate::tls::{self, Files, Outlet, Resolver, Store};
 use crate::webhook::{Handler, Parts, Server, ServerError};
@@ -131,13 +133,15 @@ impl Operator {
 
         let ending = CancellationToken::new();
         let mut background = facts::spawn(&client, facts, &readiness, &ending);
+        let election = Election::new(&config, &client, &namespace, &clock);
         if config.resize.enabled {
-            let clock = Arc::clone(&clock);
-            background.push(crate::resize::spawn(&client, config.resize.clone(), clock, &ending));
+            let context = resize::context(&client, config.resize.clone(), Arc::clone(&clock));
+            background.push(election.run("resize", &ending, move |stop| resize::run(context.clone(), stop)));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(steward) = steward {
-            background.push(tokio::spawn(hotplug::sweep(steward, ending.clone())));
+            let sweep = move |stop| hotplug::sweep(Arc::clone(&steward), stop);
+            background.push(election.run("hotplug", &ending, sweep));
         }
         if let Some(exporter) = exporter {
             background.push(tokio::spawn(exporter.run(ending.clone())));
@@ -253,6 +257,38 @@ async fn settle(readiness: &Readiness) {
     match footprint::give_back_text() {
         Ok(bytes) => tracing::debug!(bytes, "gave back the text that only the start needed"),
         Err(error) => tracing::debug!(%error, "kept the text that only the start needed"),
+    }
+}
+
+/// Where reconcilers run: on every replica, or with `--leader-elect` on the one that holds their Lease.
+struct Election<'a> {
+    leases: Option<Raw>,
+    namespace: &'a str,
+    clock: &'a Clock,
+}
+
+impl<'a> Election<'a> {
+    fn new(config: &Config, client: &kube::Client, namespace: &'a str, clock: &'a Clock) -> Self {
+        let leases = config.kubernetes.leader_elect.then(|| Raw::new(client.clone()));
+        Self { leases, namespace, clock }
+    }
+
+    /// Runs a reconciler until `stop`; `name` tells its Lease from those of others.
+    fn run<F, W>(&self, name: &str, stop: &CancellationToken, work: W) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send,
+        W: Fn(CancellationToken) -> F + Send + Sync + 'static,
+    {
+        let stop = stop.clone();
+        let Some(leases) = self.leases.clone() else {
+            return tokio::spawn(async move { work(stop).await });
+        };
+        // A pod is known by its name; two programs on one machine by their process as well.
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "virt-steward".into());
+        let me = format!("{host}_{}", std::process::id());
+        let (namespace, name) = (self.namespace.to_owned(), format!("virt-steward-{name}"));
+        let lease = Lease::new(leases, namespace, name, me, Terms::default(), Arc::clone(self.clock));
+        tokio::spawn(async move { lease.lead(&stop, work).await })
     }
 }
 

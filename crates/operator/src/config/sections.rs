@@ -254,7 +254,7 @@ pub struct Kubernetes {
     pub context: Option<String>,
     /// Our own namespace; unset: the pod's, else `virt-steward`.
     pub namespace: Option<String>,
-    /// Accepted for manifests that pass it: webhooks are served by every replica, leader or not.
+    /// Reconcilers run on the replica that holds their Lease. Webhooks are served by every replica.
     pub leader_elect: bool,
     /// Whether Secrets are read when a VM keeps its cloud-init there (needs RBAC).
     pub read_secrets: bool,

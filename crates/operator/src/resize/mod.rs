@@ -6,8 +6,9 @@
 //!  virt-controller's patch ─► /resize ─► resize::hook::review
 //! ```
 //!
-//! Every replica serves the webhook and runs the workers: each write is guarded by what was seen
-//! (resourceVersion, uid), so two replicas that act at once cost a conflict and nothing else.
+//! Every replica serves the webhook. The workers run where the Lease is held; without an election they
+//! run everywhere: each write is guarded by what was seen (resourceVersion, uid), so two replicas
+//! that act at once cost a conflict and nothing else.
 
 mod act;
 mod admit;
@@ -16,29 +17,16 @@ mod watches;
 mod worker;
 
 pub use admit::{PATH, review};
+pub use watches::run;
+pub use worker::Context;
 
 use std::sync::Arc;
-
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Resize;
 use crate::kubernetes::Raw;
 
-/// Starts the reconciler; it ends with `stop`.
-pub fn spawn(
-    client: &kube::Client,
-    config: Resize,
-    clock: Clock,
-    stop: &CancellationToken,
-) -> JoinHandle<()> {
-    let context = worker::Context {
-        api: Raw::new(client.clone()),
-        client: client.clone(),
-        config,
-        clock,
-        owners: Arc::default(),
-    };
-    tokio::spawn(watches::run(context, stop.clone()))
+/// What the reconciler works with.
+pub fn context(client: &kube::Client, config: Resize, clock: Clock) -> Context {
+    Context { api: Raw::new(client.clone()), client: client.clone(), config, clock, owners: Arc::default() }
 }
