@@ -144,11 +144,12 @@ pub fn check(xml: &[u8]) -> Result<(), String> {
     }
     let text =
         std::str::from_utf8(xml).map_err(|_| "XML syntax error on line 1: invalid UTF-8".to_owned())?;
-    roxmltree::Document::parse(text).map(drop).map_err(|error| {
-        let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
-        // what is missing at the end is missed on the last line
-        let what = if error.pos().row >= lines { "unexpected EOF".to_owned() } else { error.to_string() };
-        format!("XML syntax error on line {}: {what}", error.pos().row)
+    roxmltree::Document::parse(text).map(drop).map_err(|error| match error {
+        // has no position of its own: Go stands behind the last byte
+        roxmltree::Error::UnclosedRootNode | roxmltree::Error::UnexpectedEndOfStream => {
+            format!("XML syntax error on line {}: unexpected EOF", 1 + text.matches('\n').count())
+        }
+        error => format!("XML syntax error on line {}: {error}", error.pos().row),
     })
 }
 
