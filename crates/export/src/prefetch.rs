@@ -316,6 +316,9 @@ impl Disk for Prefetch {
     /// Waits for the chunk at `offset` and goes on while chunks are zero.
     fn next_data(&self, offset: u64) -> image::Result<Option<Range<u64>>> {
         let size = self.shared.size;
+        if offset >= size {
+            return Ok(None); // the last chunk may be a short one, and this behind its end
+        }
         let mut state = self.shared.state.lock();
         let mut number = offset / CHUNK;
         while number * CHUNK < size {
@@ -418,7 +421,7 @@ mod tests {
         let chunk = usize::try_from(CHUNK).unwrap();
         let mut data = vec![0; 5 * chunk + 77];
         for (at, byte) in data.iter_mut().enumerate() {
-            if (at / chunk).is_multiple_of(2) {
+            if (at / chunk).is_multiple_of(2) || at / chunk == 5 {
                 *byte = u8::try_from(at % 253).unwrap();
             }
         }
@@ -443,8 +446,19 @@ mod tests {
         });
         assert!(read.await.unwrap() == source.data);
         let sums = disk.take_sums(u64::MAX);
-        assert_eq!(sums.0.keys().copied().collect::<Vec<_>>(), [0, 2, 4], "zeros have no digest");
+        assert_eq!(sums.0.keys().copied().collect::<Vec<_>>(), [0, 2, 4, 5], "zeros have no digest");
         sums.verify("disk", &image::MemoryDisk(source.data.clone()), source.size()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn behind_the_end_of_a_short_last_chunk_there_is_nothing() {
+        let disk = Prefetch::start(flaky(true), 0, Window::default());
+        let read = tokio::task::spawn_blocking(move || {
+            (disk.next_data(disk.size() - 10).unwrap(), disk.next_data(disk.size()).unwrap(), disk.size())
+        });
+        let (last, behind, size) = read.await.unwrap();
+        assert_eq!(last, Some(size - 10..size));
+        assert_eq!(behind, None);
     }
 
     #[tokio::test(flavor = "multi_thread")]
