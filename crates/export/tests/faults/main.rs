@@ -1,0 +1,209 @@
+//! Exports through hundreds of random faults: the result is bit for bit what the source holds, or
+//! there is an error that says what went wrong, and the next run goes on from there. Never is there
+//! a file under its final name that is not whole.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
+
+mod server;
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use export::machine::VmVolume;
+use export::run::{Event, ExportDisk, Job, Settings, Target, to_directory};
+use export::source::Source;
+use export::source::http::HttpSource;
+use export::{Error, Window};
+use futures::StreamExt as _;
+use image::MemoryDisk;
+use image::qcow2::Compression;
+use server::Server;
+use tokio_util::sync::CancellationToken;
+
+const MIB: usize = 1 << 20;
+
+/// Random numbers that a seed decides, for many tasks.
+struct Dice(AtomicU64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// splitmix64
+    fn below(&self, limit: u64) -> u64 {
+        let state =
+            self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// 64 KiB that cannot be compressed much.
+fn noise(dice: &Dice) -> Vec<u8> {
+    (0..8192).flat_map(|_| dice.below(u64::MAX).to_le_bytes()).collect()
+}
+
+/// A disk of some MiB and an odd rest: data, holes, data.
+fn content(dice: &Dice) -> Vec<u8> {
+    let size = 4 * MIB + 512 * usize::try_from(1 + dice.below(2000)).unwrap();
+    let mut data = vec![0; size];
+    let noise = noise(dice);
+    for piece in data.chunks_exact_mut(noise.len()) {
+        match dice.below(4) {
+            0 | 1 => {}
+            2 => piece.fill(u8::try_from(dice.below(255)).unwrap() + 1),
+            _ => piece.copy_from_slice(&noise),
+        }
+    }
+    data
+}
+
+async fn job(server: &Arc<Server>) -> export::Result<Job> {
+    let source = HttpSource::open("volume root", "root", server.clone()).await?;
+    let source: Arc<dyn Source> = Arc::new(source);
+    let disks = vec![ExportDisk { volume: VmVolume::plain("root"), source }];
+    Ok(Job {
+        name: "vm".into(),
+        source: "VirtualMachine ns/vm".into(),
+        vm: serde_json::Value::Null,
+        vmi: None,
+        disks,
+    })
+}
+
+fn settings(target: Target, dice: &Dice, attempt: u32) -> Settings {
+    // Few tries make errors reach the surface; they are more in later runs, so that the test ends.
+    let window = Window { chunks: 3, tries: 1 + attempt * 2, ..Window::default() };
+    let compression = [Compression::None, Compression::Zstd][usize::try_from(dice.below(2)).unwrap()];
+    let compression = if target == Target::Qcow2 { compression } else { Compression::None };
+    Settings {
+        compression,
+        window,
+        level: Some(1),
+        resume: attempt > 0,
+        checkpoint_bytes: MIB as u64,
+        verify: dice.below(2) == 0,
+        ..Settings::new(target)
+    }
+}
+
+fn image_of(target: Target, path: &Path) -> image::Result<Box<dyn image::Disk>> {
+    let file = std::fs::File::open(path).unwrap();
+    if target == Target::Ova {
+        let package = image::ovf::Package::open_archive(Arc::new(file))?;
+        assert_eq!(package.check_manifest()?, Vec::<String>::new());
+        return Ok(package.disk(0)?.unwrap().disk);
+    }
+    Ok(image::open(file)?.0)
+}
+
+/// What a kill leaves: a torn line in the journal, and bytes behind the last checkpoint.
+fn tear(directory: &Path, dice: &Dice) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.to_string_lossy().into_owned();
+        if name.ends_with(".journal") {
+            let length = std::fs::metadata(&path).unwrap().len();
+            let torn = length.saturating_sub(dice.below(40));
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
+        } else if name.ends_with(".partial") {
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(&vec![0xaa; usize::try_from(dice.below(100_000)).unwrap()]).unwrap();
+        }
+    }
+}
+
+/// One export to a directory, again and again until it succeeds: how often it failed, and how many
+/// faults it met.
+async fn directory_case(seed: u64) -> (u32, u64) {
+    let dice = Dice::new(seed);
+    let original = content(&dice);
+    let targets = [Target::Raw, Target::Qcow2, Target::Vmdk, Target::Ova];
+    let target = targets[usize::try_from(dice.below(4)).unwrap()];
+    let server = Server::start(original.clone(), seed, 40).await;
+    let dir = tempfile::tempdir().unwrap();
+    let name =
+        if target == Target::Ova { "vm.ova".into() } else { format!("vm-root.{}", target.extension()) };
+    let result = dir.path().join(&name);
+    let compression = Dice::new(seed);
+    let full = dice.below(8) == 0 && target != Target::Raw;
+    if full {
+        // The first run finds a full disk.
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(format!("{name}.partial"))).unwrap();
+    }
+    for attempt in 0..40 {
+        let stop = CancellationToken::new();
+        let killed = dice.below(3) == 0 && attempt < 6;
+        let after = dice.below(5 * MIB as u64);
+        let token = stop.clone();
+        let listener: export::run::Listener = Arc::new(move |event| {
+            if let Event::Progress { done, .. } = event
+                && killed
+                && done >= after
+            {
+                token.cancel();
+            }
+        });
+        let mut settings = settings(target, &dice, attempt);
+        settings.compression =
+            if target == Target::Qcow2 && compression.0.load(Ordering::SeqCst).is_multiple_of(2) {
+                Compression::Zstd
+            } else {
+                Compression::None
+            };
+        let outcome = match job(&server).await {
+            Ok(job) => to_directory(&job, dir.path(), &settings, listener, stop).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(report) => {
+                assert!(!full || attempt > 0, "seed {seed}: it fitted into a full disk");
+                let image = image_of(target, &result).unwrap();
+                let difference = image::compare(&MemoryDisk(original), &*image).unwrap();
+                assert_eq!(difference, None, "seed {seed}: {target:?} is not what the source holds");
+                assert_eq!(report.files[0].size, std::fs::metadata(&result).unwrap().len());
+                return (attempt, server.faults.load(Ordering::SeqCst));
+            }
+            Err(error) => {
+                assert!(!result.exists(), "seed {seed}: a failed export has its final name");
+                let text = error.to_string();
+                assert!(
+                    matches!(error, Error::Stopped) || text.len() > 20,
+                    "seed {seed}: `{text}` says nothing"
+                );
+                if full && attempt == 0 && text.contains("space") {
+                    assert!(text.contains("No space left"), "seed {seed}: {text}");
+                }
+            }
+        }
+        if full && attempt == 0 {
+            std::fs::remove_file(dir.path().join(format!("{name}.partial"))).unwrap();
+        }
+        if dice.below(2) == 0 {
+            tear(dir.path(), &dice);
+        }
+        if attempt > 4 {
+            server.percent.store(10, Ordering::SeqCst);
+        }
+    }
+    panic!("seed {seed}: it never succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_random_faults_end_bit_exact_or_with_an_error_to_go_on_from() {
+    let cases = (0..200_u64).map(|seed| async move {
+        let ended = tokio::time::timeout(Duration::from_mins(20), directory_case(seed)).await;
+        ended.unwrap_or_else(|_| panic!("seed {seed} hangs"))
+    });
+    let ended: Vec<(u32, u64)> = futures::stream::iter(cases).buffer_unordered(24).collect().await;
+    let failed: u32 = ended.iter().map(|(failed, _)| failed).sum();
+    let faults: u64 = ended.iter().map(|(_, faults)| faults).sum();
+    eprintln!("200 exports met {faults} faults of the server; {failed} runs failed before all were whole");
+    assert!(failed >= 100 && faults >= 200, "{failed} failed runs, {faults} faults: they are too tame");
+}
