@@ -420,7 +420,7 @@ impl Steward {
         let at = hotplug::view::rfc3339(denial.since);
         let event = json!({
             "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "HotplugGuardDenied",
-            "metadata": {"generateName": format!("{}.", pod.name), "namespace": ask.namespace},
+            "metadata": {"generateName": format!("{}-", pod.name), "namespace": ask.namespace},
             "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "namespace": ask.namespace, "uid": pod.uid},
             "message": denial.message(&ask.name()),
             "source": {"component": "virt-steward"},
