@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::export::run::{self, Report, Settings, Target};
+use ::export::store::{Credentials, Location, Store};
 use ::export::{Error, Throttle, Window};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -27,12 +28,14 @@ use crate::shutdown;
   virt-steward export shop/web --format ova --output . --verify
   virt-steward export --provider kubevirt --vm default/my-vm --output /backups
   virt-steward export web --snapshot nightly --format vmdk --output - | ssh esxi 'cat > web.vmdk'
+  virt-steward export web --format ova --output s3://backups/nightly
   virt-steward export web --output /backups --resume
   virt-steward export web --output /backups --dry-run
   virt-steward export --file /dev/vg0/web --format qcow2 --output /backups
 
 While an export runs, results are named NAME.partial beside a journal; after a failure, or a kill,
 --resume goes on from the last checkpoint. When all is whole, NAME.export.json holds the digests.
+Keys of stores come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GS_…, HMAC keys).
 
 Exit status: 0 done, 1 failed, 2 the pre-flight found something that would make it fail.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
@@ -64,8 +67,9 @@ pub struct Args {
     /// The compressor's level: deflate 1-9 (vmdk 1-12), zstd 1-19
     #[arg(long)]
     level: Option<i32>,
-    /// A directory, or `-` for standard output (raw, vmdk, ova)
-    #[arg(short = 'O', long, value_name = "DIRECTORY|-")]
+    /// A directory, a store as `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX` (with `?endpoint=URL` for
+    /// other servers), or `-` for standard output (raw, vmdk, ova)
+    #[arg(short = 'O', long, value_name = "DIRECTORY|URL|-")]
     output: String,
     /// The beginning of file names; by default the VM's name
     #[arg(long)]
@@ -168,6 +172,18 @@ impl Args {
         self.output == "-"
     }
 
+    /// The store that the output names, if it is one.
+    fn store(&self) -> Result<Option<Arc<Store>>> {
+        if !self.output.contains("://") {
+            return Ok(None);
+        }
+        let env = |name: &str| std::env::var(name).ok();
+        let store = Location::parse(&self.output, &env)
+            .and_then(|location| Store::new(location, Credentials::read(&self.output, &env)?));
+        let remedy = "give s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, and keys in the environment";
+        Ok(Some(Arc::new(store.map_err(|error| Problem::new("choosing the store", error, remedy))?)))
+    }
+
     fn settings(&self) -> Result<Settings> {
         let qcow2 = self.format == FormatName::Qcow2;
         let compression = match self.compress {
@@ -204,6 +220,7 @@ impl Args {
 /// Exports, or says whether it would work.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let settings = args.settings()?;
+    let store = args.store()?;
     let subject = subject::find(&args).await?;
     let findings = preflight::look(&args, &subject, args.target()).await?;
     if args.dry_run {
@@ -222,6 +239,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let outcome = if args.pipe() {
         let sink = BufWriter::with_capacity(1 << 20, std::io::stdout());
         run::to_pipe(&opened.job, sink, &settings, listener, stop).await
+    } else if let Some(store) = store {
+        run::to_store(&opened.job, store, &settings, listener, stop).await
     } else {
         run::to_directory(&opened.job, Path::new(&args.output), &settings, listener, stop).await
     };
@@ -243,7 +262,7 @@ fn failed(args: &Args, source: &str, error: &Error) -> Problem {
         Error::Journal { .. } | Error::Request(_) => "see above",
         _ if args.pipe() => "what went into the pipe is no image: export again",
         Error::SizeChanged { .. } | Error::Verify { .. } => "export again with --force; export a snapshot",
-        _ => "the same command with --resume goes on from the last checkpoint",
+        _ => "the same command with --resume goes on from there",
     };
     Problem::new(format!("exporting {source}"), error, remedy)
 }

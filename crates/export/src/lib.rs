@@ -4,7 +4,7 @@
 //!  source (async)            image (threads)                       sink
 //!  export server, ranges ─┐                                      ┌─ directory: NAME.partial, renamed
 //!  file, block device    ─┼─► Prefetch ─► pipeline: leave out ───┼─ standard output
-//!                         │   a window     zeros, compress,      └─ object store: parts in parallel
+//!                         │   a window     zeros, compress,      └─ S3 store: parts in parallel
 //!                         │   of chunks    put in order
 //!                         └── SHA-256 of each chunk ──► journal, fsynced ──► goes on after a crash
 //! ```
@@ -22,6 +22,7 @@ pub mod preflight;
 mod retry;
 pub mod run;
 pub mod source;
+pub mod store;
 pub mod sums;
 mod throttle;
 

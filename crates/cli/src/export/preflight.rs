@@ -49,7 +49,7 @@ pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<
             (args.name.clone().unwrap_or_else(|| vm.name.clone()), names)
         }
     };
-    if !args.pipe() {
+    if !args.pipe() && !args.output.contains("://") {
         of_directory(Path::new(&args.output), &name, &volumes, target, &mut facts)?;
     }
     Ok(check(&facts, target))

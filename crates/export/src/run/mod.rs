@@ -4,6 +4,7 @@ mod directory;
 mod follow;
 mod report;
 mod stream;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::{Error, Result, Window};
 pub use directory::to_directory;
 pub use report::{DiskReport, FileReport, Report};
 pub use stream::to_pipe;
+pub use upload::to_store;
 
 /// What comes out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

@@ -102,17 +102,7 @@ async fn ova<W: Write + Send + 'static>(
     for message in &warnings {
         listener(Event::Warning { message: message.clone() });
     }
-    let twice: Vec<Twice> = job
-        .disks
-        .iter()
-        .map(|disk| Twice {
-            disk: disk.clone(),
-            window: settings.window.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            pass: parking_lot::Mutex::default(),
-            stop: stop.clone(),
-        })
-        .collect();
+    let twice = Twice::all(job, settings, &stop);
     let options = settings.options("disk.vmdk");
     let (stem, vm, name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
     let with_vm = !job.vm.is_null();
@@ -147,7 +137,7 @@ async fn ova<W: Write + Send + 'static>(
 }
 
 /// A disk that is fetched again from the start when it is read again from the start.
-struct Twice {
+pub(super) struct Twice {
     disk: super::ExportDisk,
     window: crate::Window,
     runtime: tokio::runtime::Handle,
@@ -156,6 +146,18 @@ struct Twice {
 }
 
 impl Twice {
+    /// The disks of a job.
+    pub fn all(job: &Job, settings: &Settings, stop: &CancellationToken) -> Vec<Self> {
+        let disks = job.disks.iter().map(|disk| Self {
+            disk: disk.clone(),
+            window: settings.window.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            pass: parking_lot::Mutex::default(),
+            stop: stop.clone(),
+        });
+        disks.collect()
+    }
+
     fn pass(&self, offset: u64, begin: bool) -> Arc<Prefetch> {
         let mut pass = self.pass.lock();
         match &mut *pass {
@@ -179,7 +181,8 @@ impl Twice {
         }
     }
 
-    fn sums(&self) -> Sums {
+    /// The digests of what was read in the last pass.
+    pub fn sums(&self) -> Sums {
         self.pass.lock().as_ref().map(|(prefetch, _)| prefetch.take_sums(u64::MAX)).unwrap_or_default()
     }
 }

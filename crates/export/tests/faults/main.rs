@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod s3;
 mod server;
 
 use std::fs::OpenOptions;
@@ -14,9 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use export::machine::VmVolume;
-use export::run::{Event, ExportDisk, Job, Settings, Target, to_directory};
+use export::run::{Event, ExportDisk, Job, Settings, Target, to_directory, to_store};
 use export::source::Source;
-use export::source::http::HttpSource;
+use export::source::http::{HttpSource, Secret};
+use export::store::{Credentials, Location};
 use export::{Error, Window};
 use futures::StreamExt as _;
 use image::MemoryDisk;
@@ -195,10 +197,53 @@ async fn directory_case(seed: u64) -> (u32, u64) {
     panic!("seed {seed}: it never succeeded");
 }
 
+/// The same into a store.
+async fn store_case(seed: u64) -> (u32, u64) {
+    let dice = Dice::new(seed);
+    let original = content(&dice);
+    let target =
+        [Target::Qcow2, Target::Vmdk, Target::Ova, Target::Raw][usize::try_from(dice.below(4)).unwrap()];
+    let server = Server::start(original.clone(), seed, 20).await;
+    let (backend, endpoint) = s3::Store::start(seed, 20).await;
+    let url = format!("s3://bucket/backups?endpoint={endpoint}");
+    let location = Location::parse(&url, &|_| None).unwrap();
+    let keys = || Credentials { id: "test".into(), secret: Secret("secret".into()), session: None };
+    let name =
+        if target == Target::Ova { "vm.ova".into() } else { format!("vm-root.{}", target.extension()) };
+    let key = format!("backups/{name}");
+    for attempt in 0..40 {
+        let store = Arc::new(export::store::Store::new(location.clone(), keys()).unwrap());
+        let settings = Settings { verify: true, ..settings(target, &dice, attempt) };
+        let outcome = match job(&server).await {
+            Ok(job) => to_store(&job, store, &settings, Arc::new(|_| {}), CancellationToken::new()).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(_) => {
+                let object = backend.object(&key).unwrap().to_vec();
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("object");
+                std::fs::write(&path, &object).unwrap();
+                let image = image_of(target, &path).unwrap();
+                let difference = image::compare(&MemoryDisk(original), &*image).unwrap();
+                assert_eq!(difference, None, "seed {seed}: {target:?} is not what the source holds");
+                return (attempt, server.faults.load(Ordering::SeqCst));
+            }
+            Err(error) => assert!(error.to_string().len() > 20, "seed {seed}: `{error}` says nothing"),
+        }
+        if attempt > 3 {
+            backend.percent.store(5, Ordering::SeqCst);
+            server.percent.store(5, Ordering::SeqCst);
+        }
+    }
+    panic!("seed {seed}: it never succeeded");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_random_faults_end_bit_exact_or_with_an_error_to_go_on_from() {
     let cases = (0..200_u64).map(|seed| async move {
-        let ended = tokio::time::timeout(Duration::from_mins(20), directory_case(seed)).await;
+        let case = async { if seed % 4 == 3 { store_case(seed).await } else { directory_case(seed).await } };
+        let ended = tokio::time::timeout(Duration::from_mins(20), case).await;
         ended.unwrap_or_else(|_| panic!("seed {seed} hangs"))
     });
     let ended: Vec<(u32, u64)> = futures::stream::iter(cases).buffer_unordered(24).collect().await;
@@ -206,4 +251,41 @@ async fn two_hundred_random_faults_end_bit_exact_or_with_an_error_to_go_on_from(
     let faults: u64 = ended.iter().map(|(_, faults)| faults).sum();
     eprintln!("200 exports met {faults} faults of the server; {failed} runs failed before all were whole");
     assert!(failed >= 100 && faults >= 200, "{failed} failed runs, {faults} faults: they are too tame");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_a_store_has_are_not_sent_again() {
+    let dice = Dice::new(1);
+    let noise = noise(&dice);
+    let mut original = vec![0; 40 * MIB];
+    original.chunks_exact_mut(noise.len()).for_each(|piece| piece.copy_from_slice(&noise));
+    let server = Server::start(original.clone(), 1, 0).await;
+    let (backend, endpoint) = s3::Store::start(1, 0).await;
+    let location = Location::parse(&format!("s3://bucket?endpoint={endpoint}"), &|_| None).unwrap();
+    let keys = Credentials { id: "test".into(), secret: Secret("secret".into()), session: None };
+    let store = Arc::new(export::store::Store::new(location, keys).unwrap());
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let listener: export::run::Listener = Arc::new(move |event| {
+        // By then part 1 waits for its header, and parts 2 to 4 are there or on their way.
+        if matches!(event, Event::Progress { done, .. } if done >= 36 * MIB as u64) {
+            token.cancel();
+        }
+    });
+    let settings = Settings::new(Target::Qcow2);
+    let stopped = to_store(&job(&server).await.unwrap(), store.clone(), &settings, listener, stop).await;
+    assert!(stopped.is_err());
+    assert_eq!(backend.unfinished(), 1, "what was uploaded is left to be used again");
+    let before = backend.parts.load(Ordering::SeqCst);
+    let settings = Settings { resume: true, verify: true, ..settings };
+    let again = CancellationToken::new();
+    to_store(&job(&server).await.unwrap(), store, &settings, Arc::new(|_| {}), again).await.unwrap();
+    let sent = backend.parts.load(Ordering::SeqCst) - before;
+    // 40 MiB and tables are 6 parts of 8 MiB, three of which were there.
+    assert_eq!((before, sent), (3, 3), "parts sent before and after");
+    assert_eq!(backend.unfinished(), 0);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("object"), backend.object("vm-root.qcow2").unwrap()).unwrap();
+    let image = image_of(Target::Qcow2, &dir.path().join("object")).unwrap();
+    assert_eq!(image::compare(&MemoryDisk(original), &*image).unwrap(), None);
 }
