@@ -22,13 +22,14 @@ impl Provider {
         })
     }
 
-    /// Carries a plan out. The VM goes only if it is still the one that the plan was made for; disks that
+    /// Carries a plan out. The VM goes only if it is still the one that the plan was made for, whatever has
+    /// become of its status since (a resourceVersion would be stale within a second of a start); disks that
     /// go by name are deleted after it, and stay until no pod uses them.
     pub async fn delete(&self, vm: &VmId, plan: &Plan, dry_run: bool) -> Result<(), Error> {
         let doing = format!("deleting VM `{vm}`");
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1",
             "propagationPolicy": if plan.orphan { "Orphan" } else { "Background" },
-            "preconditions": {"uid": plan.uid, "resourceVersion": plan.resource_version}});
+            "preconditions": {"uid": plan.uid}});
         let path = format!("{}{}", VMS.of(vm), dry(dry_run));
         self.write(Method::DELETE, &path, "application/json", &options, &doing).await?;
         for disk in plan.disks.iter().filter(|disk| disk.fate == Fate::Deleted && disk.by_name) {
