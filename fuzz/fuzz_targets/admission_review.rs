@@ -25,6 +25,7 @@ static SERVER: LazyLock<(Runtime, Handler)> = LazyLock::new(|| {
         reader: Reader::offline(),
         readiness: Arc::new(Readiness::new(Arc::new(Resolver::default()), operator::system_clock())),
         metrics: Arc::new(Metrics::new("fuzz")),
+        steward: None,
         tracer: None,
     };
     (runtime, Handler::new(&Config::default(), parts))
