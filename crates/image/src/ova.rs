@@ -7,7 +7,7 @@
 //!
 //! A tar header states the size of what follows, and the descriptor in front states the sizes of
 //! the disks: both are known when the disks were written. A sink that can seek is patched at the
-//! end ([`OvaWriter::patch`]); for any other sink the disks are measured by a first pass, and the
+//! end; for any other sink the disks are measured by a first pass, and the
 //! second one states what the first one found. The content is the same either way.
 
 use std::io::{Seek, SeekFrom, Write};
