@@ -41,6 +41,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
   virt-steward sandbox --demo
   virt-steward sandbox --nodes 10 --vms 500 --kubeconfig-out ./kubeconfig
   virt-steward sandbox --port 6443 --seed 7 --no-operator
+  virt-steward sandbox --kubevirt-version 1.6 --vms 3 --kubeconfig-out ./kubeconfig
   virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
   virt-steward sandbox --vms 1 --resize --kubeconfig-out ./kubeconfig
@@ -83,6 +84,10 @@ pub struct Args {
     /// The program virt-steward-hook, run as a process for each sidecar container with its image; otherwise the one beside this program, if there is one
     #[arg(long, value_name = "FILE")]
     hook_binary: Option<PathBuf>,
+
+    /// The release of KubeVirt that is simulated: 1.3 to 1.9, or main
+    #[arg(long, value_name = "VERSION", default_value = "1.9")]
+    kubevirt_version: ::sandbox::sim::Release,
 
     /// What goes wrong once the cluster stands; see `virt-steward sandbox fault add --help`; can be given again
     #[arg(long, value_name = "FAULT")]
@@ -138,6 +143,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        release: args.kubevirt_version,
         kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
         faults: args.fault.clone(),
     };

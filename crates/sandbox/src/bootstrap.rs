@@ -23,7 +23,7 @@ pub fn fill(api: &Api, options: &Options) -> Result<(), Error> {
     }
     objects.push(authentication(&api.ca));
     objects.extend(auth::bootstrap_objects());
-    objects.extend(definitions(options.crds.as_deref())?);
+    objects.extend(definitions(options)?);
     for value in [("system-cluster-critical", 2_000_000_000_i64), ("system-node-critical", 2_000_001_000)] {
         objects.push(json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
             "metadata": {"name": value.0}, "value": value.1, "preemptionPolicy": "PreemptLowerPriority"}));
@@ -60,9 +60,10 @@ fn write(api: &Api, object: &Value) -> Result<(), Error> {
 }
 
 /// The built-in definitions, those of the same name replaced by the ones in `directory`.
-fn definitions(directory: Option<&Path>) -> Result<Vec<Value>, Error> {
-    let mut all = kubevirt::definitions().map_err(|error| Error::Bootstrap(error.to_string()))?;
-    let Some(directory) = directory else { return Ok(all) };
+fn definitions(options: &Options) -> Result<Vec<Value>, Error> {
+    let mut all =
+        kubevirt::definitions(options.release).map_err(|error| Error::Bootstrap(error.to_string()))?;
+    let Some(directory) = options.crds.as_deref() else { return Ok(all) };
     for file in files(directory)? {
         for definition in read(&file)? {
             all.retain(|known| known["metadata"]["name"] != definition["metadata"]["name"]);

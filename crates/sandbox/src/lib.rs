@@ -61,6 +61,8 @@ pub struct Options {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<PathBuf>,
+    /// The release of `KubeVirt` that is simulated.
+    pub release: sim::Release,
     /// What goes wrong once everything stands.
     pub faults: Vec<faults::Fault>,
 }
@@ -77,6 +79,7 @@ impl Default for Options {
             audit_log: None,
             hook_binary: None,
             kubelet_root: None,
+            release: sim::Release::default(),
             faults: Vec::new(),
         }
     }

@@ -4,15 +4,46 @@
 
 use serde_json::{Value, json};
 
+use crate::sim::Release;
+
 const KUBEVIRT: &str = include_str!("kubevirt.json");
 const HARVESTER: &str = include_str!("harvester.json");
 
-/// `CustomResourceDefinitions` of KubeVirt, CDI, volume snapshots and network attachments.
+/// `CustomResourceDefinitions` of KubeVirt, CDI, volume snapshots and network attachments, as a release
+/// brings them.
 ///
 /// # Errors
 /// When the embedded table is no JSON, which a test rules out.
-pub fn definitions() -> Result<Vec<Value>, serde_json::Error> {
-    expand(KUBEVIRT)
+pub fn definitions(release: Release) -> Result<Vec<Value>, serde_json::Error> {
+    let mut all = expand(KUBEVIRT)?;
+    all.retain(|definition| match definition["spec"]["group"].as_str() {
+        Some("backup.kubevirt.io") => release.serves_backups(),
+        Some("template.kubevirt.io") => release.serves_templates(),
+        Some("plugin.kubevirt.io") => release.serves_plugins(),
+        _ => true,
+    });
+    for definition in &mut all {
+        match definition["spec"]["group"].as_str() {
+            Some("export.kubevirt.io") if !release.serves_export_v1() => {
+                keep_version(definition, "v1beta1");
+            }
+            Some("clone.kubevirt.io") if !release.serves_clone_v1beta1() => {
+                keep_version(definition, "v1alpha1");
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+/// A definition that serves one of its versions alone.
+fn keep_version(definition: &mut Value, name: &str) {
+    if let Some(versions) = definition["spec"]["versions"].as_array_mut() {
+        versions.retain(|version| version["name"] == name);
+        for version in versions {
+            version["storage"] = true.into();
+        }
+    }
 }
 
 /// Those of Harvester's PCI devices, which a cluster may lack.
@@ -53,7 +84,7 @@ mod tests {
     #[test]
     fn every_definition_can_be_served() {
         let registry = Registry::new();
-        for definition in definitions().unwrap().iter().chain(&harvester().unwrap()) {
+        for definition in definitions(Release::default()).unwrap().iter().chain(&harvester().unwrap()) {
             registry.define(definition).unwrap();
         }
         let kinds = registry.kinds();
@@ -61,5 +92,28 @@ mod tests {
         assert_eq!(vm.short_names, ["vm", "vms"]);
         assert!(vm.subresource("status").is_some());
         assert!(kinds.find("devices.harvesterhci.io", "v1beta1", "pcidevices").is_some());
+    }
+
+    #[test]
+    fn older_releases_serve_what_they_had() {
+        let served = |release, group, plural| {
+            let all = definitions(release).unwrap();
+            let found = all
+                .iter()
+                .find(|one| one["spec"]["group"] == group && one["spec"]["names"]["plural"] == plural);
+            found.map_or(vec![], |one| {
+                let versions = one["spec"]["versions"].as_array().unwrap();
+                versions.iter().map(|version| version["name"].as_str().unwrap().to_owned()).collect()
+            })
+        };
+        for (release, group, plural, versions) in [
+            (Release::V1_9, "export.kubevirt.io", "virtualmachineexports", &["v1beta1", "v1"][..]),
+            (Release::V1_8, "export.kubevirt.io", "virtualmachineexports", &["v1beta1"][..]),
+            (Release::V1_3, "clone.kubevirt.io", "virtualmachineclones", &["v1alpha1"][..]),
+            (Release::V1_6, "backup.kubevirt.io", "virtualmachinebackups", &[][..]),
+            (Release::V1_7, "backup.kubevirt.io", "virtualmachinebackups", &["v1alpha1"][..]),
+        ] {
+            assert_eq!(served(release, group, plural), versions, "{release} {plural}");
+        }
     }
 }

@@ -12,8 +12,6 @@ use super::resource::{
     SERVICE_ACCOUNTS, VMS,
 };
 
-/// The version of `KubeVirt` that is simulated.
-pub const KUBEVIRT_VERSION: &str = "v1.9.0";
 /// How many VMs are created at once.
 const CREATORS: usize = 16;
 
@@ -178,7 +176,7 @@ fn kubevirt(config: &SimConfig) -> Value {
     let version = |prefix: &str| {
         [
             (format!("{prefix}KubeVirtRegistry"), "quay.io/kubevirt"),
-            (format!("{prefix}KubeVirtVersion"), KUBEVIRT_VERSION),
+            (format!("{prefix}KubeVirtVersion"), config.release.tag()),
         ]
     };
     let mut status = json!({
@@ -186,7 +184,7 @@ fn kubevirt(config: &SimConfig) -> Value {
         "defaultArchitecture": "amd64",
         "generations": [],
         "observedGeneration": 1,
-        "operatorVersion": KUBEVIRT_VERSION,
+        "operatorVersion": config.release.tag(),
         "outdatedVirtualMachineInstanceWorkloads": 0,
         "conditions": [
             {"type": "Available", "status": "True", "reason": "AllComponentsReady", "message": "All components are ready."},

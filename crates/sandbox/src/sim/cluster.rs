@@ -6,12 +6,15 @@ use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::Value;
 
 use super::json::text;
+use super::version::Release;
 use super::virt_controller::migration::policy;
 
 /// The cluster's configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterConfig {
     kubevirt: Value,
+    /// The release that the object reports.
+    pub release: Release,
     /// Resource names of `permittedHostDevices`; `None`: nothing is said, nothing is checked.
     pub permitted: Option<HashSet<String>>,
     /// `status.defaultArchitecture`; empty: every VM without one is refused.
@@ -43,6 +46,7 @@ impl ClusterConfig {
         let checked = configuration.get("permittedHostDevices").is_some_and(Value::is_object);
         Self {
             kubevirt: kubevirt.clone(),
+            release: Release::of(text(kubevirt, "/status/observedKubeVirtVersion")),
             permitted: checked
                 .then(|| view.permitted_devices().map(|device| device.resource_name.to_owned()).collect()),
             default_architecture: view.default_architecture().unwrap_or_default().to_owned(),

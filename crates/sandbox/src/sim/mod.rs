@@ -37,6 +37,7 @@ mod queue;
 mod requests;
 mod resource;
 mod scheduler;
+pub mod version;
 mod virt_api;
 mod virt_controller;
 mod virt_handler;
@@ -59,6 +60,7 @@ use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
 pub use nodes::Nodes;
+pub use version::Release;
 use virt_api::VirtApi;
 use virt_controller::{Caches, VirtController};
 use virt_handler::VirtHandler;
@@ -107,6 +109,8 @@ pub struct SimConfig {
     pub node_memory_gib: u32,
     /// How many pods each node takes.
     pub node_pods: u32,
+    /// The release of `KubeVirt` that is simulated.
+    pub release: Release,
     /// Feature gates in the `KubeVirt` object, beside those that are on anyway.
     pub feature_gates: Vec<String>,
     /// Devices that the `KubeVirt` object permits at first.
@@ -133,6 +137,7 @@ impl Default for SimConfig {
             node_cpus: 128,
             node_memory_gib: 2048,
             node_pods: 600,
+            release: Release::default(),
             feature_gates: vec!["HostDevices".into(), "Sidecar".into()],
             devices: vec![
                 device("nvidia.com/TU104GL_Tesla_T4", "10DE:1EB8"),
@@ -157,6 +162,7 @@ impl SimConfig {
             nodes,
             vms: count(options.vms),
             seed: options.seed,
+            release: options.release,
             node_pods: grown(default.node_pods, 1),
             node_cpus: grown(default.node_cpus, 1),
             node_memory_gib: grown(default.node_memory_gib, 3),
@@ -319,9 +325,10 @@ impl Simulation {
         *simulation.controller() = Some(controller);
         let sources = (&caches.vms, &caches.vmis);
         let disks = (simulation.disks.path().to_path_buf(), config.seed);
-        simulation.exports = Some(export::start(writer.clone(), sources, disks, &stop).await?);
+        simulation.exports =
+            Some(export::start(writer.clone(), sources, disks, config.release, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
-        VirtApi::start(&client, &caches.kubevirts, nodes, &stop).await?;
+        VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)

@@ -86,6 +86,9 @@ pub static CLAIMS: Resource = Resource::core("persistentvolumeclaims", "Persiste
 pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
 pub static EXPORTS: Resource =
     Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");
+/// Before v1.9.
+pub static EXPORTS_V1BETA1: Resource =
+    Resource::new("export.kubevirt.io", "v1beta1", "virtualmachineexports", "VirtualMachineExport");
 pub static SNAPSHOTS: Resource =
     Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinesnapshots", "VirtualMachineSnapshot");
 pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");

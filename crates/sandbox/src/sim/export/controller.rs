@@ -13,7 +13,8 @@ use super::super::client::{Client, ClientError};
 use super::super::identity::Identity;
 use super::super::json::{join_key, key, name, namespace, text};
 use super::super::queue::Queue;
-use super::super::resource::{CLAIMS, EXPORTS, SECRETS, SNAPSHOTS};
+use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOTS};
+use super::super::version::Release;
 use super::super::write::{Op, Write, Writer};
 use super::decide::{Observation, claims_of, decide};
 use super::disks::Disks;
@@ -30,11 +31,13 @@ pub async fn start(
     writer: Writer,
     (vms, vmis): (&Arc<Cache>, &Arc<Cache>),
     (directory, seed): (std::path::PathBuf, u64),
+    release: Release,
     stop: &CancellationToken,
 ) -> Result<Exports, SimError> {
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
     let exports = Exports::start(stop).await.map_err(setup)?;
-    let cache = Cache::new(&EXPORTS, |_| ALL);
+    let served = if release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
+    let cache = Cache::new(served, |_| ALL);
     let controller = Arc::new(Controller {
         client: writer.client.clone(),
         writer,
@@ -132,7 +135,7 @@ impl Controller {
         let decision = decide(&seen, Timestamp::now());
         if decision.delete {
             self.exports.forget(key);
-            let write = Write::to(&EXPORTS, &export, "", Op::Delete(Value::Null));
+            let write = Write::to(self.cache.resource(), &export, "", Op::Delete(Value::Null));
             self.writer.write(&self.who, &write).await?;
             return Ok(None);
         }
@@ -140,7 +143,7 @@ impl Controller {
         if export.get("status") != Some(&decision.status) {
             let body = json!({"metadata": {"resourceVersion": export["metadata"]["resourceVersion"]},
                 "status": decision.status});
-            let write = Write::to(&EXPORTS, &export, "status", Op::MergePatch(body));
+            let write = Write::to(self.cache.resource(), &export, "status", Op::MergePatch(body));
             let answer = self.writer.write(&self.who, &write).await?;
             self.cache.observe(answer);
         }

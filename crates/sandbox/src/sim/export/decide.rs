@@ -133,7 +133,11 @@ fn duration_seconds(text: &str) -> Option<i64> {
 fn links(seen: &Observation<'_>, serve: &[(String, String)]) -> Value {
     let export = seen.export;
     let (ns, export_name) = (namespace(export), name(export));
-    let base = format!("/api/export.kubevirt.io/v1/namespaces/{ns}/virtualmachineexports/{export_name}");
+    let version = match text(export, "/apiVersion") {
+        "" => "export.kubevirt.io/v1",
+        version => version,
+    };
+    let base = format!("/api/{version}/namespaces/{ns}/virtualmachineexports/{export_name}");
     let side = |base: &str| {
         let volumes: Vec<Value> = serve
             .iter()

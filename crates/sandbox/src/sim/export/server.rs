@@ -319,7 +319,10 @@ impl Exports {
 
 /// The export's key, the volume and the file of a path.
 fn split(path: &str) -> Option<(String, &str, &str)> {
-    let rest = path.strip_prefix("/api/export.kubevirt.io/v1/namespaces/")?;
+    let rest = path.strip_prefix("/api/export.kubevirt.io/")?;
+    let rest = ["v1", "v1beta1"]
+        .iter()
+        .find_map(|version| rest.strip_prefix(version)?.strip_prefix("/namespaces/"))?;
     let (namespace, rest) = rest.split_once("/virtualmachineexports/")?;
     let (name, rest) = rest.split_once("/volumes/")?;
     let (volume, file) = rest.split_once('/')?;

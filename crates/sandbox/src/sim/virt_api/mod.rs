@@ -39,6 +39,7 @@ use super::handler_calls::HandlerCalls;
 use super::identity::Identity;
 use super::json;
 use super::resource::{MIGRATIONS, PODS, Resource, VMIS};
+use super::version::Release;
 use crate::certs::Authority;
 use migrations::{Eviction, Lookups};
 use subresources::Subresources;
@@ -73,6 +74,7 @@ impl VirtApi {
     pub async fn start(
         client: &Client,
         kubevirts: &Arc<Cache>,
+        release: Release,
         nodes: HandlerCalls,
         stop: &CancellationToken,
     ) -> Result<(), SimError> {
@@ -96,7 +98,7 @@ impl VirtApi {
             *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         });
         tokio::spawn(server.serve(listener, TlsAcceptor::from(Arc::new(tls)), stop.clone()));
-        registration::webhooks(client, address, &authority.pem()).await?;
+        registration::webhooks(client, address, &authority.pem(), release).await?;
         registration::api(client, address, &authority.pem()).await
     }
 

@@ -18,6 +18,7 @@ use crate::sim::json::{self, text};
 use crate::sim::resource::{
     API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, MUTATING_WEBHOOKS, Resource, SERVICES, VALIDATING_WEBHOOKS,
 };
+use crate::sim::version::Release;
 
 /// The Service's name in the cluster's DNS, which the certificate carries.
 pub const HOST: &str = "virt-api.kubevirt.svc";
@@ -77,7 +78,7 @@ const VALIDATORS: [Hook; 5] = [
         "virtualmachineinstancemigrations",
     ),
 ];
-/// Webhooks on evictions: name, and the prefix of the pods that it is for.
+/// Webhooks on evictions: name, and the prefix of the pods that it is for. Releases before v1.6.1 have the first alone.
 const INTERCEPTORS: [(&str, &str); 2] = [
     ("virt-launcher-eviction-interceptor.kubevirt.io", "virt-launcher"),
     ("hotplug-pod-eviction-interceptor.kubevirt.io", "hp-volume-"),
@@ -117,7 +118,12 @@ pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 }
 
 /// Registers the webhooks.
-pub async fn webhooks(client: &Client, address: SocketAddr, authority: &str) -> Result<(), SimError> {
+pub async fn webhooks(
+    client: &Client,
+    address: SocketAddr,
+    authority: &str,
+    release: Release,
+) -> Result<(), SimError> {
     let url = format!("https://{address}");
     for (resource, name, hooks) in [
         (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
@@ -127,7 +133,7 @@ pub async fn webhooks(client: &Client, address: SocketAddr, authority: &str) -> 
         if resource == &VALIDATING_WEBHOOKS
             && let Some(webhooks) = object["webhooks"].as_array_mut()
         {
-            webhooks.splice(..0, interceptors(&url, authority));
+            webhooks.splice(..0, interceptors(&url, authority, release));
         }
         register(client, resource, object).await?;
     }
@@ -135,8 +141,9 @@ pub async fn webhooks(client: &Client, address: SocketAddr, authority: &str) -> 
 }
 
 /// The webhooks on evictions; with virt-api away, evictions go on.
-fn interceptors(url: &str, authority: &str) -> Vec<Value> {
-    INTERCEPTORS
+fn interceptors(url: &str, authority: &str, release: Release) -> Vec<Value> {
+    let served = if release.intercepts_attachment_pods() { INTERCEPTORS.len() } else { 1 };
+    INTERCEPTORS[..served]
         .iter()
         .map(|(name, prefix)| {
             json!({

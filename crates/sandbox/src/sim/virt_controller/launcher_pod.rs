@@ -10,9 +10,6 @@ use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, map, put, text};
 use apimachinery::quantity::{self, milli, units};
 
-/// The image of virt-launcher, as a release names it.
-pub const LAUNCHER_IMAGE: &str = "quay.io/kubevirt/virt-launcher:v1.9.0";
-const SIDECAR_SHIM_IMAGE: &str = "quay.io/kubevirt/sidecar-shim:v1.9.0";
 /// Added to the guest's grace period for the launcher, and once more for the pod.
 const GRACE_PADDING: i64 = 15;
 
@@ -25,6 +22,7 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
     not_permitted(vmi, config).map_err(refused)?;
     let sidecars = hook_sidecars(vmi).map_err(refused)?;
     let overhead = overhead::memory(vmi);
+    let image = config.release.image("virt-launcher");
     let (name, namespace, uid) = (json::name(vmi), json::namespace(vmi), json::uid(vmi));
     let mut pod = json!({
         "apiVersion": "v1",
@@ -38,9 +36,9 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
                 "uid": uid, "controller": true, "blockOwnerDeletion": true}],
         },
         "spec": {
-            "volumes": volumes(vmi, &sidecars),
-            "initContainers": init_containers(vmi),
-            "containers": [compute(vmi, config, overhead, sidecars.len())],
+            "volumes": volumes(vmi, &sidecars, &image),
+            "initContainers": init_containers(vmi, &image),
+            "containers": [compute(vmi, config, overhead, sidecars.len(), &image)],
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": grace_period(vmi).saturating_add(2 * GRACE_PADDING),
             "dnsPolicy": "ClusterFirst",
@@ -56,7 +54,7 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
     });
     for (index, sidecar) in sidecars.iter().enumerate() {
         if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
-            containers.push(sidecar_container(index, sidecar));
+            containers.push(sidecar_container(index, sidecar, &config.release.image("sidecar-shim")));
         }
     }
     for key in ["tolerations", "topologySpreadConstraints", "priorityClassName", "dnsConfig", "subdomain"] {
@@ -220,7 +218,7 @@ fn affinity(vmi: &Value) -> Value {
     affinity
 }
 
-fn volumes(vmi: &Value, sidecars: &[Value]) -> Vec<Value> {
+fn volumes(vmi: &Value, sidecars: &[Value], image: &str) -> Vec<Value> {
     let empty = |name: &str| json!({"name": name, "emptyDir": {}});
     let mut volumes: Vec<Value> =
         ["private", "public", "sockets", "virt-bin-share-dir", "libvirt-runtime", "ephemeral-disks"]
@@ -248,7 +246,7 @@ fn volumes(vmi: &Value, sidecars: &[Value]) -> Vec<Value> {
     }
     if with_image {
         volumes.push(json!({"name": "launcher-volume", "image":
-            {"reference": LAUNCHER_IMAGE, "pullPolicy": "IfNotPresent"}}));
+            {"reference": image, "pullPolicy": "IfNotPresent"}}));
     }
     if !sidecars.is_empty() {
         volumes.push(empty("hook-sidecar-sockets"));
@@ -294,7 +292,7 @@ fn container(name: &str, image: &str, command: &str, args: &[String], resources:
     })
 }
 
-fn init_containers(vmi: &Value) -> Vec<Value> {
+fn init_containers(vmi: &Value, image: &str) -> Vec<Value> {
     let mut containers = Vec::new();
     if vmi.pointer("/spec/domain/devices/logSerialConsole") != Some(&Value::Bool(false)) {
         let log = format!("/var/run/kubevirt-private/{}/virt-serial0-log", json::uid(vmi));
@@ -302,7 +300,7 @@ fn init_containers(vmi: &Value) -> Vec<Value> {
             json!({"limits": {"cpu": "15m", "memory": "60M"}, "requests": {"cpu": "5m", "memory": "35M"}});
         let mut tail = container(
             "guest-console-log",
-            LAUNCHER_IMAGE,
+            image,
             "/usr/bin/virt-tail",
             &["--logfile".into(), log],
             &resources,
@@ -330,7 +328,7 @@ fn init_containers(vmi: &Value) -> Vec<Value> {
     containers
 }
 
-fn compute(vmi: &Value, config: &ClusterConfig, overhead: i64, sidecars: usize) -> Value {
+fn compute(vmi: &Value, config: &ClusterConfig, overhead: i64, sidecars: usize, image: &str) -> Value {
     let args: Vec<String> = [
         "--qemu-timeout",
         "298s",
@@ -372,7 +370,7 @@ fn compute(vmi: &Value, config: &ClusterConfig, overhead: i64, sidecars: usize) 
     .collect();
     let mut compute = container(
         "compute",
-        LAUNCHER_IMAGE,
+        image,
         "/usr/bin/virt-launcher-monitor",
         &args,
         &resources(vmi, config, overhead),
@@ -491,10 +489,10 @@ fn devices(vmi: &Value) -> Vec<(String, i64)> {
     devices
 }
 
-fn sidecar_container(index: usize, sidecar: &Value) -> Value {
+fn sidecar_container(index: usize, sidecar: &Value, shim: &str) -> Value {
     let name = format!("hook-sidecar-{index}");
     let image = match text(sidecar, "/image") {
-        "" => SIDECAR_SHIM_IMAGE,
+        "" => shim,
         image => image,
     };
     let mut container = json!({

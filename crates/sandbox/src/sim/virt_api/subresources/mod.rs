@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use discovery::{GROUP, VERSIONS};
 
-use crate::sim::bootstrap::KUBEVIRT_VERSION;
 use crate::sim::client::{Client, ClientError};
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::handler_calls::{HandlerCalls, Order, Question, Stream};
@@ -126,8 +125,8 @@ impl Subresources {
             ["apis", group, version, rest @ ..] if *group == GROUP && VERSIONS.contains(version) => {
                 match rest {
                     [] => Ok(entity(&discovery::resources(version))),
-                    ["version"] => Ok(entity(&discovery::version(KUBEVIRT_VERSION))),
-                    ["guestfs"] => Ok(entity(&discovery::guestfs(KUBEVIRT_VERSION))),
+                    ["version"] => Ok(entity(&discovery::version(config.release.tag()))),
+                    ["guestfs"] => Ok(entity(&discovery::guestfs(config.release.tag()))),
                     ["healthz"] => self.healthz().await,
                     ["namespaces", namespace, "expand-vm-spec"] if request.method() == Method::PUT => {
                         self.expand_given(request, config, namespace).await
