@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use apimachinery::Status;
 use jiff::Timestamp;
@@ -130,11 +130,40 @@ pub struct Error {
     source: std::io::Error,
 }
 
+/// A log in memory grows to this size; what comes after that is dropped.
+const LOG_MAX: usize = 1 << 30;
+
+/// A log in memory. Clones are the same log.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What was written so far, a line of JSON for each event.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self, line: &[u8]) -> bool {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = written.len() + line.len() <= LOG_MAX;
+        if fits {
+            written.extend_from_slice(line);
+        }
+        fits
+    }
+}
+
+#[derive(Debug)]
+enum Sink {
+    File(mpsc::Sender<Vec<u8>>),
+    Memory(Log),
+}
+
 /// The log. Dropping it ends the file once everything is written.
 #[derive(Debug)]
 pub struct Audit {
     level: Level,
-    queue: mpsc::Sender<Vec<u8>>,
+    sink: Sink,
     dropped: Arc<AtomicU64>,
 }
 
@@ -150,14 +179,23 @@ impl Audit {
         let (queue, events) = mpsc::channel(QUEUE);
         let writer = Writer { path: path.to_owned(), file: BufWriter::new(file), size };
         let task = tokio::spawn(writer.run(events));
-        Ok((Self { level, queue, dropped: Arc::default() }, task))
+        Ok((Self { level, sink: Sink::File(queue), dropped: Arc::default() }, task))
+    }
+
+    /// Writes to a log in memory.
+    pub fn to_log(level: Level, log: Log) -> Self {
+        Self { level, sink: Sink::Memory(log), dropped: Arc::default() }
     }
 
     /// Queues an event; drops it when the queue is full.
     pub fn record(&self, event: &Event<'_>) {
         let mut line = event.to_json(self.level).to_string().into_bytes();
         line.push(b'\n');
-        if self.queue.try_send(line).is_err() && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+        let written = match &self.sink {
+            Sink::File(queue) => queue.try_send(line).is_ok(),
+            Sink::Memory(log) => log.write(&line),
+        };
+        if !written && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!("audit log cannot keep up: events are dropped");
         }
     }

@@ -9,6 +9,8 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 
+use crate::clock::Ids;
+
 /// A certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("make {what}")]
@@ -42,6 +44,27 @@ impl Identity {
 /// A certificate authority that lives as long as the sandbox.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    keys: Keys,
+}
+
+/// Where keys come from.
+enum Keys {
+    System,
+    /// For networks that nobody else can reach: the same numbers give the same keys.
+    Drawn(Ids),
+}
+
+/// An Ed25519 key in PKCS 8 (RFC 8410 section 7), up to its 32 bytes.
+const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+impl Keys {
+    fn next(&self) -> Result<KeyPair, rcgen::Error> {
+        let Self::Drawn(ids) = self else { return KeyPair::generate() };
+        let mut key = PKCS8_ED25519.to_vec();
+        (0..4).for_each(|_| key.extend_from_slice(&ids.next().to_be_bytes()));
+        // Its signatures follow from key and text alone, unlike those of ECDSA.
+        KeyPair::from_pkcs8_der_and_sign_algo(&key.into(), &rcgen::PKCS_ED25519)
+    }
 }
 
 impl Authority {
@@ -50,15 +73,28 @@ impl Authority {
     /// # Errors
     /// When no key or certificate can be made.
     pub fn new() -> Result<Self, Error> {
+        Self::with(Keys::System)
+    }
+
+    /// An authority whose keys, and those that it certifies, follow from a seed: for connections that
+    /// stay in this process's memory. Whoever knows the seed knows the keys.
+    ///
+    /// # Errors
+    /// When no key or certificate can be made.
+    pub fn drawn(seed: u64) -> Result<Self, Error> {
+        Self::with(Keys::Drawn(Ids::new(seed)))
+    }
+
+    fn with(keys: Keys) -> Result<Self, Error> {
         let make = making("certificate authority");
         let mut params = CertificateParams::new(Vec::new()).map_err(&make)?;
         params.distinguished_name.push(DnType::CommonName, "sandbox-ca");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().map_err(&make)?;
+        let key = keys.next().map_err(&make)?;
         let issuer = CertifiedIssuer::self_signed(params, key).map_err(&make)?;
-        Ok(Self { issuer })
+        Ok(Self { issuer, keys })
     }
 
     /// The authority's certificate, PEM.
@@ -108,7 +144,7 @@ impl Authority {
 
     fn sign(&self, params: &CertificateParams, what: &'static str) -> Result<Identity, Error> {
         let make = making(what);
-        let key = KeyPair::generate().map_err(&make)?;
+        let key = self.keys.next().map_err(&make)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(&make)?;
         Ok(Identity {
             certificate: certificate.pem(),

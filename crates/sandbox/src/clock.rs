@@ -21,6 +21,32 @@ impl Clock for SystemClock {
     }
 }
 
+/// A clock that moves with the runtime's: in a runtime whose time stands still until everybody waits
+/// (`tokio::time::pause`), so does this one.
+#[derive(Clone, Copy, Debug)]
+pub struct RuntimeClock {
+    start: Timestamp,
+    since: tokio::time::Instant,
+}
+
+impl RuntimeClock {
+    /// A clock that shows `start` now.
+    pub fn starting(start: Timestamp) -> Self {
+        Self { start, since: tokio::time::Instant::now() }
+    }
+
+    /// How long it has been running.
+    pub fn elapsed(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        self.start.saturating_add(self.since.elapsed()).unwrap_or(Timestamp::MAX)
+    }
+}
+
 /// Seconds precision, as `metav1.Time` is written: `2026-11-21T01:15:51Z`.
 pub fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -90,6 +116,14 @@ mod tests {
         assert_eq!((one.uid(), one.suffix()), (two.uid(), two.suffix()));
         assert_eq!(one.uid().len(), 36);
         assert_eq!(one.uid().as_bytes()[14], b'4');
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_of_the_runtime_moves_when_everybody_waits() {
+        let start: Timestamp = "2026-11-21T01:15:51Z".parse().unwrap();
+        let clock = RuntimeClock::starting(start);
+        tokio::time::sleep(std::time::Duration::from_hours(1)).await;
+        assert_eq!(seconds(clock.now()), "2026-11-21T02:15:51Z");
     }
 
     #[test]

@@ -19,10 +19,12 @@ pub mod certs;
 pub mod clock;
 pub mod controllers;
 pub mod faults;
+pub mod network;
 pub mod objects;
 pub mod registry;
 pub mod server;
 pub mod sim;
+pub mod simulation;
 pub mod store;
 
 use std::path::PathBuf;
@@ -30,10 +32,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use simulation::{Simulation, World};
+
 use crate::api::Api;
-use crate::certs::Authority;
-use crate::clock::{Ids, SystemClock};
+use crate::clock::{Clock, Ids, SystemClock};
 use crate::faults::{Faults, SkewedClock};
+use crate::network::Network;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::store::Store;
@@ -129,6 +133,37 @@ pub struct Sandbox {
     kubeconfig: String,
     api: Arc<Api>,
     simulation: Option<Arc<sim::Simulation>>,
+    network: Network,
+}
+
+/// Where a sandbox runs.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// What the API server's clock and those of the simulated components show.
+    pub clock: Arc<dyn Clock>,
+    /// How its parts reach each other, and webhooks and aggregated APIs of others.
+    pub network: Network,
+    /// Write every request down here, beside or without a file.
+    pub audit: Option<(audit::Level, audit::Log)>,
+}
+
+impl Default for Surroundings {
+    /// On this machine, in its time.
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), network: Network::loopback(), audit: None }
+    }
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Surroundings").field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
+/// Connections in memory need no TLS.
+fn url(network: &Network, address: std::net::SocketAddr) -> String {
+    let scheme = if network.is_memory() { "http" } else { "https" };
+    format!("{scheme}://{address}")
 }
 
 impl Sandbox {
@@ -137,13 +172,22 @@ impl Sandbox {
     /// # Errors
     /// [`Error`] says what failed.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let authority = Authority::new()?;
+        Self::start_within(options, Surroundings::default()).await
+    }
+
+    /// The same, in a time and on a network of its own.
+    ///
+    /// # Errors
+    /// [`Error`] says what failed.
+    pub async fn start_within(options: Options, surroundings: Surroundings) -> Result<Self, Error> {
+        let Surroundings { clock, network, audit: log } = surroundings;
+        let authority = network.authority(0)?;
         let ids = Ids::new(options.seed);
         let admin_token = format!("{:016x}{:016x}", secret()?, secret()?);
         let audit = match &options.audit_log {
             // The task ends by itself when the API is dropped.
             Some(path) => Some(audit::Audit::to_file(path, audit::Level::Request).await?.0),
-            None => None,
+            None => log.map(|(level, log)| audit::Audit::to_log(level, log)),
         };
         let store = Arc::new(Store::new());
         let (work, backlog) = controllers::Queue::new();
@@ -151,8 +195,9 @@ impl Sandbox {
             let ids = ids.clone();
             Arc::new(move || ids.uid())
         };
-        let faults = Faults::new(options.seed, Arc::new(SystemClock));
-        let admission = admission::Admission::with_faults(store.clone(), make_uid, Some(faults.clone()));
+        let faults = Faults::new(options.seed, clock.clone());
+        let admission =
+            admission::Admission::within(store.clone(), make_uid, Some(faults.clone()), network.clone());
         let auth = auth::Auth::new(store.clone(), admin_token.clone(), api::admin())
             .map_err(|error| Error::Bootstrap(error.to_string()))?;
         let api = Arc::new(Api {
@@ -161,6 +206,7 @@ impl Sandbox {
             clock: Arc::new(SkewedClock(faults.clone())),
             faults: faults.clone(),
             ids,
+            network: network.clone(),
             shutdown: CancellationToken::new(),
             auth,
             ca: authority.pem(),
@@ -172,15 +218,15 @@ impl Sandbox {
         });
         tokio::spawn(controllers::run(api.clone(), backlog));
         bootstrap::fill(&api, &options)?;
-        let server = Server::start(api.clone(), &authority, options.port).await?;
-        let url = format!("https://{}", server.address);
+        let server = Server::start(api.clone(), &authority, &network, options.port).await?;
+        let url = url(&network, server.address);
         let client = authority.client("admin", &["system:masters"])?;
         let kubeconfig = certs::kubeconfig(&url, &authority.pem(), &client, &admin_token);
         if let Some(path) = &options.kubeconfig_out {
             write_private(path, &kubeconfig)
                 .map_err(|source| Error::Kubeconfig { path: path.clone(), source })?;
         }
-        match simulate(&kubeconfig, &options).await {
+        match simulate(&kubeconfig, &options, clock, &network).await {
             Ok(simulation) => {
                 let simulation = simulation.map(Arc::new);
                 if let Some(simulation) = &simulation {
@@ -189,7 +235,7 @@ impl Sandbox {
                 for fault in options.faults {
                     faults.add(fault).map_err(|error| Error::Bootstrap(error.to_string()))?;
                 }
-                Ok(Self { server, kubeconfig, api, simulation })
+                Ok(Self { server, kubeconfig, api, simulation, network })
             }
             Err(error) => {
                 server.shutdown().await;
@@ -200,7 +246,15 @@ impl Sandbox {
 
     /// `https://127.0.0.1:port`
     pub fn url(&self) -> String {
-        format!("https://{}", self.server.address)
+        url(&self.network, self.server.address)
+    }
+
+    /// A client of the administrator, over the sandbox's own network.
+    ///
+    /// # Errors
+    /// When the client cannot be set up.
+    pub async fn client(&self) -> Result<kube::Client, sim::SimError> {
+        sim::connect_over(&self.network, &self.kubeconfig).await
     }
 
     /// The administrator's kubeconfig.
@@ -244,12 +298,18 @@ async fn restart_the_dead(
 }
 
 /// Starts the simulation when nodes are asked for.
-async fn simulate(kubeconfig: &str, options: &Options) -> Result<Option<sim::Simulation>, sim::SimError> {
+async fn simulate(
+    kubeconfig: &str,
+    options: &Options,
+    clock: Arc<dyn Clock>,
+    network: &Network,
+) -> Result<Option<sim::Simulation>, sim::SimError> {
     if options.nodes == 0 {
         return Ok(None);
     }
-    let client = sim::connect(kubeconfig).await?;
-    Ok(Some(sim::Simulation::start(client, sim::SimConfig::sized(options)).await?))
+    let client = sim::connect_over(network, kubeconfig).await?;
+    let config = sim::SimConfig::sized(options);
+    Ok(Some(sim::Simulation::start_within(client, clock, network.clone(), config).await?))
 }
 
 /// A credential must not follow from the seed.

@@ -1,7 +1,7 @@
 //! The listening side: TLS, HTTP/1.1 and HTTP/2, one task per connection. A peer that stalls holds
 //! its own task and nothing else.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Api, Cut};
 use crate::attributes::User;
 use crate::certs::Authority;
+use crate::network::{Link, Network};
 
 /// A TLS handshake takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -71,21 +72,27 @@ impl Server {
     ///
     /// # Errors
     /// When the port is taken or TLS cannot be set up.
-    pub async fn start(api: Arc<Api>, authority: &Authority, port: u16) -> Result<Self, Error> {
+    pub async fn start(
+        api: Arc<Api>,
+        authority: &Authority,
+        network: &Network,
+        port: u16,
+    ) -> Result<Self, Error> {
         let tls = TlsAcceptor::from(Arc::new(tls(authority)?));
         let listening = |source| Error::Listen { port, source };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listening)?;
-        let address = listener.local_addr().map_err(listening)?;
+        let mut listener = network.listen(port).await.map_err(listening)?;
+        let address = listener.address().map_err(listening)?;
         let server = Self { address, tasks: TaskTracker::new(), stop: api.shutdown.clone() };
         let (tasks, stop) = (server.tasks.clone(), server.stop.clone());
         server.tasks.spawn(async move {
             let slots = Arc::new(Semaphore::new(CONNECTIONS));
             loop {
                 let stream = tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     accepted = listener.accept() => accepted,
                 };
-                let Ok((stream, _)) = stream else {
+                let Ok(stream) = stream else {
                     // Out of file descriptors, most likely: wait for some to be closed.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -93,7 +100,7 @@ impl Server {
                 let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
                 let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
                 tasks.spawn(async move {
-                    if let Err(error) = connection(stream, tls, api, stop).await {
+                    if let Err(error) = accept(stream, tls, api, stop).await {
                         tracing::debug!(%error, "connection ended");
                     }
                     drop(slot);
@@ -132,16 +139,31 @@ fn tls(authority: &Authority) -> Result<rustls::ServerConfig, Error> {
     Ok(config)
 }
 
-async fn connection(
-    stream: TcpStream,
+/// Connections of other processes speak TLS; those within the program have nobody to hide from.
+async fn accept(
+    stream: Link,
     tls: TlsAcceptor,
     api: Arc<Api>,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
+    if stream.is_memory() {
+        return connection(stream, None, api, stop).await;
+    }
     let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await??;
-    let user =
-        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| user_of(leaf));
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = leaf.and_then(|leaf| user_of(leaf));
+    connection(stream, user, api, stop).await
+}
+
+async fn connection<S>(
+    stream: S,
+    user: Option<User>,
+    api: Arc<Api>,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let (api, user) = (api.clone(), user.clone());
         async move {
@@ -160,6 +182,7 @@ async fn connection(
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
+        biased;
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();

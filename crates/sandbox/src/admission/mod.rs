@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::attributes::Attributes;
 use crate::faults::Faults;
+use crate::network::Network;
 use crate::objects::Objects;
 
 use plugins::Plugins;
@@ -159,19 +160,20 @@ impl std::fmt::Debug for Admission {
 impl Admission {
     /// The chain over a store.
     pub fn new(objects: Arc<dyn Objects>, make_uid: Arc<MakeUid>) -> Self {
-        Self::with_faults(objects, make_uid, None)
+        Self::within(objects, make_uid, None, Network::loopback())
     }
 
-    /// The chain over a store, in which questions to webhooks can fail.
-    pub fn with_faults(
+    /// The chain over a store, in which questions to webhooks can fail and go over this network.
+    pub fn within(
         objects: Arc<dyn Objects>,
         make_uid: Arc<MakeUid>,
         faults: Option<Arc<Faults>>,
+        network: Network,
     ) -> Self {
         Self {
             plugins: Plugins::new(Arc::clone(&objects), Arc::clone(&make_uid)),
             policies: Policies::new(Arc::clone(&objects)),
-            webhooks: Webhooks::new(objects, make_uid, faults),
+            webhooks: Webhooks::new(objects, make_uid, faults, network),
         }
     }
 

@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::reply::Reply;
@@ -118,11 +117,7 @@ impl Api {
         let tls = TlsConnector::from(Arc::new(tls(spec, &self.proxy)?));
         let name = ServerName::try_from(target.host())
             .map_err(|_| Error::Service(format!("bad host {}", target.host())))?;
-        let connect = async {
-            let stream = TcpStream::connect((address.as_str(), port)).await?;
-            stream.set_nodelay(true)?;
-            tls.connect(name, stream).await
-        };
+        let connect = async { tls.connect(name, self.network.connect(&address, port).await?).await };
         let stream = tokio::time::timeout(CONNECT, connect).await.map_err(|_| Error::Late)??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {

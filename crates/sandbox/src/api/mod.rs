@@ -77,6 +77,8 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// Identities.
     pub ids: Ids,
+    /// How servers behind `APIServices` are reached.
+    pub network: crate::network::Network,
     /// The admission chain.
     pub admission: crate::admission::Admission,
     /// What requests to aggregated APIs come with.

@@ -47,6 +47,7 @@ impl Api {
             };
             let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 copied = tokio::io::copy_bidirectional(&mut client, &mut server) => {
                     if let Err(error) = copied {

@@ -229,17 +229,13 @@ impl Watcher {
         let quiet = Instant::now() + BOOKMARK;
         let until = quiet.min(self.deadline);
         tokio::select! {
-            alive = cursor.changed() => {
-                if !alive {
-                    self.cursor = None;
-                }
-                return None;
-            }
-            () = tokio::time::sleep_until(until) => {}
+            biased;
             () = self.api.shutdown.cancelled() => {
                 self.cursor = None;
                 return None;
             }
+            () = cursor.changed() => return None,
+            () = tokio::time::sleep_until(until) => {}
         }
         if Instant::now() >= self.deadline {
             self.cursor = None;

@@ -121,6 +121,7 @@ pub async fn run(api: Arc<Api>, mut backlog: Backlog) {
     let mut due: BTreeSet<Work> = BTreeSet::new();
     loop {
         tokio::select! {
+            biased;
             () = api.shutdown.cancelled() => return,
             first = backlog.recv() => match first {
                 Some(first) => due.insert(first),
@@ -150,6 +151,7 @@ pub async fn run(api: Arc<Api>, mut backlog: Backlog) {
                 let (queue, stop) = (api.work.clone(), api.shutdown.clone());
                 tokio::spawn(async move {
                     tokio::select! {
+                        biased;
                         () = stop.cancelled() => {}
                         () = tokio::time::sleep(RETRY) => queue.push(work),
                     }

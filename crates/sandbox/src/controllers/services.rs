@@ -15,6 +15,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub async fn watch(api: Arc<Api>, name: Box<str>) {
     while !reconcile(&api, &name).await {
         tokio::select! {
+            biased;
             () = api.shutdown.cancelled() => return,
             () = tokio::time::sleep(AGAIN) => {}
         }

@@ -11,7 +11,7 @@
 //! reads what it has written. Resource versions are compared as numbers, which the API conventions
 //! allow since Kubernetes 1.35 (KEP-5504).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ pub struct Cache {
 
 #[derive(Default)]
 struct State {
-    objects: HashMap<String, Arc<Value>>,
+    /// In the order of their keys, so that a run can be replayed.
+    objects: BTreeMap<String, Arc<Value>>,
     index: HashMap<String, BTreeSet<String>>,
     /// The highest version that the watch has delivered.
     seen: u64,
@@ -135,7 +136,7 @@ impl Cache {
         self.state.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned()
     }
 
-    /// Every object, in no order.
+    /// Every object, in the order of their keys.
     pub fn all(&self) -> Vec<Arc<Value>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).objects.values().cloned().collect()
     }
@@ -170,6 +171,7 @@ impl Cache {
                 self.watch(&client, from).await
             };
             let result = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 result = round => result,
             };
@@ -183,6 +185,7 @@ impl Cache {
             // At least a moment, so that a server that ends every watch at once is not flooded.
             let pause = backoff(failures.max(5)).min(Duration::from_secs(30));
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -307,7 +310,7 @@ impl Cache {
     }
 
     fn replace(&self, found: Vec<Value>, at: u64) {
-        let mut gone: HashMap<String, Arc<Value>> = {
+        let mut gone: BTreeMap<String, Arc<Value>> = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             state.seen = state.seen.max(at);
             state.objects.clone()

@@ -1,15 +1,19 @@
 //! Requests to the API server on raw JSON: nothing of an object is lost on the way but
 //! `metadata.managedFields`, which the server keeps for itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use kube::client::Body;
 use serde_json::Value;
 
 use super::identity::{Identity, NODE_NAME_EXTRA};
+use crate::clock::{Clock, SystemClock};
+use crate::network::Network;
 
 /// A request takes at most this long; a watch has its own limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,13 +59,33 @@ impl ClientError {
     }
 }
 
-/// Talks to one API server on behalf of many identities, over one pool of connections.
+/// Talks to one API server on behalf of many identities, over one pool of connections, and tells the
+/// components their time and how they reach each other.
 #[derive(Clone)]
-pub struct Client(kube::Client);
+pub struct Client {
+    http: kube::Client,
+    clock: Arc<dyn Clock>,
+    network: Network,
+}
 
 impl Client {
+    /// A client on this machine, in its time.
     pub fn new(client: kube::Client) -> Self {
-        Self(client)
+        Self::within(client, Arc::new(SystemClock), Network::loopback())
+    }
+
+    pub fn within(http: kube::Client, clock: Arc<dyn Clock>, network: Network) -> Self {
+        Self { http, clock, network }
+    }
+
+    /// What the components' clocks show.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Where components listen.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Reads one path. `None`: as the owner of the credentials.
@@ -87,7 +111,7 @@ impl Client {
         let doing = || format!("GET {path}");
         let request = build(None, Method::GET, path, "", Vec::new())
             .map_err(|source| ClientError::Build { doing: doing(), source })?;
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.0.send(request))
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.http.send(request))
             .await
             .map_err(|_| ClientError::TimedOut { doing: doing() })?
             .map_err(|source| ClientError::Unreachable { doing: doing(), source })?;
@@ -113,7 +137,7 @@ impl Client {
             .map_err(|source| ClientError::Build { doing: doing(), source })?;
         let exchange = async {
             let answer = self
-                .0
+                .http
                 .send(request)
                 .await
                 .map_err(|source| ClientError::Unreachable { doing: doing(), source })?;

@@ -85,13 +85,14 @@ async fn write_notes(client: Client, mut notes: mpsc::Receiver<Waiting>, stop: C
     let mut known: HashMap<(String, &'static str, String), (String, u32)> = HashMap::new();
     loop {
         let (who, component, note) = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             note = notes.recv() => match note {
                 Some(note) => note,
                 None => return,
             },
         };
-        let now = Timestamp::now();
+        let now = client.now();
         let fingerprint = (json::text(&note.about, "/uid").to_owned(), note.reason, note.message.clone());
         let namespace = match json::text(&note.about, "/namespace") {
             "" => "default".to_owned(),

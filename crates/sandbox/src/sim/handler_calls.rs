@@ -162,6 +162,7 @@ async fn console(mut line: DuplexStream, launchers: &Launchers, pod: &str) -> st
     let mut buffer = vec![0; 4096];
     loop {
         let count = tokio::select! {
+            biased;
             () = taken_over.cancelled() => return Ok(()),
             read = line.read(&mut buffer) => read?,
         };

@@ -9,7 +9,7 @@
 //! A launcher waits with its exit until virt-handler has seen the end of the domain
 //! (`virt-launcher`'s final shutdown notification), so that the VMI learns how its guest ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::guest::Guest;
@@ -46,12 +46,12 @@ pub struct Launcher {
 /// All launchers of all simulated nodes, by pod uid.
 #[derive(Default)]
 pub struct Launchers {
-    running: Mutex<HashMap<String, Launcher>>,
+    running: Mutex<BTreeMap<String, Launcher>>,
     listeners: RwLock<Vec<Listener>>,
 }
 
 impl Launchers {
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Launcher>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Launcher>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

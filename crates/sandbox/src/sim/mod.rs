@@ -30,6 +30,7 @@ mod kubelet;
 mod launcher;
 mod lean;
 mod live_migration;
+mod memory;
 mod node;
 mod node_lifecycle;
 mod nodes;
@@ -51,6 +52,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Clock, SystemClock};
+use crate::network::Network;
 use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
@@ -186,6 +189,18 @@ pub async fn connect(kubeconfig: &str) -> Result<kube::Client, SimError> {
     kube::Client::try_from(config).map_err(|error| setup(error.into()))
 }
 
+/// The same over a network that may be in memory, where HTTP is spoken without TLS and only the token
+/// of the kubeconfig counts.
+///
+/// # Errors
+/// When the kubeconfig says nothing that a client could use.
+pub async fn connect_over(network: &Network, kubeconfig: &str) -> Result<kube::Client, SimError> {
+    if !network.is_memory() {
+        return connect(kubeconfig).await;
+    }
+    memory::client(network, kubeconfig).map_err(SimError::Setup)
+}
+
 /// The simulation could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
@@ -241,7 +256,20 @@ impl Simulation {
     /// # Errors
     /// [`SimError`] says what the API server refused.
     pub async fn start(client: kube::Client, config: SimConfig) -> Result<Self, SimError> {
-        let client = Client::new(client);
+        Self::start_within(client, Arc::new(SystemClock), Network::loopback(), config).await
+    }
+
+    /// The same, in another time and on another network than the machine's.
+    ///
+    /// # Errors
+    /// [`SimError`] says what the API server refused.
+    pub async fn start_within(
+        client: kube::Client,
+        clock: Arc<dyn Clock>,
+        network: Network,
+        config: SimConfig,
+    ) -> Result<Self, SimError> {
+        let client = Client::within(client, clock, network);
         let stop = CancellationToken::new();
         let kubevirts = Cache::new(&resource::KUBEVIRTS, |_| "");
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)

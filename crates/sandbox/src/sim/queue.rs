@@ -136,11 +136,13 @@ impl Queue {
             tokio::spawn(async move {
                 loop {
                     let key = tokio::select! {
+                        biased;
                         () = stop.cancelled() => return,
                         key = queue.next() => key,
                     };
                     // A stop ends work where it waits: as a process that dies does, between two writes if need be.
                     let result = tokio::select! {
+                        biased;
                         () = stop.cancelled() => return,
                         result = work(key.clone()) => result,
                     };

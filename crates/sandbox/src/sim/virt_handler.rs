@@ -119,7 +119,7 @@ impl VirtHandler {
             self.launchers.define(pod_uid, &json::key(pod), key, || Guest::of(&vmi));
         }
         let Some(domain) = self.launchers.domain(pod_uid) else { return Ok(None) };
-        let now = Timestamp::now();
+        let now = self.writer.client.now();
         let guest = self.launchers.guest(pod_uid, |guest| guest.clone());
         let mut updated = decide(&vmi, pod, domain, now).unwrap_or_else(|| vmi.as_ref().clone());
         if let Some(guest) = &guest {
@@ -167,7 +167,7 @@ impl VirtHandler {
                 update_condition(
                     &mut conditions,
                     json!({"type": "Synchronized", "status": "False", "lastProbeTime": null,
-                        "lastTransitionTime": time(Timestamp::now()),
+                        "lastTransitionTime": time(self.writer.client.now()),
                         "reason": "Synchronizing with the Domain failed.", "message": message}),
                 );
                 put(&mut updated, &["status", "conditions"], conditions);
@@ -191,7 +191,7 @@ impl VirtHandler {
         let Some(pod) = newest_on(&pods, node) else { return Ok(()) };
         let address = text(pod, "/status/hostIP");
         let domain = self.launchers.domain(json::uid(pod));
-        if let Some(updated) = live_migration::target(vmi, node, address, domain, Timestamp::now()) {
+        if let Some(updated) = live_migration::target(vmi, node, address, domain, self.writer.client.now()) {
             let who = Identity::virt_handler(node);
             let write = Write::to(&VMIS, vmi, "", Op::Update(updated));
             let answer = self.writer.write(&who, &write).await?;
@@ -215,7 +215,7 @@ impl VirtHandler {
         }
         let named = |pod: &&Arc<Value>| text(&vmi, "/status/migrationState/targetPod") == json::name(pod);
         let target = pods.iter().find(named).filter(|pod| !pod_is_down(pod) && !is_deleting(pod));
-        let now = Timestamp::now();
+        let now = self.writer.client.now();
         let began = self.transfers().get(&migration).copied();
         match live_migration::source(&vmi, node, began, target.is_some(), now) {
             SourceStep::Nothing => {

@@ -7,12 +7,15 @@
 
 mod history;
 mod object;
+mod signal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::watch;
+
+use signal::Signal;
 
 pub use history::{Event, History};
 pub use object::{Draft, EventType, Header, Stored, line};
@@ -81,12 +84,12 @@ struct Collection {
     objects: BTreeMap<Box<str>, Arc<Stored>>,
     history: History,
     /// Wakes watches; the value is the last resourceVersion of this kind.
-    changed: watch::Sender<u64>,
+    changed: Arc<Signal>,
 }
 
 impl Collection {
     fn new(floor: u64) -> Self {
-        Self { objects: BTreeMap::new(), history: History::new(floor), changed: watch::Sender::new(0) }
+        Self { objects: BTreeMap::new(), history: History::new(floor), changed: Arc::default() }
     }
 }
 
@@ -260,7 +263,7 @@ impl Store {
             EventType::Added | EventType::Modified => collection.objects.insert(key.clone(), stored.clone()),
         };
         collection.history.push(Event { event, object: stored.clone(), previous: previous.clone() });
-        collection.changed.send_replace(version);
+        collection.changed.raise(version);
         let location = Location { kind: kind.clone(), key };
         reindex(inner, &location, previous.as_deref(), (event != EventType::Deleted).then_some(&*stored));
         self.changed.send_replace(version);
@@ -276,7 +279,7 @@ impl Store {
             None => collection.objects.values().cloned().collect(),
             Some(namespace) => in_namespace(&collection.objects, namespace),
         };
-        (objects, Cursor { kind: kind.clone(), after: version, changed: collection.changed.subscribe() })
+        (objects, Cursor { kind: kind.clone(), after: version, changed: collection.changed.clone() })
     }
 
     /// A cursor behind `version`.
@@ -287,7 +290,7 @@ impl Store {
         let mut inner = self.lock();
         let collection = inner.kinds.entry(kind.clone()).or_insert_with(|| Collection::new(FIRST_VERSION));
         collection.history.reaches(version)?;
-        Ok(Cursor { kind: kind.clone(), after: version, changed: collection.changed.subscribe() })
+        Ok(Cursor { kind: kind.clone(), after: version, changed: collection.changed.clone() })
     }
 
     /// The next events for a cursor, at most `limit`, and the version up to which it has now seen
@@ -296,7 +299,6 @@ impl Store {
     /// # Errors
     /// [`Error::Expired`] when the cursor fell behind the history.
     pub fn next(&self, cursor: &mut Cursor, limit: usize) -> Result<(Vec<Arc<Event>>, u64), Error> {
-        cursor.changed.mark_unchanged();
         let inner = self.lock();
         let Some(collection) = inner.kinds.get(&cursor.kind) else { return Ok((Vec::new(), inner.version)) };
         let events = collection.history.after(cursor.after, limit)?;
@@ -329,7 +331,7 @@ impl Store {
 pub struct Cursor {
     kind: Arc<str>,
     after: u64,
-    changed: watch::Receiver<u64>,
+    changed: Arc<Signal>,
 }
 
 impl Cursor {
@@ -338,9 +340,9 @@ impl Cursor {
         self.after
     }
 
-    /// Waits until the kind may have changed since the last [`Store::next`]; false when the store is gone.
-    pub async fn changed(&mut self) -> bool {
-        self.changed.changed().await.is_ok()
+    /// Waits until the kind may have changed since the last [`Store::next`].
+    pub async fn changed(&self) {
+        self.changed.above(self.after).await;
     }
 }
 
@@ -356,7 +358,7 @@ impl Objects for Store {
 
     fn revision(&self, group: &str, resource: &str) -> u64 {
         let inner = self.lock();
-        inner.kinds.get(storage_key(group, resource).as_str()).map_or(0, |kind| *kind.changed.borrow())
+        inner.kinds.get(storage_key(group, resource).as_str()).map_or(0, |kind| kind.changed.value())
     }
 }
 

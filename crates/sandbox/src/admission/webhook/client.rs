@@ -19,12 +19,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::service::{self, Service};
 use crate::faults::{WebhookEnd, WebhookFate};
+use crate::network::{Link, Network};
 use crate::objects::Objects;
 
 /// Answers larger than this are refused: a review's object is at most 3 MiB, and so is a patch.
@@ -53,7 +53,7 @@ impl Client {
     ///
     /// # Errors
     /// What is wrong with it: no url and no service, an url that is not https, a `caBundle` that holds no certificate.
-    pub fn new(config: &Value, objects: &Arc<dyn Objects>) -> Result<Self, String> {
+    pub fn new(config: &Value, objects: &Arc<dyn Objects>, network: &Network) -> Result<Self, String> {
         let target = target(config)?;
         let (url, service) = match target {
             Target::Url(url) => (url, None),
@@ -67,6 +67,7 @@ impl Client {
         }
         let connector = Connector {
             objects: Arc::clone(objects),
+            network: network.clone(),
             service,
             tls: TlsConnector::from(Arc::new(tls(config)?)),
         };
@@ -218,6 +219,7 @@ fn cause(error: &HttpError) -> String {
 #[derive(Clone)]
 struct Connector {
     objects: Arc<dyn Objects>,
+    network: Network,
     service: Option<Service>,
     tls: TlsConnector,
 }
@@ -235,9 +237,7 @@ impl Connector {
             Some(service) => service::resolve(self.objects.as_ref(), service).map_err(io::Error::other)?,
             None => (host.clone(), uri.port_u16().unwrap_or(443)),
         };
-        let stream =
-            TcpStream::connect((address.as_str(), port)).await.map_err(|e| dial(&address, port, &e))?;
-        stream.set_nodelay(true)?;
+        let stream = self.network.connect(&address, port).await.map_err(|e| dial(&address, port, &e))?;
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let stream = self.tls.connect(name, stream).await.map_err(|e| handshake(&e))?;
         Ok(Stream(TokioIo::new(stream)))
@@ -297,7 +297,7 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 /// A TLS connection that tells the pool whether it speaks HTTP/2.
-struct Stream(TokioIo<TlsStream<TcpStream>>);
+struct Stream(TokioIo<TlsStream<Link>>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {

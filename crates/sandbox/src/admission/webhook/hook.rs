@@ -10,6 +10,7 @@ use super::client::Client;
 use super::review::Version;
 use crate::admission::Request;
 use crate::admission::matcher::{self, Conditions, Matcher};
+use crate::network::Network;
 use crate::objects::Objects;
 
 /// One webhook.
@@ -37,7 +38,12 @@ pub struct Hook {
 
 impl Hook {
     /// Compiles a webhook; `earlier` is where clients come from that are still good.
-    pub fn new(configuration: &str, webhook: &Value, earlier: &[Hook], objects: &Arc<dyn Objects>) -> Self {
+    pub fn new(
+        configuration: &str,
+        webhook: &Value,
+        earlier: &[Hook],
+        (objects, network): (&Arc<dyn Objects>, &Network),
+    ) -> Self {
         let text = |field: &str| webhook[field].as_str().unwrap_or_default();
         let config = &webhook["clientConfig"];
         let kept = earlier.iter().filter_map(|hook| hook.client.as_ref().ok()).find(|c| c.is_for(config));
@@ -51,7 +57,10 @@ impl Hook {
             dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
             reinvocable: text("reinvocationPolicy") == "IfNeeded",
             version: Version::choose(&webhook["admissionReviewVersions"]),
-            client: kept.map_or_else(|| Client::new(config, objects).map(Arc::new), |c| Ok(Arc::clone(c))),
+            client: match kept {
+                Some(client) => Ok(Arc::clone(client)),
+                None => Client::new(config, objects, network).map(Arc::new),
+            },
         }
     }
 

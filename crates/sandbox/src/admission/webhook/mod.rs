@@ -22,6 +22,7 @@ use super::cache::Cached;
 use super::matcher::items;
 use super::{MakeUid, Notes, Request, Resource};
 use crate::faults::Faults;
+use crate::network::Network;
 use crate::objects::Objects;
 
 pub(super) use self::review::{cel_request, is_exempt};
@@ -37,6 +38,7 @@ pub(super) struct Webhooks {
     mutating: Compiled,
     validating: Compiled,
     faults: Option<Arc<Faults>>,
+    network: Network,
 }
 
 /// The webhooks of every configuration of one kind.
@@ -51,13 +53,13 @@ impl Compiled {
     }
 
     /// Configurations come ordered by name, and their webhooks in the order that they have there.
-    fn hooks(&self, objects: &Arc<dyn Objects>) -> Arc<([u64; 1], Vec<Hook>)> {
+    fn hooks(&self, objects: &Arc<dyn Objects>, network: &Network) -> Arc<([u64; 1], Vec<Hook>)> {
         self.hooks.at([objects.revision(GROUP, self.resource)], |earlier| {
             let mut hooks = Vec::new();
             for configuration in objects.list(GROUP, self.resource) {
                 let name = configuration["metadata"]["name"].as_str().unwrap_or_default();
                 for webhook in items(&configuration["webhooks"]) {
-                    hooks.push(Hook::new(name, webhook, earlier, objects));
+                    hooks.push(Hook::new(name, webhook, earlier, (objects, network)));
                 }
             }
             hooks
@@ -100,9 +102,10 @@ impl Webhooks {
         objects: Arc<dyn Objects>,
         make_uid: Arc<MakeUid>,
         faults: Option<Arc<Faults>>,
+        network: Network,
     ) -> Self {
         let (mutating, validating) = (Compiled::new(MUTATING), Compiled::new(VALIDATING));
-        Self { objects, make_uid, mutating, validating, faults }
+        Self { objects, make_uid, mutating, validating, faults, network }
     }
 
     /// One pass of the mutating webhooks, one after the other; says whether any changed the object.
@@ -116,7 +119,7 @@ impl Webhooks {
         if is_exempt(&request.resource(object)) {
             return Ok(false);
         }
-        let compiled = self.mutating.hooks(&self.objects);
+        let compiled = self.mutating.hooks(&self.objects, &self.network);
         let round = u8::from(passes.second);
         let mut changed = false;
         let mut index = 0;
@@ -174,7 +177,7 @@ impl Webhooks {
         if is_exempt(&request.resource(object)) {
             return Ok(());
         }
-        let compiled = self.validating.hooks(&self.objects);
+        let compiled = self.validating.hooks(&self.objects, &self.network);
         let mut calls = Vec::new();
         for hook in &compiled.1 {
             if let Some(version) = hook.wants(request, object, self.objects.as_ref())? {

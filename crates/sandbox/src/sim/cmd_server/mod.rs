@@ -99,6 +99,7 @@ async fn drive(launchers: Arc<Launchers>, pod_uid: String, stop: CancellationTok
     let (every, step) = DRIVER;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }

@@ -30,6 +30,7 @@ pub struct Launcher {
 pub async fn accept(listener: UnixListener, launcher: Launcher, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
@@ -50,6 +51,7 @@ pub async fn accept(listener: UnixListener, launcher: Launcher, stop: Cancellati
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service);
             tokio::select! {
+                biased;
                 // The process has died: its connections are reset.
                 () = stop.cancelled() => {}
                 _ = connection => {}

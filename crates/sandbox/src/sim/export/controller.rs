@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +34,7 @@ pub async fn start(
     stop: &CancellationToken,
 ) -> Result<Exports, SimError> {
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
-    let exports = Exports::start(stop).await.map_err(setup)?;
+    let exports = Exports::start(writer.client.network(), stop).await.map_err(setup)?;
     let served = if release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
     let cache = Cache::new(served, |_| ALL);
     let controller = Arc::new(Controller {
@@ -69,6 +68,7 @@ pub async fn start(
     tokio::spawn(async move {
         loop {
             tokio::select! {
+                biased;
                 () = listening.cancelled() => return,
                 () = rotated.rotated() => all.indexed(ALL).iter().for_each(|export| adding.add(&key(export))),
             }
@@ -132,7 +132,7 @@ impl Controller {
             url: &url,
             ca: &ca,
         };
-        let decision = decide(&seen, Timestamp::now());
+        let decision = decide(&seen, self.client.now());
         if decision.delete {
             self.exports.forget(key);
             let write = Write::to(self.cache.resource(), &export, "", Op::Delete(Value::Null));

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,13 +27,12 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::disks::Disks;
-use crate::certs::Authority;
+use crate::network::{Link, Listener, Network};
 
 /// A TLS handshake and the head of a request take no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +69,8 @@ struct Shared {
     served: Mutex<HashMap<String, Arc<Served>>>,
     identity: Mutex<(String, TlsAcceptor, CancellationToken)>,
     swapped: Notify,
+    network: Network,
+    rotations: AtomicU64,
     /// Bytes of a gzip stream after which reading the disk fails; `u64::MAX`: never.
     truncate_gzip: AtomicU64,
     /// Bytes of bodies after which every connection is cut, once; `u64::MAX`: never.
@@ -79,12 +80,14 @@ struct Shared {
 }
 
 impl Exports {
-    pub(super) async fn start(stop: &CancellationToken) -> Result<Self, Failure> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    pub(super) async fn start(network: &Network, stop: &CancellationToken) -> Result<Self, Failure> {
+        let listener = network.listen(0).await?;
         let exports = Self(Arc::new(Shared {
-            address: listener.local_addr()?,
+            address: listener.address()?,
             served: Mutex::default(),
-            identity: Mutex::new(identity()?),
+            identity: Mutex::new(identity(network, 0)?),
+            network: network.clone(),
+            rotations: AtomicU64::new(0),
             swapped: Notify::new(),
             truncate_gzip: AtomicU64::new(u64::MAX),
             cut_after: AtomicU64::new(u64::MAX),
@@ -100,7 +103,8 @@ impl Exports {
     /// # Errors
     /// When no certificate can be made.
     pub fn swap_pods(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let next = identity()?;
+        let rotation = self.0.rotations.fetch_add(1, Ordering::SeqCst) + 1;
+        let next = identity(&self.0.network, rotation)?;
         let (_, _, connections) = std::mem::replace(&mut *lock(&self.0.identity), next);
         connections.cancel();
         self.0.swapped.notify_one();
@@ -140,14 +144,15 @@ impl Exports {
         lock(&self.0.served).remove(key);
     }
 
-    async fn accept(self, listener: TcpListener, stop: CancellationToken) {
+    async fn accept(self, mut listener: Listener, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok(stream) = accepted else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
@@ -162,8 +167,7 @@ impl Exports {
         }
     }
 
-    async fn connection(self, stream: TcpStream, stop: CancellationToken) -> Result<(), Failure> {
-        stream.set_nodelay(true)?;
+    async fn connection(self, stream: Link, stop: CancellationToken) -> Result<(), Failure> {
         let (tls, swapped) = {
             let identity = lock(&self.0.identity);
             (identity.1.clone(), identity.2.clone())
@@ -178,6 +182,7 @@ impl Exports {
         builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_mins(2));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::select! {
+            biased;
             result = connection => Ok(result?),
             () = swapped.cancelled() => Ok(()),
             () = stop.cancelled() => Ok(()),
@@ -341,8 +346,9 @@ fn range(text: &str, size: u64) -> Option<(u64, u64)> {
     (start < end).then_some((start, end))
 }
 
-fn identity() -> Result<(String, TlsAcceptor, CancellationToken), Failure> {
-    let authority = Authority::new()?;
+/// `rotation`: how often the pods have been replaced.
+fn identity(network: &Network, rotation: u64) -> Result<(String, TlsAcceptor, CancellationToken), Failure> {
+    let authority = network.authority(2 + rotation)?;
     let (certificate, key) = authority.server()?.der();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)

@@ -149,7 +149,7 @@ impl Kubelet {
             let Some(pod) = self.pods.get(key) else { return Ok(None) };
             let Some(node) = self.nodes.get(text(&pod, "/spec/nodeName")) else { return Ok(None) };
             let (rejection, pod_ip) = self.admission(&pod);
-            let now = Timestamp::now();
+            let now = self.writer.client.now();
             let seen = Observation {
                 pod: &pod,
                 domain: self.launchers.domain(json::uid(&pod)),
@@ -274,6 +274,7 @@ impl Kubelet {
             let every = u32::try_from(STATUS_REPORT.as_secs() / HEARTBEAT.as_secs()).unwrap_or(30);
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(HEARTBEAT) => {}
                 }
@@ -291,7 +292,7 @@ impl Kubelet {
     }
 
     async fn register(&self, config: &SimConfig, index: u32) -> Result<(), ClientError> {
-        let now = Timestamp::now();
+        let now = self.writer.client.now();
         let object = node::object(config, index, now);
         let who = Identity::kubelet(json::name(&object));
         match self.writer.write(&who, &Write::create(&NODES, object.clone())).await {
@@ -306,7 +307,7 @@ impl Kubelet {
     }
 
     async fn heartbeat(&self, name: &str, with_status: bool) -> Result<(), ClientError> {
-        let (Some(node), now) = (self.nodes.get(name), Timestamp::now()) else { return Ok(()) };
+        let (Some(node), now) = (self.nodes.get(name), self.writer.client.now()) else { return Ok(()) };
         self.renew_lease(&node.who, name, now).await?;
         if with_status {
             let Some(object) = self.node_cache.get(name) else { return Ok(()) };

@@ -3,11 +3,10 @@
 
 mod fit;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +45,7 @@ struct State {
     /// How many of them have anti-affinity terms.
     repelling: usize,
     /// Keys of pods that fit nowhere.
-    waiting: HashSet<String>,
+    waiting: BTreeSet<String>,
 }
 
 struct Placed {
@@ -223,7 +222,7 @@ impl Scheduler {
     }
 
     fn wake(&self, state: &mut State) {
-        for key in state.waiting.drain() {
+        for key in std::mem::take(&mut state.waiting) {
             self.queue.add(&key);
         }
     }
@@ -275,7 +274,7 @@ impl Scheduler {
         let known = json::condition(pod, "/status/conditions", "PodScheduled")
             .is_some_and(|condition| text(condition, "/message") == message);
         if !known {
-            let now = time(Timestamp::now());
+            let now = time(self.writer.client.now());
             let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                 "message": message, "lastProbeTime": null, "lastTransitionTime": now});
             let body = json!({"status": {"conditions": [condition]}});

@@ -8,7 +8,6 @@ mod registration;
 mod subresources;
 mod validate;
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +39,7 @@ use super::json;
 use super::resource::{MIGRATIONS, PODS, Resource, VMIS};
 use super::version::Release;
 use crate::certs::Authority;
+use crate::network::{Link, Listener};
 use migrations::{Eviction, Lookups};
 use subresources::Subresources;
 
@@ -79,12 +78,11 @@ impl VirtApi {
         stop: &CancellationToken,
     ) -> Result<(), SimError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| SimError::VirtApi(error);
-        let authority = Authority::new().map_err(|error| failed(error.into()))?;
+        let authority = client.network().authority(1).map_err(|error| failed(error.into()))?;
         let front = registration::front_proxy(client).await?;
         let tls = tls(&authority, &front.authority).map_err(failed)?;
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(error.into()))?;
-        let address = listener.local_addr().map_err(|error| failed(error.into()))?;
+        let listener = client.network().listen(0).await.map_err(|error| failed(error.into()))?;
+        let address = listener.address().map_err(|error| failed(error.into()))?;
         let server = Arc::new(Self {
             config: RwLock::default(),
             subresources: Subresources::new(client.clone(), nodes, stop.clone()),
@@ -102,14 +100,15 @@ impl VirtApi {
         registration::api(client, address, &authority.pem()).await
     }
 
-    async fn serve(self: Arc<Self>, listener: TcpListener, tls: TlsAcceptor, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, mut listener: Listener, tls: TlsAcceptor, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok(stream) = accepted else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
@@ -126,11 +125,10 @@ impl VirtApi {
 
     async fn connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Link,
         tls: TlsAcceptor,
         stop: CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
         let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let trusted = peer
@@ -145,6 +143,7 @@ impl VirtApi {
         builder.http2().timer(TokioTimer::new());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::select! {
+            biased;
             result = connection => result,
             () = stop.cancelled() => Ok(()),
         }
@@ -193,7 +192,7 @@ impl VirtApi {
                 Some(migrations::create(request, &self.lookups(request, false).await))
             }
             "/pod-eviction-validate" => Some(self.evict(request, &config).await),
-            path => review_of(path, request, &config, Timestamp::now()),
+            path => review_of(path, request, &config, self.client.now()),
         };
         let Some(mut response) = decided else {
             return plain(StatusCode::NOT_FOUND, "no such webhook");

@@ -163,7 +163,7 @@ impl VirtController {
         for _ in 0..PASSES {
             let Some(vm) = self.caches.vms.get(key) else { return Ok(None) };
             let vmi = self.vmi_of(key, &vm);
-            let now = Timestamp::now();
+            let now = self.writer.client.now();
             let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
             let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
             let mut plan = vm::decide(&seen);
@@ -367,7 +367,7 @@ impl VirtController {
             let pods = self.caches.pods.indexed(json::uid(&vmi));
             let owner =
                 self.caches.vms.get(key).is_some_and(|vm| json::controller_uid(&vmi) == json::uid(&vm));
-            let now = Timestamp::now();
+            let now = self.writer.client.now();
             let seen = vmi::Observation { vmi: &vmi, pods: &pods, has_owner: owner, now };
             let (made, error) = self.sync_pods(&seen).await?;
             let pod = made.as_ref().or_else(|| vmi::current_pod(&seen));

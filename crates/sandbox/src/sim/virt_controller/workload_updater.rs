@@ -247,7 +247,7 @@ impl WorkloadUpdater {
 
     async fn evict(&self, vmi: &Value) -> Result<(), PassError> {
         let pods = self.caches.pods.indexed(json::uid(vmi));
-        let seen = vmi::Observation { vmi, pods: &pods, has_owner: true, now: jiff::Timestamp::now() };
+        let seen = vmi::Observation { vmi, pods: &pods, has_owner: true, now: self.writer.client.now() };
         let Some(pod) = vmi::current_pod(&seen) else { return Ok(()) };
         let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": {},
             "metadata": {"name": json::name(pod), "namespace": json::namespace(pod)}});

@@ -241,7 +241,7 @@ impl Subresources {
         at: (&str, &str),
         verb: &[&str],
     ) -> Result<Answer> {
-        let now = Timestamp::now();
+        let now = self.client.now();
         match (request.method().clone(), verb) {
             (
                 Method::PUT,

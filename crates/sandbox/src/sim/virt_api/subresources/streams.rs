@@ -108,6 +108,7 @@ async fn couple(socket: Socket, guest: DuplexStream, stop: CancellationToken) ->
     let mut heard = tokio::time::Instant::now();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             _ = ping.tick() => {
                 if heard.elapsed() > SILENCE {

@@ -7,7 +7,6 @@ mod target_pod;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -105,7 +104,7 @@ impl Migrations {
         let Some(vmi) = self.caches.vmis.get(&vmi_key) else { return self.orphaned(&migration).await };
         let config = self.caches.config();
         let (pods, siblings) = (self.caches.pods.indexed(json::uid(&vmi)), self.siblings(&vmi));
-        let now = Timestamp::now();
+        let now = self.writer.client.now();
         let serving = vmi::Observation { vmi: &vmi, pods: &pods, has_owner: true, now };
         let (source, target) = (vmi::current_pod(&serving), self.target_of(&migration, &vmi));
         let namespace = self.caches.namespaces.get(json::namespace(&vmi));

@@ -1,0 +1,99 @@
+//! Virtual time: nobody waits, and a seed decides everything.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::time::{Duration, Instant};
+
+use http::Request;
+use sandbox::{Simulation, World};
+use serde_json::{Value, json};
+
+const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
+const MINUTE: Duration = Duration::from_mins(1);
+
+async fn all_ready(world: &World, count: usize) -> bool {
+    let list = world.get(VMS).await.unwrap_or_default();
+    let vms = list["items"].as_array().cloned().unwrap_or_default();
+    vms.iter().filter(|vm| vm["status"]["ready"] == true).count() == count
+}
+
+async fn ready(world: &World, count: usize) {
+    world.until("all VMs are ready", MINUTE, async || all_ready(world, count).await).await.unwrap();
+}
+
+/// Starts VMs, moves one, and lets a quarter of an hour pass.
+fn life(simulation: Simulation) -> Vec<u8> {
+    let lived = simulation.nodes(2).vms(3).run(async |world| {
+        ready(world, 3).await;
+        let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+            "metadata": {"generateName": "move-", "namespace": "default"}, "spec": {"vmiName": "vm-2"}});
+        let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations";
+        let made = world.send(Request::post(path).body(migration).unwrap()).await.unwrap();
+        let path = format!("{path}/{}", made["metadata"]["name"].as_str().unwrap());
+        let done = async || world.get(&path).await.is_ok_and(|one| one["status"]["phase"] == "Succeeded");
+        world.until("the guest has moved", MINUTE, done).await.unwrap();
+        world.pass(15 * MINUTE).await;
+        world.audit()
+    });
+    lived.unwrap()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_audit_log_byte_for_byte() {
+    let (once, again, other) = (life(Simulation::new(7)), life(Simulation::new(7)), life(Simulation::new(8)));
+    let lines = |log: &[u8]| String::from_utf8_lossy(log).lines().map(str::to_owned).collect::<Vec<_>>();
+    for (number, (left, right)) in lines(&once).iter().zip(lines(&again)).enumerate() {
+        assert_eq!(*left, right, "line {number}");
+    }
+    assert!(once == again, "one log is longer");
+    assert!(once != other, "another seed gives another order");
+}
+
+#[test]
+fn an_hour_passes_at_once_and_everybody_lives_through_it() {
+    let begin = Instant::now();
+    let heartbeats = Simulation::new(1).nodes(1).run(async |world| {
+        let from = world.now();
+        world.pass(60 * MINUTE).await;
+        assert_eq!(world.now().duration_since(from).as_hours(), 1);
+        let node = world.get("/api/v1/nodes/node01").await.unwrap();
+        let is_ready = |one: &&Value| one["type"] == "Ready" && one["status"] == "True";
+        assert!(
+            node["status"]["conditions"].as_array().unwrap().iter().any(|one| is_ready(&one)),
+            "{node:#}"
+        );
+        let log = String::from_utf8(world.audit()).unwrap();
+        log.lines().filter(|line| line.contains("/leases/node01")).count()
+    });
+    assert!(heartbeats.unwrap() >= 360, "a lease is renewed every ten seconds");
+    assert!(begin.elapsed() < 60 * MINUTE, "nobody waited for the hour");
+}
+
+#[test]
+fn a_condition_that_never_holds_ends_the_wait() {
+    let waited = Simulation::new(1).run(async |world| {
+        let error = world.until("pigs fly", MINUTE, async || false).await.unwrap_err();
+        (error.to_string(), world.elapsed())
+    });
+    let (error, elapsed) = waited.unwrap();
+    assert_eq!(error, "waited 60 s of virtual time in vain: pigs fly");
+    assert!(elapsed >= MINUTE && elapsed < 2 * MINUTE, "{elapsed:?}");
+}
+
+#[test]
+fn faults_strike_where_the_seed_says_and_vms_run_in_spite_of_them() {
+    let faults = ["error:code=500,rate=0.05", "lost-answer:rate=0.02", "watch-drop:events=20,rate=0.5"];
+    let run = |seed| {
+        let mut simulation = Simulation::new(seed).nodes(2).vms(3);
+        for fault in faults {
+            simulation = simulation.fault(fault.parse().unwrap());
+        }
+        simulation.run(async |world| {
+            ready(world, 3).await;
+            world.audit()
+        })
+    };
+    for seed in 0..3 {
+        assert!(run(seed).unwrap() == run(seed).unwrap(), "seed {seed}: run again, another log");
+    }
+}
