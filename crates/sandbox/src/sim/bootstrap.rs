@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 7] = [
+const ROLES: [(&str, &str, Rules); 8] = [
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -31,7 +31,20 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("core", "pods", "get list watch delete"),
             ("core", "pods/binding bindings", "create"),
             ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "deviceclasses resourceclaims resourceslices", READ),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
             ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "system:controller:resource-claim-controller",
+        "User system:serviceaccount:kube-system:resource-claim-controller",
+        &[
+            ("core", "pods", READ),
+            ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "resourceclaims", "get list watch create delete"),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
+            ("resource.k8s.io", "resourceclaimtemplates", READ),
         ],
     ),
     (
@@ -77,6 +90,7 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
+            ("k8s.cni.cncf.io", "network-attachment-definitions", "get list watch"),
         ],
     ),
     (
