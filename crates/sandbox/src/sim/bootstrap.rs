@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 7] = [
+const ROLES: [(&str, &str, Rules); 9] = [
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -59,6 +59,30 @@ const ROLES: [(&str, &str, Rules); 7] = [
         ],
     ),
     (
+        "sandbox-storage",
+        "User system:serviceaccount:kube-system:sandbox-storage",
+        &[
+            ("core", "persistentvolumes persistentvolumeclaims", WRITE),
+            ("core", "persistentvolumes/status persistentvolumeclaims/status", "patch update"),
+            ("core", "events", "create patch update"),
+            ("snapshot.storage.k8s.io", "volumesnapshots volumesnapshotcontents", WRITE),
+            (
+                "snapshot.storage.k8s.io",
+                "volumesnapshots/status volumesnapshotcontents/status",
+                "patch update",
+            ),
+        ],
+    ),
+    (
+        "cdi",
+        "User system:serviceaccount:cdi:cdi-sa",
+        &[
+            ("core", "persistentvolumeclaims", WRITE),
+            ("core", "events", "create patch update"),
+            ("cdi.kubevirt.io", "*", "*"),
+        ],
+    ),
+    (
         "kubevirt-controller",
         "kubevirt-controller",
         &[
@@ -72,7 +96,15 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("policy", "poddisruptionbudgets", WRITE),
             ("apps", "controllerrevisions", "get list watch create update delete"),
             ("kubevirt.io", "*", "*"),
-            ("export.kubevirt.io snapshot.kubevirt.io", "*", "*"),
+            ("export.kubevirt.io snapshot.kubevirt.io clone.kubevirt.io", "*", "*"),
+            ("cdi.kubevirt.io", "*", "*"),
+            ("snapshot.storage.k8s.io", "volumesnapshots", "get list watch create update delete"),
+            ("snapshot.storage.k8s.io", "volumesnapshotclasses", READ),
+            (
+                "subresources.kubevirt.io",
+                "virtualmachineinstances/freeze virtualmachineinstances/unfreeze virtualmachines/stop",
+                "update",
+            ),
             ("core", "secrets", "get list watch create delete"),
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
@@ -136,6 +168,14 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
         "metadata": {"name": "kubevirt-cluster-critical"}, "value": 1_000_000_000, "globalDefault": false,
         "description": "This priority class should be used for core kubevirt components only."});
     ensure(client, &PRIORITY_CLASSES, class).await?;
+    for (resource, object) in super::storage::objects() {
+        ensure(client, resource, object.clone()).await?;
+        if object.get("status").is_some() {
+            let path = resource.path("", json::name(&object), "status");
+            let patch = json!({"status": object["status"]});
+            client.send(None, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
+        }
+    }
     let kubevirt = kubevirt(config);
     ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;
     let path = KUBEVIRTS.path(KUBEVIRT_NAMESPACE, json::name(&kubevirt), "status");

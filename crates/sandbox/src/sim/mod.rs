@@ -38,6 +38,7 @@ mod queue;
 mod requests;
 mod resource;
 mod scheduler;
+mod storage;
 pub mod version;
 mod virt_api;
 mod virt_controller;
@@ -275,11 +276,22 @@ impl Simulation {
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
         // Dropped on a failure below, which ends what was started by then.
-        let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
+        let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
-        let mut simulation =
-            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
+        let mut simulation = Self {
+            launchers,
+            hooks,
+            exports: None,
+            disks: directory,
+            stop: stop.clone(),
+            controller: Mutex::default(),
+        };
         bootstrap::cluster(&client, &config).await?;
+        let clones = if config.release.serves_clone_v1beta1() {
+            &resource::CLONES
+        } else {
+            &resource::CLONES_V1ALPHA1
+        };
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
             vmis: Cache::new(&resource::VMIS, |vmi| json::text(vmi, "/status/nodeName")),
@@ -289,10 +301,15 @@ impl Simulation {
             policies: Cache::new(&resource::MIGRATION_POLICIES, |_| ""),
             nodes: Cache::new(&resource::NODES, |_| ""),
             namespaces: Cache::new(&resource::NAMESPACES, |_| ""),
+            snapshots: Cache::new(&resource::SNAPSHOTS, |one| json::text(one, "/spec/source/name")),
+            contents: Cache::new(&resource::SNAPSHOT_CONTENTS, |_| ""),
+            restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
+            clones: Cache::new(clones, |_| virt_controller::clone::ALL),
+            storage: storage::StorageCaches::new(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
-        let all: Arc<[_]> = [
+        let all: Arc<[_]> = vec![
             nodes.clone(),
             caches.migrations.clone(),
             caches.policies.clone(),
@@ -301,8 +318,14 @@ impl Simulation {
             caches.vms.clone(),
             caches.vmis.clone(),
             caches.pods.clone(),
+            caches.snapshots.clone(),
+            caches.contents.clone(),
+            caches.restores.clone(),
+            caches.clones.clone(),
         ]
-        .into();
+        .into_iter()
+        .chain(caches.storage.all())
+        .collect();
         for cache in all.iter() {
             tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
         }
@@ -313,6 +336,8 @@ impl Simulation {
         let writer = Writer { client: client.clone(), caches: all.clone() };
         let recorder = Recorder::start(&client, &stop);
         let launchers = &simulation.launchers.clone();
+        let disks = Arc::new(storage::disks::Disks::new(simulation.disks.path().to_path_buf(), config.seed));
+        storage::start(&writer, &recorder, (&caches.storage, &caches.pods), &disks, &stop);
         scheduler::Scheduler::start(
             config.seed,
             writer.clone(),
@@ -352,7 +377,6 @@ impl Simulation {
         (controller.start)(&controller.stop);
         *simulation.controller() = Some(controller);
         let sources = (&caches.vms, &caches.vmis);
-        let disks = (simulation.disks.path().to_path_buf(), config.seed);
         simulation.exports =
             Some(export::start(writer.clone(), sources, disks, config.release, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());

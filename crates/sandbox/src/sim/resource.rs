@@ -83,6 +83,20 @@ pub static ENDPOINT_SLICES: Resource =
 pub static API_SERVICES: Resource =
     Resource::cluster("apiregistration.k8s.io", "v1", "apiservices", "APIService");
 pub static CLAIMS: Resource = Resource::core("persistentvolumeclaims", "PersistentVolumeClaim", true);
+pub static VOLUMES: Resource = Resource::core("persistentvolumes", "PersistentVolume", false);
+pub static STORAGE_CLASSES: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+pub static DATA_VOLUMES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume");
+pub static DATA_SOURCES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datasources", "DataSource");
+pub static STORAGE_PROFILES: Resource =
+    Resource::cluster("cdi.kubevirt.io", "v1beta1", "storageprofiles", "StorageProfile");
+pub static CDIS: Resource = Resource::cluster("cdi.kubevirt.io", "v1beta1", "cdis", "CDI");
+pub static VOLUME_SNAPSHOTS: Resource =
+    Resource::new("snapshot.storage.k8s.io", "v1", "volumesnapshots", "VolumeSnapshot");
+pub static VOLUME_SNAPSHOT_CONTENTS: Resource =
+    Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", "VolumeSnapshotContent");
+pub static VOLUME_SNAPSHOT_CLASSES: Resource =
+    Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass");
 pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
 pub static EXPORTS: Resource =
     Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");
@@ -91,6 +105,19 @@ pub static EXPORTS_V1BETA1: Resource =
     Resource::new("export.kubevirt.io", "v1beta1", "virtualmachineexports", "VirtualMachineExport");
 pub static SNAPSHOTS: Resource =
     Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinesnapshots", "VirtualMachineSnapshot");
+pub static SNAPSHOT_CONTENTS: Resource = Resource::new(
+    "snapshot.kubevirt.io",
+    "v1beta1",
+    "virtualmachinesnapshotcontents",
+    "VirtualMachineSnapshotContent",
+);
+pub static RESTORES: Resource =
+    Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinerestores", "VirtualMachineRestore");
+pub static CLONES: Resource =
+    Resource::new("clone.kubevirt.io", "v1beta1", "virtualmachineclones", "VirtualMachineClone");
+/// Before v1.6.
+pub static CLONES_V1ALPHA1: Resource =
+    Resource::new("clone.kubevirt.io", "v1alpha1", "virtualmachineclones", "VirtualMachineClone");
 pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");
 pub static CLUSTER_ROLES: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");

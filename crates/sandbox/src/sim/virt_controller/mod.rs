@@ -1,11 +1,14 @@
 //! virt-controller: from a `VirtualMachine` to a VMI to a launcher pod.
 
+pub mod clone;
+pub mod data_volumes;
 pub mod defaults;
 mod evacuation;
 pub mod launcher_pod;
 mod live_update;
 pub mod migration;
 mod overhead;
+pub mod snapshot;
 pub mod vm;
 pub mod vm_status;
 pub mod vmi;
@@ -28,9 +31,13 @@ use super::json::{self, finalizers, is_deleting, text};
 use super::node::draw_text;
 use super::queue::Queue;
 use super::resource::{CONTROLLER_REVISIONS, VMIS};
+use super::storage::StorageCaches;
 use super::write::{Op, Write, Writer};
+use clone::Clones;
+use data_volumes::{Users, Volumes};
 use evacuation::Evacuation;
 use migration::Migrations;
+use snapshot::Snapshots;
 use vm::{Expectation, Plan};
 use vm_status::SyncError;
 use workload_updater::WorkloadUpdater;
@@ -58,6 +65,13 @@ pub struct Caches {
     pub policies: Arc<Cache>,
     pub nodes: Arc<Cache>,
     pub namespaces: Arc<Cache>,
+    /// Indexed by the name of the VM.
+    pub snapshots: Arc<Cache>,
+    pub contents: Arc<Cache>,
+    /// Indexed by the name of the target.
+    pub restores: Arc<Cache>,
+    pub clones: Arc<Cache>,
+    pub storage: StorageCaches,
     pub settings: Arc<RwLock<Arc<ClusterConfig>>>,
 }
 
@@ -97,6 +111,8 @@ pub struct VirtController {
     vmi_queue: Queue,
     /// Templates that VMIs were started with; a revision never changes.
     revisions: Mutex<std::collections::HashMap<String, Arc<Value>>>,
+    /// Which VMs have a claim.
+    claim_users: Arc<Users>,
 }
 
 impl VirtController {
@@ -106,6 +122,8 @@ impl VirtController {
         Migrations::start(writer.clone(), recorder.clone(), caches, stop);
         Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
+        Snapshots::start(writer.clone(), recorder.clone(), caches, stop);
+        Clones::start(writer.clone(), recorder.clone(), caches, stop);
         let controller = Arc::new(Self {
             seed,
             who: Identity::virt_controller(),
@@ -115,6 +133,7 @@ impl VirtController {
             vm_queue: Queue::default(),
             vmi_queue: Queue::default(),
             revisions: Mutex::default(),
+            claim_users: Arc::default(),
         });
         controller.listen();
         let vms = controller.clone();
@@ -131,7 +150,27 @@ impl VirtController {
 
     fn listen(self: &Arc<Self>) {
         let on_vm = self.clone();
-        self.caches.vms.on_change(move |change| on_vm.vm_queue.add(change.key));
+        self.caches.vms.on_change(move |change| {
+            on_vm.claim_users.vm_changed(change);
+            on_vm.vm_queue.add(change.key);
+        });
+        for cache in [&self.caches.storage.claims, &self.caches.storage.data_volumes] {
+            let on_claim = self.clone();
+            cache.on_change(move |change| {
+                for vm in on_claim.claim_users.of(change.key) {
+                    on_claim.vm_queue.add(&vm);
+                    on_claim.vmi_queue.add(&vm);
+                }
+            });
+        }
+        for cache in [&self.caches.storage.classes, &self.caches.storage.snapshot_classes] {
+            let on_class = self.clone();
+            cache.on_change(move |_| {
+                for vm in on_class.claim_users.everybody() {
+                    on_class.vm_queue.add(&vm);
+                }
+            });
+        }
         let on_vmi = self.clone();
         self.caches.vmis.on_change(move |change| {
             on_vmi.vmi_queue.add(change.key);
@@ -165,10 +204,14 @@ impl VirtController {
             let vmi = self.vmi_of(key, &vm);
             let now = self.writer.client.now();
             let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
-            let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
+            let volumes = Volumes::of(&vm, &self.caches.storage);
+            let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
             let mut plan = vm::decide(&seen);
             let mut error = None;
-            if plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
+            if plan.expects == Expectation::Start {
+                error = self.prepare_volumes(&vm, &mut plan).await?;
+            }
+            if error.is_none() && plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
                 match instancetype::apply_to(&self.writer.client, &self.who, &vm).await {
                     Ok(expanded) => {
                         plan = vm::decide(&vm::Observation { vm: &expanded, ..seen }).recorded(&vm);
@@ -199,7 +242,7 @@ impl VirtController {
             let expects = if error.is_none() { plan.expects } else { Expectation::None };
             // What was written to the VMI just now shows in the same status.
             let vmi = self.vmi_of(key, &vm);
-            let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice };
+            let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
             let status = vm_status::status(&seen, expects, error.as_ref());
             let changed = vm.get("status") != Some(&status);
             if changed {
@@ -219,6 +262,19 @@ impl VirtController {
         }
         self.vm_queue.add(key);
         Ok(None)
+    }
+
+    /// Makes the `DataVolumes` of a VM that is about to start; while they are not usable, it does not.
+    async fn prepare_volumes(&self, vm: &Value, plan: &mut Plan) -> Result<Option<SyncError>, ClientError> {
+        let acting = (&self.writer, &self.recorder, &self.who);
+        let error = match data_volumes::ensure(vm, &self.caches.storage, acting).await? {
+            Ok(true) => return Ok(None),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        plan.writes.clear();
+        plan.expects = Expectation::None;
+        Ok(error)
     }
 
     /// Carries a plan out. What the API server refuses becomes the VM's `Failure` condition when
