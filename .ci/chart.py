@@ -224,6 +224,13 @@ def inspect_each(rendered):
     check("strict: Secrets only where asked", reads(strict, "secrets") == ["team-a"], reads(strict, "secrets"))
     check("strict: ConfigMaps only where asked", reads(strict, "configmaps") == ["team-a", "team-b"])
     check("strict: digest", of_kind(strict, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"].endswith("@sha256:" + 64 * "0"))
+    objects, _ = rendered["files"]
+    files = yaml.safe_load(config_file(objects))
+    check("files: the paths are the program's", (files["tls"]["certFile"], files["tls"]["source"]) == ("/path/to/tls.crt", "files"))
+    check("files: no Secret of ours is mounted", all(v["name"] != "certs" for v in of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]))
+    check("files: traces are sent", files["telemetry"]["otlpEndpoint"].endswith(":4318"))
+    out = [p["port"] for rule in of_kind(objects, "NetworkPolicy")[0]["spec"]["egress"] for p in rule["ports"]]
+    check("files: the collector is let out", 4318 in out, out)
     alerts = {r["alert"] for g in of_kind(strict, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
     runbooks = (CHART.parent.parent / "docs" / "runbooks.md").read_text()
     for alert in sorted(alerts):
@@ -253,6 +260,7 @@ REFUSED = {
     "a privileged port": {"webhook": {"port": 443}},
     "a certificate without its CA": {"tls": {"certManager": {"enabled": False}, "manual": {"existingSecret": "x"}}},
     "a key without its certificate": {"tls": {"certManager": {"enabled": False}, "manual": {"tlsKey": "eA==", "caCert": "eA=="}}},
+    "a certificate file without its key": {"tls": {"certManager": {"enabled": False}, "manual": {"caCert": "eA=="}, "certFile": "/a"}},
     "a foreign issuer without a name": {"tls": {"certManager": {"createIssuer": False}}},
 }
 

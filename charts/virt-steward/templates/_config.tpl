@@ -44,6 +44,10 @@ server:
 tls:
   source: {{ ternary "self-signed" "files" $self }}
   certDir: {{ .Values.webhook.certDir }}
+  {{- if eq (include "virt-steward.certificateSource" .) "files" }}
+  certFile: {{ .Values.tls.certFile | required "tls.certFile is needed beside keyFile" }}
+  keyFile: {{ .Values.tls.keyFile | required "tls.keyFile is needed beside certFile" }}
+  {{- end }}
   secretName: {{ include "virt-steward.certificateSecretName" . }}
 register:
   # With a certificate of its own the program fills in its webhook configuration, CA included.
@@ -68,6 +72,9 @@ kubernetes:
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:
   logLevel: {{ .Values.logLevel }}
+  {{- with .Values.traces.otlpEndpoint }}
+  otlpEndpoint: {{ . }}
+  {{- end }}
   metricsBindAddress: {{ ternary (printf ":%v" .Values.metrics.port) "0" .Values.metrics.enabled | quote }}
 features:
   {{- toYaml $features | nindent 2 }}

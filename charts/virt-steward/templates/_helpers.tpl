@@ -52,12 +52,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- dict "certManager" $cm "manual" $manual | toJson }}
 {{- end }}
 
-{{/* Where the certificate comes from: cert-manager, manual, existing or self. */}}
+{{/* Where the certificate comes from: cert-manager, manual, existing, files or self. */}}
 {{- define "virt-steward.certificateSource" -}}
 {{- $tls := include "virt-steward.tls" . | fromJson }}
 {{- if $tls.certManager.enabled -}}cert-manager
 {{- else if $tls.manual.existingSecret -}}existing
 {{- else if or $tls.manual.tlsCert $tls.manual.tlsKey -}}manual
+{{- else if or .Values.tls.certFile .Values.tls.keyFile -}}files
 {{- else -}}self
 {{- end }}
 {{- end }}
@@ -73,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 
 {{- define "virt-steward.caBundle" -}}
 {{- $tls := include "virt-steward.tls" . | fromJson }}
-{{- if has (include "virt-steward.certificateSource" .) (list "existing" "manual") -}}
+{{- if has (include "virt-steward.certificateSource" .) (list "existing" "manual" "files") -}}
 {{- $tls.manual.caCert | required "tls.manual.caCert is needed with a certificate of your own: the API server checks the webhook against it" }}
 {{- end }}
 {{- end }}

@@ -47,7 +47,8 @@ pub(crate) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub(crate) fn new(base: &'a Value) -> Self {
-        let found = Site::ALL.map(|site| find(base, site.path()));
+        let mut walked = Walked::new(base);
+        let found = Site::ALL.map(|site| walked.find(site.path()));
         Self { base, found, edited: Default::default(), created: Vec::new(), operations: Vec::new() }
     }
 
@@ -339,16 +340,34 @@ impl<'a> Document<'a> {
     }
 }
 
-fn find(base: &Value, path: Path) -> Found<'_> {
-    let mut value = base;
-    for (depth, token) in path.iter().enumerate() {
-        match value.get(token) {
-            None if !value.is_object() => return Found::Misplaced(depth, value),
-            None | Some(Value::Null) => return Found::Absent,
-            Some(next) => value = next,
-        }
+/// A walk to one path after the other; what a path shares with the one before is not walked again.
+struct Walked<'a> {
+    base: &'a Value,
+    /// The last path, and the value behind each of its tokens that was found.
+    path: Path,
+    values: Vec<&'a Value>,
+}
+
+impl<'a> Walked<'a> {
+    fn new(base: &'a Value) -> Self {
+        Self { base, path: &[], values: Vec::with_capacity(8) }
     }
-    Found::There(value)
+
+    fn find(&mut self, path: Path) -> Found<'a> {
+        let shared = self.path.iter().zip(path).take_while(|(last, token)| last == token).count();
+        self.values.truncate(shared);
+        self.path = path;
+        let mut value = self.values.last().copied().unwrap_or(self.base);
+        for (depth, token) in path.iter().enumerate().skip(self.values.len()) {
+            match value.get(token) {
+                None if !value.is_object() => return Found::Misplaced(depth, value),
+                None | Some(Value::Null) => return Found::Absent,
+                Some(next) => value = next,
+            }
+            self.values.push(value);
+        }
+        Found::There(value)
+    }
 }
 
 fn is_below(path: Path, ancestor: Path) -> bool {

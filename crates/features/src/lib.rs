@@ -37,6 +37,7 @@ mod pci_passthrough;
 pub mod policy;
 mod realtime;
 mod record;
+mod relevant;
 mod scheduling;
 mod site;
 mod sriov;
@@ -57,6 +58,7 @@ pub use facts::{ClusterFacts, Lookup, Lookups, Need, Node, PciDevice};
 
 pub use availability::{Obstacle, obstacles};
 use feature::Feature;
+pub use relevant::Relevant;
 use serde::Serialize;
 use serde_json::Value;
 use wishes::Wishes;

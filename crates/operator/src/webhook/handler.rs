@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use features::ClusterFacts;
+use features::{ClusterFacts, Relevant};
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -322,7 +322,7 @@ impl Handler {
             let (version, request) = review::parse::<IgnoredAny>(text)?;
             return self.answer(path, version, &request, &Decision::untouched(), begun, parent);
         }
-        let (version, request) = review::parse::<Value>(text)?;
+        let (version, request) = review::parse::<Relevant>(text)?;
         let cluster = self.parts.facts.load_full();
         let decision = decide(&request, &cluster, &self.features, &self.parts.reader, limit).await?;
         self.answer(path, version, &request, &decision, begun, parent)

@@ -31,7 +31,20 @@ const ROLES: [(&str, &str, Rules); 9] = [
             ("core", "pods", "get list watch delete"),
             ("core", "pods/binding bindings", "create"),
             ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "deviceclasses resourceclaims resourceslices", READ),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
             ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "system:controller:resource-claim-controller",
+        "User system:serviceaccount:kube-system:resource-claim-controller",
+        &[
+            ("core", "pods", READ),
+            ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "resourceclaims", "get list watch create delete"),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
+            ("resource.k8s.io", "resourceclaimtemplates", READ),
         ],
     ),
     (
@@ -109,6 +122,7 @@ const ROLES: [(&str, &str, Rules); 9] = [
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
+            ("k8s.cni.cncf.io", "network-attachment-definitions", "get list watch"),
         ],
     ),
     (

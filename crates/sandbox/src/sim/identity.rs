@@ -40,12 +40,26 @@ impl Identity {
     }
 
     pub fn node_controller() -> Self {
+        Self::kube_system(
+            "node-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+        )
+    }
+
+    pub fn claim_controller() -> Self {
+        Self::kube_system(
+            "resource-claim-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/resource-claim-controller",
+        )
+    }
+
+    fn kube_system(account: &str, agent: &'static str) -> Self {
         Self {
-            user: "system:serviceaccount:kube-system:node-controller".into(),
+            user: format!("system:serviceaccount:kube-system:{account}").into(),
             groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
                 .into(),
             node: None,
-            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+            agent,
         }
     }
 

@@ -18,6 +18,7 @@ mod client;
 mod cluster;
 mod cmd_server;
 mod device_plugins;
+mod dra;
 mod events;
 pub mod export;
 mod guest;
@@ -349,6 +350,7 @@ impl Simulation {
         node_lifecycle::start(writer.clone(), &nodes, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
+        dra::start(writer.clone(), &caches.pods, &stop);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),
@@ -382,6 +384,7 @@ impl Simulation {
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
+        dra::publish(&client, &config).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
     }

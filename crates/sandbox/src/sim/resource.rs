@@ -61,6 +61,16 @@ impl Resource {
     }
 }
 
+pub static DEVICE_CLASSES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "deviceclasses", "DeviceClass");
+pub static RESOURCE_CLAIMS: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub static RESOURCE_CLAIM_TEMPLATES: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate");
+pub static RESOURCE_SLICES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
+pub static NETWORKS: Resource =
+    Resource::new("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition");
 pub static NAMESPACES: Resource = Resource::core("namespaces", "Namespace", false);
 pub static NODES: Resource = Resource::core("nodes", "Node", false);
 pub static PODS: Resource = Resource::core("pods", "Pod", true);

@@ -62,6 +62,11 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
             pod["spec"][key] = value.clone();
         }
     }
+    let claimed = claimed_devices(vmi);
+    if !claimed.is_empty() {
+        pod["spec"]["resourceClaims"] = vmi["spec"]["resourceClaims"].clone();
+        pod["spec"]["containers"][0]["resources"]["claims"] = claimed.into();
+    }
     Ok(pod)
 }
 
@@ -74,6 +79,16 @@ fn host_name(name: &str) -> &str {
     // A host name is a DNS label; a VMI name may be longer and have dots (`SanitizeHostname`).
     let label = name.split('.').next().unwrap_or(name);
     &label[..label.len().min(63)]
+}
+
+/// What the compute container uses of the pod's claims (`WithGPUsDRA`, `WithHostDevicesDRA`).
+fn claimed_devices(vmi: &Value) -> Vec<Value> {
+    ["/spec/domain/devices/gpus", "/spec/domain/devices/hostDevices"]
+        .iter()
+        .flat_map(|pointer| list(vmi, pointer))
+        .filter(|device| device.get("claimName").is_some())
+        .map(|device| json!({"name": device["claimName"], "request": device["requestName"]}))
+        .collect()
 }
 
 /// Devices that the cluster does not permit (`validatePermittedHostDevices`).
@@ -184,7 +199,10 @@ fn node_selector(vmi: &Value) -> Map<String, Value> {
         }
     }
     if vmi.pointer("/spec/domain/cpu/dedicatedCpuPlacement") == Some(&Value::Bool(true)) {
-        require("cpumanager".into());
+        require("kubevirt.io/cpumanager".into());
+    }
+    if vmi.pointer("/spec/domain/cpu/realtime").is_some() {
+        require("kubevirt.io/realtime".into());
     }
     let architecture = text(vmi, "/spec/architecture");
     if !architecture.is_empty() {

@@ -7,6 +7,7 @@ mod evacuation;
 pub mod launcher_pod;
 mod live_update;
 pub mod migration;
+mod networks;
 mod overhead;
 pub mod snapshot;
 pub mod vm;
@@ -471,7 +472,11 @@ impl VirtController {
         if !vmi::needs_pod(seen) || is_deleting(seen.vmi) {
             return Ok((None, None));
         }
-        let pod = match launcher_pod::render(seen.vmi, &self.config()) {
+        let rendered = match launcher_pod::render(seen.vmi, &self.config()) {
+            Ok(pod) => networks::attach(&self.writer.client, &self.who, seen.vmi, pod).await?,
+            Err(error) => Err(error),
+        };
+        let pod = match rendered {
             Ok(pod) => pod,
             Err(error) => return Ok((None, Some(error))),
         };
