@@ -302,6 +302,7 @@ mod tests {
             from: end(2, GI, GI),
             to: end(4, 2 * GI, 2 * GI),
             since: 0,
+            begun: 0,
             touched: true,
             task: None,
             reason: None,

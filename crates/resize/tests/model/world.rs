@@ -544,14 +544,20 @@ pub fn agrees(setting: &Setting, world: &World) -> bool {
     let stranded = world.ledger.as_ref().is_some_and(|ledger| {
         ledger.is_stranded() && ledger.phase == Phase::Stopped && world.spec.guest == guest.guest
     });
-    // A VM that cannot migrate, and whose patch came while the webhook was away, is in KubeVirt's own
-    // dead end: nobody ever takes the condition away.
+    // A VM that cannot migrate and whose patch came while the webhook was away is in KubeVirt's own
+    // dead end: nobody ever takes the condition away. With the grant we lead it out, if the node can.
+    let can_heal = setting.may_declare
+        && setting.kubelet == Kubelet::Willing
+        && !world.quota_full
+        && world.ledger.as_ref().is_none_or(|ledger| ledger.phase != Phase::Stopped)
+        && world.vm.sockets >= world.spec.sockets;
     let dead_end = !setting.migratable
         && setting.outages > 0
         && !declared
+        && !can_heal
         && (accounted || world.pod_spec == Setting::render(world.spec));
     match world.decision(setting) {
-        Step::Idle | Step::Wait(Waiting::KubeVirt, _) if dead_end => true,
+        Step::Idle | Step::Wait(Waiting::KubeVirt | Waiting::Ask | Waiting::Owner, _) if dead_end => true,
         Step::Idle => accounted && declared && world.spec == guest,
         // KubeVirt wants a restart.
         Step::Wait(Waiting::Ask, _) => {
