@@ -6,6 +6,7 @@
 //!
 //! Both run in this process, and know of each other only what a kubeconfig says.
 
+mod agents;
 mod compare;
 pub mod demo;
 mod fault;
@@ -20,8 +21,6 @@ use ::operator::config::{LogFormat, LogLevel, RegisterMode};
 use ::operator::readiness::State;
 use ::operator::{Config, Operator};
 use anyhow::{Context, Result};
-use http::Method;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::FAILED;
@@ -166,7 +165,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.vms
     ))?;
     if let Some(pods) = pods {
-        start_agents(&kubeconfig, &pods, &stop).await?;
+        agents::start(&kubeconfig, &pods, &stop).await?;
     }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
@@ -224,33 +223,6 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
         operator.end().await?;
     }
     Ok(status)
-}
-
-/// An agent for every node, as the chart's `DaemonSet` has them; a pod in the namespace
-/// `virt-steward` stands for each, for those who look for them.
-async fn start_agents(kubeconfig: &Path, pods: &Path, stop: &CancellationToken) -> Result<()> {
-    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
-    let nodes = cluster
-        .get("/api/v1/nodes")
-        .await
-        .map_err(|error| Problem::new("listing the sandbox's nodes", error, "report this as a defect"))?;
-    let made = |path: &str, object: Value| {
-        let (cluster, path) = (&cluster, path.to_owned());
-        async move { cluster.send(Method::POST, &path, "application/json", &object).await?.object("making an agent's pod") }
-    };
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "virt-steward"}});
-    made("/api/v1/namespaces", namespace).await?;
-    for node in nodes["items"].as_array().into_iter().flatten() {
-        let name = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let labels = json!({"app.kubernetes.io/name": "virt-steward-agent", "app.kubernetes.io/component": "agent"});
-        let pod = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": format!("virt-steward-agent-{name}"), "namespace": "virt-steward", "labels": labels},
-            "spec": {"nodeName": name, "containers": [{"name": "agent", "image": "virt-steward", "args": ["agent"]}]}});
-        made("/api/v1/namespaces/virt-steward/pods", pod).await?;
-        let settings = ::agent::Settings { node: name, pods: pods.to_path_buf() };
-        tokio::spawn(::agent::Agent::new(cluster.client(), settings).run(stop.clone()));
-    }
-    Ok(())
 }
 
 /// An operator that runs.

@@ -1,5 +1,6 @@
 //! Counts of writes, from the API server's audit log.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,13 +14,18 @@ pub struct Writes {
     pub objects: usize,
     /// Events.
     pub events: usize,
+    /// Writes of the operator for one VM that were in flight at once, at the most; refused ones, too.
+    pub most_of_ours: usize,
 }
+
+/// When a write came, and when its answer was ready, by the VM that it was for.
+type Flights = BTreeMap<String, Vec<(Timestamp, Timestamp)>>;
 
 /// Reads a log and the part of it that was moved aside.
 pub fn writes(log: &Path, since: Timestamp) -> Result<Writes> {
     let mut moved = log.as_os_str().to_owned();
     moved.push(".1");
-    let mut writes = Writes::default();
+    let (mut writes, mut flights) = (Writes::default(), Flights::new());
     for path in [Path::new(&moved), log] {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -29,19 +35,50 @@ pub fn writes(log: &Path, since: Timestamp) -> Result<Writes> {
         for line in text.lines() {
             if let Ok(event) = serde_json::from_str::<Value>(line) {
                 count(&event, since, &mut writes);
+                if let Some((vm, flight)) = ours(&event) {
+                    flights.entry(vm).or_default().push(flight);
+                }
             }
         }
     }
+    writes.most_of_ours = flights.values().map(|flights| most_at_once(flights)).max().unwrap_or(0);
     Ok(writes)
 }
 
+/// A write of the operator's reconciler: for which VM, and from when to when.
+fn ours(event: &Value) -> Option<(String, (Timestamp, Timestamp))> {
+    if !is_write(event) || !event["requestURI"].as_str()?.contains("fieldManager=virt-steward") {
+        return None;
+    }
+    let about = &event["objectRef"];
+    let name = match about["resource"].as_str()? {
+        "virtualmachineinstances" => about["name"].as_str()?,
+        "events" => event["requestObject"]["involvedObject"]["name"].as_str()?,
+        // virt-launcher-NAME-xxxxx
+        "pods" => about["name"].as_str()?.strip_prefix("virt-launcher-")?.rsplit_once('-')?.0,
+        _ => return None,
+    };
+    let time = |name: &str| event[name].as_str()?.parse().ok();
+    Some((name.to_owned(), (time("requestReceivedTimestamp")?, time("stageTimestamp")?)))
+}
+
+/// How many intervals overlap, at the most. One that begins when another ends does not.
+fn most_at_once(flights: &[(Timestamp, Timestamp)]) -> usize {
+    let at = |time: Timestamp| {
+        flights.iter().filter(|(from, to)| *from <= time && (time < *to || *from == time)).count()
+    };
+    flights.iter().map(|(from, _)| at(*from)).max().unwrap_or(0)
+}
+
+fn is_write(event: &Value) -> bool {
+    matches!(event["verb"].as_str(), Some("create" | "update" | "patch" | "delete" | "deletecollection"))
+}
+
 fn count(event: &Value, since: Timestamp, writes: &mut Writes) {
-    let writes_something =
-        matches!(event["verb"].as_str(), Some("create" | "update" | "patch" | "delete" | "deletecollection"));
     let done = event["responseStatus"]["code"].as_u64().is_some_and(|code| code < 300);
     let received: Option<Timestamp> =
         event["requestReceivedTimestamp"].as_str().and_then(|time| time.parse().ok());
-    if !writes_something || !done || received.is_none_or(|received| received < since) {
+    if !is_write(event) || !done || received.is_none_or(|received| received < since) {
         return;
     }
     match event["objectRef"]["resource"].as_str().unwrap_or_default() {
@@ -76,6 +113,20 @@ mod tests {
         ] {
             count(&event(verb, resource, code, time), since, &mut writes);
         }
-        assert_eq!(writes, Writes { objects: 1, events: 1 });
+        assert_eq!((writes.objects, writes.events), (1, 1));
+    }
+
+    #[test]
+    fn writes_for_one_vm_are_counted_while_they_are_in_flight() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        assert_eq!(most_at_once(&[(at(1), at(2)), (at(2), at(3)), (at(5), at(6))]), 1);
+        assert_eq!(most_at_once(&[(at(1), at(3)), (at(2), at(4)), (at(2), at(2))]), 3);
+        let event = json!({"verb": "patch", "requestURI": "/api/v1/namespaces/d/pods/x/resize?fieldManager=virt-steward",
+            "objectRef": {"resource": "pods", "name": "virt-launcher-vm-1-abcde"},
+            "requestReceivedTimestamp": "2026-11-01T00:00:01.000000Z", "stageTimestamp": "2026-11-01T00:00:02.000000Z"});
+        assert_eq!(ours(&event).unwrap().0, "vm-1");
+        let mut theirs = event.clone();
+        theirs["requestURI"] = "/api/v1/namespaces/d/pods/x/resize".into();
+        assert_eq!(ours(&theirs), None);
     }
 }

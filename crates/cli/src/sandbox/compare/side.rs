@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const WANTED: Size = Size { sockets: 4, guest: 2 << 30 };
 
 /// Who changes the VMs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Side {
     /// KubeVirt alone.
     Stock,
@@ -41,6 +41,14 @@ pub enum Side {
 }
 
 impl Side {
+    /// In JSON.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::InPlace => "inPlace",
+        }
+    }
+
     /// For people who wait.
     pub const fn title(self) -> &'static str {
         match self {
@@ -59,8 +67,6 @@ pub async fn run(side: Side, args: &Args) -> Result<Tally> {
         kubeconfig_out: Some(kubeconfig.clone()),
         seed: args.seed,
         nodes: args.nodes as usize,
-        // Room for a second pod of every VM that migrates, not VMs of the sandbox itself.
-        vms: 0,
         audit_log: Some(log.clone()),
         kubelet_root: Some(root.clone()),
         ..::sandbox::Options::default()
@@ -87,7 +93,7 @@ pub async fn run(side: Side, args: &Args) -> Result<Tally> {
 }
 
 async fn steward(kubeconfig: &Path, root: &Path, stop: &CancellationToken) -> Result<super::super::Running> {
-    super::super::start_agents(kubeconfig, &root.join("pods"), stop).await?;
+    super::super::agents::start(kubeconfig, &root.join("pods"), stop).await?;
     super::super::start_operator(kubeconfig, |config| {
         config.resize.enabled = true;
         config.resize.in_place = true;
@@ -233,6 +239,7 @@ async fn tally(
     let mut tally = Tally {
         migrations: items(cluster, MIGRATIONS).await?.len(),
         writes: writes.objects,
+        our_writes_in_flight_per_vm: writes.most_of_ours,
         events: writes.events,
         p50_seconds: took.get(took.len() / 2).copied().unwrap_or_default(),
         last_seconds: took.last().copied().unwrap_or_default(),
