@@ -200,6 +200,9 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
         config.resize.declare_memory = args.resize;
     };
     let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, configure).await?) };
+    if let Some(operator) = &operator {
+        print(&format!("Operator  https://{}\n", operator.address))?;
+    }
     let mut status = ExitCode::SUCCESS;
     if args.demo {
         let demo = demo::run(&cluster, operator.is_some(), Style::of_stdout());
@@ -227,6 +230,7 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
 
 /// An operator that runs.
 struct Running {
+    address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -255,7 +259,7 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
     let operator = Operator::start(config).await.map_err(|error| {
         Problem::new(doing, error, "start the sandbox with `--no-operator` and the operator beside it")
     })?;
-    print(&format!("Operator  https://{}\n", operator.address()))?;
+    let address = operator.address();
     let readiness = operator.readiness();
     let stop = CancellationToken::new();
     let serving = tokio::spawn(operator.serve(stop.clone()));
@@ -263,7 +267,7 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
     loop {
         let report = readiness.report();
         if report.ready && report.parts.get("registration") == Some(&State::Ok) {
-            return Ok(Running { stop, serving });
+            return Ok(Running { address, stop, serving });
         }
         if Instant::now() > end {
             let remedy = "start the sandbox with `--no-operator` and the operator beside it";

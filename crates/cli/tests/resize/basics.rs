@@ -22,7 +22,7 @@ async fn a_running_vm_grows_in_its_own_pod_without_a_migration() {
     assert!(condition(&vmi, "HotVCPUChange").is_none() && condition(&vmi, "HotMemoryChange").is_none());
     let events = "/api/v1/namespaces/default/events";
     stage.wait(events, "told", |found| found.to_string().contains("ResizeDone")).await;
-    assert_eq!(stage.events("db").await, ["ResizeStarted", "ResizeDone"]);
+    assert_eq!(stage.events("db").await, ["ResizeDone", "ResizeStarted"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,13 +31,17 @@ async fn what_the_node_cannot_do_is_put_back_and_said() {
     assert_eq!(stage.migrations().await, 0);
 }
 
-/// A quota that is watched the whole time.
-async fn watched(stage: &Stage, memory: &str) -> (Arc<AtomicU64>, tokio::task::JoinHandle<()>) {
+/// What a quota has counted.
+fn used(quota: &Value) -> Option<u64> {
+    bytes(&quota["status"]["used"]["requests.memory"])
+}
+
+/// A quota that is watched the whole time: what was used at first, and what at the most.
+async fn watched(stage: &Stage, memory: &str) -> (u64, Arc<AtomicU64>, tokio::task::JoinHandle<()>) {
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
         "spec": {"hard": {"requests.memory": memory}}});
     stage.create(QUOTAS, quota).await;
-    let used = |quota: &Value| bytes(&quota["status"]["used"]["requests.memory"]);
-    stage.wait(&format!("{QUOTAS}/q"), "counted", |quota| used(quota).is_some()).await;
+    let quota = stage.wait(&format!("{QUOTAS}/q"), "counted", |quota| used(quota).is_some()).await;
     let (most, client) = (Arc::new(AtomicU64::new(0)), stage.client.clone());
     let seen = Arc::clone(&most);
     let task = tokio::spawn(async move {
@@ -49,7 +53,7 @@ async fn watched(stage: &Stage, memory: &str) -> (Arc<AtomicU64>, tokio::task::J
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    (most, task)
+    (used(&quota).unwrap(), most, task)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,15 +61,14 @@ async fn quota_is_never_exceeded_shown_as_it_is_and_not_held_after_giving_up() {
     let (stage, _steward) = Stage::with_steward(Setup::default()).await;
     stage.vm("db", Some("Enabled")).await;
     let pod = stage.launchers("db").await.remove(0);
-    let (most, watching) = watched(&stage, "2Gi").await;
+    let (first, most, watching) = watched(&stage, "2Gi").await;
     stage.grow("db", 4, "2Gi").await;
     let state = stage.wait_phase("db", "Stopped").await;
     assert_eq!(state["reason"]["cause"], "Refused");
     let words = state["reason"]["message"].as_str().unwrap();
     assert!(words.contains("exceeded quota: q, requested: requests.memory="), "{words}");
     assert_eq!(resources(&stage.launchers("db").await[0]), resources(&pod));
-    let used = stage.get(&format!("{QUOTAS}/q")).await["status"]["used"]["requests.memory"].clone();
-    assert_eq!(bytes(&used), Some(1320 << 20), "nothing is held");
+    assert_eq!(used(&stage.get(&format!("{QUOTAS}/q")).await), Some(first), "nothing is held");
     assert!(stage.events("db").await.contains(&"ResizeRefused".to_owned()));
     // With more room, and another wish, it is done; only the difference is needed, not a second pod.
     stage.patch(&format!("{QUOTAS}/q"), json!({"spec": {"hard": {"requests.memory": "2500Mi"}}})).await;
@@ -85,14 +88,13 @@ async fn quota_is_given_back_when_kubelet_does_not_answer_in_time() {
     let node = format!("/api/v1/nodes/{}", pod["spec"]["nodeName"].as_str().unwrap());
     let fault = |what: Value| json!({"metadata": {"annotations": {"sandbox.vm-feature-manager.io/resize": what}}});
     stage.patch(&node, fault("Defer".into())).await;
-    let (most, watching) = watched(&stage, "3Gi").await;
+    let (first, most, watching) = watched(&stage, "3Gi").await;
     stage.grow("db", 4, "2Gi").await;
     let state = stage.wait_phase("db", "Stopped").await;
     assert_eq!(state["reason"]["cause"], "Deferred");
     watching.abort();
-    assert_eq!(most.load(Ordering::SeqCst), 2360 << 20, "held while kubelet was asked");
-    let used = |quota: &Value| bytes(&quota["status"]["used"]["requests.memory"]);
-    stage.wait(&format!("{QUOTAS}/q"), "free", |quota| used(quota) == Some(1320 << 20)).await;
+    assert_eq!(most.load(Ordering::SeqCst) - first, 1040 << 20, "held while kubelet was asked");
+    stage.wait(&format!("{QUOTAS}/q"), "free", |quota| used(quota) == Some(first)).await;
     // The owner asks for something else once the node has room.
     stage.patch(&node, fault(Value::Null)).await;
     stage.grow("db", 3, "2Gi").await;

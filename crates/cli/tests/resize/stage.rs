@@ -318,14 +318,16 @@ impl Stage {
         None
     }
 
-    /// The reasons of all Events of a VMI.
+    /// The reasons of all Events of a VMI, by name.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let events = self.get("/api/v1/namespaces/default/events").await;
         let about = |event: &&Value| {
             event["involvedObject"]["name"] == name && event["source"]["component"] == "virt-steward"
         };
         let all = events["items"].as_array().unwrap().iter().filter(about);
-        all.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
+        let mut reasons: Vec<String> = all.map(|event| event["reason"].as_str().unwrap().to_owned()).collect();
+        reasons.sort();
+        reasons
     }
 }
 

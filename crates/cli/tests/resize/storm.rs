@@ -19,7 +19,7 @@ const EVENTS: usize = 14;
 /// What owners ask for.
 const SIZES: [(u32, u64); 6] = [(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (5, 3)];
 /// Everything has settled after so long.
-const CALM: Duration = Duration::from_mins(4);
+const CALM: Duration = Duration::from_mins(2);
 const FAULT: &str = "sandbox.vm-feature-manager.io/resize";
 const STEWARD: &str = "user=system:serviceaccount:default:*";
 
@@ -144,7 +144,7 @@ async fn storm(seed: u64) {
                 begun.elapsed() < CALM,
                 "{name}: {wrong}\n{}\n{:#}",
                 told.join("\n"),
-                stage.get(&format!("{VMIS}/{name}")).await
+                stage.get(&format!("{VMIS}/{name}")).await["metadata"]["annotations"]
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
