@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    admit, agent, bench, capabilities, clone, completion, devices, doctor, export, image, operator, policy, provider,
-    sandbox, serve, snapshot, top, version, vm, volume,
+    admit, agent, bench, capabilities, clone, completion, devices, doctor, export, image, operator, policy,
+    provider, sandbox, serve, snapshot, top, version, vm, volume,
 };
 
 /// A usage or IO error: nothing was decided.

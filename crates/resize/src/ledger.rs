@@ -254,6 +254,15 @@ impl Ledger {
         self.touched && (self.phase.changes_the_guest() || self.phase == Phase::Preparing)
     }
 
+    /// The end that the guest is known to have, so that a patch to it may pass with the status.
+    pub fn declared(&self) -> Option<&End> {
+        match self.phase {
+            Phase::Declaring => Some(&self.to),
+            Phase::Stopped if self.is_stranded() => Some(&self.from),
+            _ => None,
+        }
+    }
+
     /// The owner took vCPUs back that the guest has and keeps.
     pub fn is_stranded(&self) -> bool {
         self.reason.as_ref().is_some_and(|reason| reason.cause == Cause::Stranded)

@@ -26,11 +26,8 @@ pub async fn facts(cluster: &Cluster, namespace: Option<&str>) -> Result<Facts> 
         core: object(cluster, "/api/v1").await?,
         kubevirts: list(cluster, "/apis/kubevirt.io/v1/kubevirts").await?,
         nodes: list(cluster, "/api/v1/nodes").await?,
-        webhooks: list(
-            cluster,
-            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
-        )
-        .await?,
+        webhooks: list(cluster, "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations")
+            .await?,
         operators: None,
         answered: None,
         agents: list(cluster, "/api/v1/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dagent").await?,
@@ -61,7 +58,8 @@ async fn object(cluster: &Cluster, path: &str) -> Result<Option<Value>> {
 
 /// All objects of a list. A kind that does not exist has none; nothing when it may not be read.
 async fn list(cluster: &Cluster, path: &str) -> Result<Option<Vec<Value>>> {
-    let (join, mut token, mut found) = (if path.contains('?') { '&' } else { '?' }, String::new(), Vec::new());
+    let (join, mut token, mut found) =
+        (if path.contains('?') { '&' } else { '?' }, String::new(), Vec::new());
     for _ in 0..PAGES {
         let page = format!("{path}{join}limit={PAGE}&continue={token}");
         let mut page = match cluster.get(&page).await {

@@ -51,7 +51,9 @@ pub async fn run(cluster: &Cluster, target: &Target, facts: &Facts) -> Result<Re
     let is = view::spec_size(&vmi);
     let more = Size { sockets: is.sockets.saturating_add(1), ..is };
     if let Some(obstacle) = eligibility::of_vmi(&vmi, more).first() {
-        return Err(problem(format!("it cannot get another socket: {obstacle}"), "probe with another VM").into());
+        return Err(
+            problem(format!("it cannot get another socket: {obstacle}"), "probe with another VM").into()
+        );
     }
     let kubevirt = facts.kubevirts.as_ref().and_then(|all| all.first());
     let kubevirt = kubevirt.and_then(|one| one["metadata"]["namespace"].as_str()).unwrap_or("kubevirt");
@@ -70,13 +72,18 @@ pub async fn run(cluster: &Cluster, target: &Target, facts: &Facts) -> Result<Re
         return Err(problem(message(), "it needs the right to impersonate virt-controller").into());
     }
     let held = view::spec_size(&answer) == is
-        && ledger::read::<Wish>(&answer, WISH).ok().flatten().is_some_and(|wish| wish.sockets == Some(more.sockets));
+        && ledger::read::<Wish>(&answer, WISH)
+            .ok()
+            .flatten()
+            .is_some_and(|wish| wish.sockets == Some(more.sockets));
     Ok(if held {
         Ok(format!("it held a patch of virt-controller for {namespace}/{name} in a dry run"))
     } else if ledger::read::<Value>(&vmi, ledger::LEDGER).ok().flatten().is_some() {
         Err("a resize of this VM is under way or left to KubeVirt: probe with another VM".into())
     } else {
-        Err(format!("a patch of virt-controller for {namespace}/{name} passed in a dry run: the API server does not reach it"))
+        Err(format!(
+            "a patch of virt-controller for {namespace}/{name} passed in a dry run: the API server does not reach it"
+        ))
     })
 }
 

@@ -45,7 +45,8 @@ pub struct Args {
 /// Examines a cluster, all namespaces unless one is given.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let cluster =
-        Cluster::connect(args.scope.cluster.kubeconfig.as_deref(), args.scope.cluster.context.clone()).await?;
+        Cluster::connect(args.scope.cluster.kubeconfig.as_deref(), args.scope.cluster.context.clone())
+            .await?;
     let mut facts = gather::facts(&cluster, args.scope.namespace.as_deref()).await?;
     if let Some(target) = &args.probe {
         facts.answered = Some(probe::run(&cluster, target, &facts).await?);

@@ -123,7 +123,11 @@ fn wanted(args: &Args, found: &Found) -> Result<Wanted> {
         Problem::new(format!("resizing the VM `{}`", args.of.name), wrong, remedy)
     };
     if args.sockets.is_none() && args.memory.is_none() {
-        return Err(problem("nothing is asked for", "give --sockets, --memory, or requests and limits such as --limit-memory").into());
+        return Err(problem(
+            "nothing is asked for",
+            "give --sockets, --memory, or requests and limits such as --limit-memory",
+        )
+        .into());
     }
     if found.vm["spec"].get("instancetype").is_some_and(Value::is_object) {
         return Err(

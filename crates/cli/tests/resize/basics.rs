@@ -62,7 +62,8 @@ async fn a_migration_right_after_a_resize_renders_a_target_of_the_new_size() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vcpus_and_with_the_grant_memory_of_a_vm_that_cannot_migrate_grow_without_a_restart() {
     let (stage, _steward) = Stage::with_steward(Setup { declare_memory: true, ..Setup::default() }).await;
-    let methods = json!({"spec": {"workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate", "Evict"]}}});
+    let methods =
+        json!({"spec": {"workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate", "Evict"]}}});
     stage.patch("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt", methods).await;
     let vmi = stage.vm_with("db", Some("Enabled"), json!({}), false).await;
     stage.grow("db", 4, "2Gi").await;

@@ -86,7 +86,8 @@ async fn quota_is_given_back_when_kubelet_does_not_answer_in_time() {
     stage.vm("db", Some("Enabled")).await;
     let pod = stage.launchers("db").await.remove(0);
     let node = format!("/api/v1/nodes/{}", pod["spec"]["nodeName"].as_str().unwrap());
-    let fault = |what: Value| json!({"metadata": {"annotations": {"sandbox.vm-feature-manager.io/resize": what}}});
+    let fault =
+        |what: Value| json!({"metadata": {"annotations": {"sandbox.vm-feature-manager.io/resize": what}}});
     stage.patch(&node, fault("Defer".into())).await;
     let (first, most, watching) = watched(&stage, "3Gi").await;
     stage.grow("db", 4, "2Gi").await;

@@ -32,8 +32,20 @@ async fn policy_objects_decide_for_namespaces_and_for_the_cluster() {
     let _steward = stage.steward(&Setup::default()).await;
     // What the API server refuses.
     for (path, kind, name, spec, words) in [
-        (&cluster, "ClusterResizePolicy", "other", json!({"inPlace": "Enabled"}), "the name has to be `default`"),
-        (&cluster, "ClusterResizePolicy", "default", json!({"fallback": "Evict"}), "Unsupported value: \"Evict\""),
+        (
+            &cluster,
+            "ClusterResizePolicy",
+            "other",
+            json!({"inPlace": "Enabled"}),
+            "the name has to be `default`",
+        ),
+        (
+            &cluster,
+            "ClusterResizePolicy",
+            "default",
+            json!({"fallback": "Evict"}),
+            "Unsupported value: \"Evict\"",
+        ),
         (&namespaced, "ResizePolicy", "default", json!({"deadlineSeconds": 1}), "greater than or equal to 5"),
         (&namespaced, "ResizePolicy", "default", json!({}), "at least 1"),
     ] {
@@ -41,14 +53,21 @@ async fn policy_objects_decide_for_namespaces_and_for_the_cluster() {
         assert!(error.contains(words), "{error}");
     }
     stage.vm("db", None).await;
-    let in_force = |expected: Value| move |vmi: &Value| annotation(vmi, "resize-policy").unwrap_or_default() == expected;
-    stage.create(&cluster, policy("ClusterResizePolicy", "default", &json!({"inPlace": "Enabled", "deadlineSeconds": 60}))).await;
+    let in_force =
+        |expected: Value| move |vmi: &Value| annotation(vmi, "resize-policy").unwrap_or_default() == expected;
+    stage
+        .create(
+            &cluster,
+            policy("ClusterResizePolicy", "default", &json!({"inPlace": "Enabled", "deadlineSeconds": 60})),
+        )
+        .await;
     let all = json!({"inPlace": true, "fallback": "Revert", "deadline": 60});
     stage.wait_vmi("db", "served by the cluster's policy", in_force(all)).await;
     stage.create(&namespaced, policy("ResizePolicy", "default", &json!({"fallback": "Wait"}))).await;
     let mine = json!({"inPlace": true, "fallback": "Wait", "deadline": 60});
     stage.wait_vmi("db", "served by the namespace's policy", in_force(mine)).await;
-    let annotated = json!({"metadata": {"annotations": {"vm-feature-manager.io/in-place-resize": "Disabled"}}});
+    let annotated =
+        json!({"metadata": {"annotations": {"vm-feature-manager.io/in-place-resize": "Disabled"}}});
     stage.patch(&format!("{VMS}/db"), annotated).await;
     stage.wait_vmi("db", "left alone", in_force(Value::Null)).await;
 }
@@ -79,7 +98,8 @@ async fn doctor_finds_what_is_missing_and_calls_the_webhook() {
     let found = run(&whole, "doctor resize -n default --probe default/vm-2 -o json");
     let json: Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!(found.status, 0, "{}{}", found.stdout, found.stderr);
-    let probe = json["findings"].as_array().unwrap().iter().find(|one| one["check"] == "webhook answers").unwrap();
+    let probe =
+        json["findings"].as_array().unwrap().iter().find(|one| one["check"] == "webhook answers").unwrap();
     assert_eq!(probe["state"], "ok");
     assert!(probe["what"].as_str().unwrap().contains("in a dry run"), "{probe}");
     let agents = json["findings"].as_array().unwrap().iter().find(|one| one["check"] == "agents").unwrap();

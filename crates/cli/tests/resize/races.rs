@@ -50,7 +50,8 @@ async fn a_guest_that_is_carried_away_before_it_is_declared_is_done_again_in_the
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stage.migrate("db").await;
-    let moved = stage.wait_vmi("db", "moved", |vmi| vmi["status"]["nodeName"] != old["spec"]["nodeName"]).await;
+    let moved =
+        stage.wait_vmi("db", "moved", |vmi| vmi["status"]["nodeName"] != old["spec"]["nodeName"]).await;
     let pods = stage.launchers("db").await;
     let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == moved["status"]["nodeName"]).unwrap();
     assert_eq!(requests(new), asks("200m", "1320Mi"), "rendered for the old size: the race is there");

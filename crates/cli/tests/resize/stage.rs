@@ -128,7 +128,8 @@ impl Stage {
         self.send(Method::POST, &format!("{rbac}/clusterrolebindings"), &binding).await.unwrap();
         let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
         let token = self.send(Method::POST, &format!("{core}/{name}/token"), &ask).await.unwrap();
-        let mut file = serde_json::to_value(Kubeconfig::from_yaml(&self.sandbox.kubeconfig()).unwrap()).unwrap();
+        let mut file =
+            serde_json::to_value(Kubeconfig::from_yaml(&self.sandbox.kubeconfig()).unwrap()).unwrap();
         file["users"][0]["user"] = json!({"token": token["status"]["token"]});
         std::fs::write(self.credentials(name), file.to_string()).unwrap();
     }
@@ -164,7 +165,8 @@ impl Stage {
         config.resize.fallback = setup.fallback;
         config.resize.declare_memory = setup.declare_memory;
         config.resize.deadline_seconds = setup.deadline;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.spawn(async move {
             loop {
                 // Without an API server a pod is started again.
@@ -232,7 +234,13 @@ impl Stage {
     }
 
     /// One with something else in its domain, or one that cannot migrate.
-    pub async fn vm_with(&self, name: &str, policy: Option<&str>, resources: Value, migratable: bool) -> Value {
+    pub async fn vm_with(
+        &self,
+        name: &str,
+        policy: Option<&str>,
+        resources: Value,
+        migratable: bool,
+    ) -> Value {
         let mut network = json!({"name": "default"});
         network[if migratable { "masquerade" } else { "bridge" }] = json!({});
         let mut vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
@@ -325,7 +333,8 @@ impl Stage {
             event["involvedObject"]["name"] == name && event["source"]["component"] == "virt-steward"
         };
         let all = events["items"].as_array().unwrap().iter().filter(about);
-        let mut reasons: Vec<String> = all.map(|event| event["reason"].as_str().unwrap().to_owned()).collect();
+        let mut reasons: Vec<String> =
+            all.map(|event| event["reason"].as_str().unwrap().to_owned()).collect();
         reasons.sort();
         reasons
     }

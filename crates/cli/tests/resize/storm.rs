@@ -121,7 +121,8 @@ async fn storm(seed: u64) {
             10 => {
                 let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
                     "spec": {"hard": {"requests.memory": "7Gi"}}});
-                let made = stage.send(Method::POST, "/api/v1/namespaces/default/resourcequotas", &quota).await;
+                let made =
+                    stage.send(Method::POST, "/api/v1/namespaces/default/resourcequotas", &quota).await;
                 told.push(format!("a quota, {}", made.is_ok()));
             }
             _ => {
@@ -189,7 +190,8 @@ async fn disagreement(stage: &Stage, name: &str) -> Option<String> {
     let pod = view::pod(pod);
     let state: Option<Ledger> = ledger::read(&vmi, LEDGER).unwrap();
     let gib = |bytes: u64| bytes >> 30;
-    if (guest.vcpus, guest.current, guest.requested) != (seen.size.sockets, seen.size.guest, seen.size.guest) {
+    if (guest.vcpus, guest.current, guest.requested) != (seen.size.sockets, seen.size.guest, seen.size.guest)
+    {
         return Some(format!("the guest has {guest:?}, the VMI says {:?}, {state:?}", seen.size));
     }
     let wanted = rendered(seen.size.sockets, gib(seen.size.guest));

@@ -150,7 +150,10 @@ mod tests {
         };
         assert_eq!(find("/metadata/resourceVersion")["op"], "test");
         assert_eq!(find("/spec/domain/memory/guest")["value"], "2Gi");
-        assert_eq!(find("/status/currentCPUTopology")["value"], json!({"sockets": 4, "cores": 1, "threads": 1}));
+        assert_eq!(
+            find("/status/currentCPUTopology")["value"],
+            json!({"sockets": 4, "cores": 1, "threads": 1})
+        );
         assert_eq!(find("/status/conditions")["value"], json!([{"type": "Ready", "status": "True"}]));
     }
 

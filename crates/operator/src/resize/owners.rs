@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use resize::policy::{Mistake, Sources};
 use resize::Policy;
+use resize::policy::{Mistake, Sources};
 use serde_json::Value;
 
 use super::worker::Key;

@@ -51,7 +51,9 @@ impl Kind {
             Self::Vmi => kubevirt("VirtualMachineInstance", "virtualmachineinstances"),
             Self::Vm => kubevirt("VirtualMachine", "virtualmachines"),
             Self::Pod => of("", "v1", "Pod", "pods"),
-            Self::Migration => kubevirt("VirtualMachineInstanceMigration", "virtualmachineinstancemigrations"),
+            Self::Migration => {
+                kubevirt("VirtualMachineInstanceMigration", "virtualmachineinstancemigrations")
+            }
             Self::Namespace => of("", "v1", "Namespace", "namespaces"),
             Self::Policy => ours(resize::policy::NAMESPACE_KIND, "resizepolicies"),
             Self::ClusterPolicy => ours(resize::policy::CLUSTER_KIND, "clusterresizepolicies"),
@@ -173,7 +175,9 @@ impl Workers {
             self.context.owners.retain(|source| match (kind, source) {
                 (Kind::Vm, Source::Vm(key)) => there.contains(&key.to_string()),
                 (Kind::Namespace, Source::Namespace(name)) => there.contains(&format!("/{name}")),
-                (Kind::Policy, Source::Policy(namespace)) => there.contains(&format!("{namespace}/{POLICY_NAME}")),
+                (Kind::Policy, Source::Policy(namespace)) => {
+                    there.contains(&format!("{namespace}/{POLICY_NAME}"))
+                }
                 (Kind::ClusterPolicy, Source::Cluster) => there.contains(&format!("/{POLICY_NAME}")),
                 _ => true,
             });

@@ -30,7 +30,9 @@ pub fn writes(log: &Path, since: Timestamp) -> Result<Writes> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("reading the audit log {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("reading the audit log {}", path.display()));
+            }
         };
         for line in text.lines() {
             if let Ok(event) = serde_json::from_str::<Value>(line) {

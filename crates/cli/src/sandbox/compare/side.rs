@@ -77,7 +77,8 @@ pub async fn run(side: Side, args: &Args) -> Result<Tally> {
     let stop = CancellationToken::new();
     let _ends_with_us = stop.clone().drop_guard();
     let cluster = Cluster::connect(Some(&kubeconfig), None).await?;
-    let methods = json!({"spec": {"workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate", "Evict"]}}});
+    let methods =
+        json!({"spec": {"workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate", "Evict"]}}});
     cluster.send(Method::PATCH, KUBEVIRT, MERGE, &methods).await?.object("configuring KubeVirt")?;
     let operator = match side {
         Side::Stock => None,
@@ -123,7 +124,10 @@ async fn compare(side: Side, args: &Args, cluster: &Cluster, log: &Path) -> Resu
     let mut started = BTreeMap::new();
     for name in names.keys() {
         started.insert(name.clone(), begun.elapsed());
-        cluster.send(Method::PATCH, &format!("{VMS}/{name}"), MERGE, &change).await?.object("changing a VM")?;
+        cluster
+            .send(Method::PATCH, &format!("{VMS}/{name}"), MERGE, &change)
+            .await?
+            .object("changing a VM")?;
     }
     let took = settled(args, cluster, &names, &started, begun).await?;
     let writes = audit::writes(log, since)?;
@@ -161,7 +165,12 @@ fn late(what: &str, timeout: Duration) -> anyhow::Error {
 }
 
 /// Waits until every VM runs, and gives their VMIs' uids.
-async fn running(side: Side, args: &Args, cluster: &Cluster, count: usize) -> Result<BTreeMap<String, String>> {
+async fn running(
+    side: Side,
+    args: &Args,
+    cluster: &Cluster,
+    count: usize,
+) -> Result<BTreeMap<String, String>> {
     let begun = Instant::now();
     loop {
         let vmis = items(cluster, VMIS).await?;

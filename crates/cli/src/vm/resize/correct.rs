@@ -66,12 +66,7 @@ impl Corrections {
     }
 }
 
-fn read(
-    text: Option<&str>,
-    of: fn(&Value) -> Option<u64>,
-    what: &str,
-    forms: &str,
-) -> Result<Option<u64>> {
+fn read(text: Option<&str>, of: fn(&Value) -> Option<u64>, what: &str, forms: &str) -> Result<Option<u64>> {
     let Some(text) = text else { return Ok(None) };
     match of(&json!(text)).filter(|amount| *amount > 0) {
         Some(amount) => Ok(Some(amount)),
@@ -107,7 +102,8 @@ fn against(found: &Found, now: Compute, then: Compute) -> Option<(String, &'stat
         }
     }
     if then.memory.limit < now.memory.limit && found.kubernetes_minor < LOWER_LIMITS {
-        let wrong = format!("Kubernetes 1.{} does not lower memory limits of running pods", found.kubernetes_minor);
+        let wrong =
+            format!("Kubernetes 1.{} does not lower memory limits of running pods", found.kubernetes_minor);
         return Some((wrong, "upgrade to 1.34 or newer, or restart the VM"));
     }
     let (before, after) = (qos::class_with(&found.pod, now), qos::class_with(&found.pod, then));
@@ -166,7 +162,8 @@ fn pod_path(of: &Where, pod: &Value) -> String {
 }
 
 async fn write(cluster: &Cluster, of: &Where, pod: &Value, to: Compute, doing: &str) -> Result<()> {
-    let mut resources = json!({"requests": {"cpu": show_cpu(to.cpu.request), "memory": show_bytes(to.memory.request)}});
+    let mut resources =
+        json!({"requests": {"cpu": show_cpu(to.cpu.request), "memory": show_bytes(to.memory.request)}});
     if let Some(limit) = to.cpu.limit {
         resources["limits"]["cpu"] = show_cpu(limit).into();
     }
@@ -195,10 +192,9 @@ async fn follow(
     let (begun, path) = (Instant::now(), pod_path(of, pod));
     let mut told = String::new();
     loop {
-        let object: Value = cluster
-            .get(&path)
-            .await
-            .map_err(|error| Problem::new(format!("reading `{path}`"), error, "check that the VM still runs"))?;
+        let object: Value = cluster.get(&path).await.map_err(|error| {
+            Problem::new(format!("reading `{path}`"), error, "check that the VM still runs")
+        })?;
         let state = view::pod(&object).state;
         let (words, hopeless) = match &state {
             Actuation::Done => {
@@ -241,17 +237,23 @@ mod tests {
         let (now, small) = (compute(1, Some(4)), compute(1, Some(2)));
         assert_eq!(against(&found(36), now, small), None);
         assert!(against(&found(33), now, small).unwrap().0.contains("does not lower memory limits"));
-        assert!(against(&found(36), now, compute(3, Some(2))).unwrap().0.contains("less than the pod requests"));
+        assert!(
+            against(&found(36), now, compute(3, Some(2))).unwrap().0.contains("less than the pod requests")
+        );
         let mut lone = found(36);
         lone.pod = json!({"spec": {"containers": [{"name": "compute"}]}});
-        let full = |memory| Compute { cpu: Amount { request: 200, limit: Some(200) }, ..compute(memory, Some(2)) };
+        let full =
+            |memory| Compute { cpu: Amount { request: 200, limit: Some(200) }, ..compute(memory, Some(2)) };
         assert!(against(&lone, full(1), full(2)).unwrap().0.contains("from Burstable to Guaranteed"));
     }
 
     #[test]
     fn only_what_is_given_changes() {
-        let corrections =
-            Corrections { limit_memory: Some("8Gi".into()), request_cpu: Some("500m".into()), ..Corrections::default() };
+        let corrections = Corrections {
+            limit_memory: Some("8Gi".into()),
+            request_cpu: Some("500m".into()),
+            ..Corrections::default()
+        };
         let then = corrections.of(compute(1, Some(4))).unwrap();
         assert_eq!(then.memory, compute(1, Some(8)).memory);
         assert_eq!(then.cpu.request, 500);
