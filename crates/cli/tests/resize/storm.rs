@@ -179,16 +179,22 @@ async fn disagreement(stage: &Stage, name: &str) -> Option<String> {
     if migrating["items"].as_array().into_iter().flatten().any(open) {
         return Some("it is migrating".into());
     }
-    let seen = view::vmi(&vmi);
+    let mut seen = view::vmi(&vmi);
+    let state: Option<Ledger> = ledger::read(&vmi, LEDGER).unwrap();
     if seen.size != seen.status || seen.stock_at_work {
-        return Some("KubeVirt has not finished".into());
+        // A VM that cannot migrate, whose patch passed while the webhook was away, and whose owner
+        // wants something else now that KubeVirt does not give: its own dead end, see docs/resize.md.
+        let given_up = state.as_ref().is_some_and(|ledger| ledger.phase == ledger::Phase::Stopped);
+        if seen.migratable || !given_up {
+            return Some(format!("KubeVirt has not finished, {state:?}"));
+        }
+        seen.size = seen.status;
     }
     let Some(pod) = pods.iter().find(|pod| view::is_active_launcher(pod, &vmi)) else {
         return Some("it has no launcher".into());
     };
     let Some(guest) = stage.guest(name).await else { return Some("its launcher does not answer".into()) };
     let pod = view::pod(pod);
-    let state: Option<Ledger> = ledger::read(&vmi, LEDGER).unwrap();
     let gib = |bytes: u64| bytes >> 30;
     if (guest.vcpus, guest.current, guest.requested) != (seen.size.sockets, seen.size.guest, seen.size.guest)
     {

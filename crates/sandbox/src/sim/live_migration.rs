@@ -274,7 +274,8 @@ pub fn grow(vmi: &mut Value, counted: i64) {
     if moving || bytes(vmi, "guestCurrent") == Some(counted) {
         return;
     }
-    let as_requested = vmi.pointer(&path("guestRequested")).filter(|_| bytes(vmi, "guestRequested") == Some(counted));
+    let as_requested =
+        vmi.pointer(&path("guestRequested")).filter(|_| bytes(vmi, "guestRequested") == Some(counted));
     let value = as_requested.cloned().unwrap_or_else(|| quantity::bytes(counted).into());
     put(vmi, &["status", "memory", "guestCurrent"], value);
 }
@@ -343,7 +344,7 @@ mod tests {
         vmi = target(&vmi, "n2", "198.18.0.2", Some(Domain::Running), at(3)).unwrap();
         assert_eq!(json::label(&vmi, TARGET_NODE_LABEL), "");
         assert_eq!(target(&vmi, "n2", "198.18.0.2", Some(Domain::Running), at(3)), None);
-        grow(&mut vmi);
+        grow(&mut vmi, 2 << 30);
         assert_eq!(vmi["status"]["memory"]["guestCurrent"], "2Gi");
     }
 

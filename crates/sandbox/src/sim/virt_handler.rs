@@ -193,7 +193,8 @@ impl VirtHandler {
         let domain = self.launchers.domain(json::uid(pod));
         if let Some(updated) = live_migration::target(vmi, node, address, domain, self.writer.client.now()) {
             if live_migration::completes(vmi, &updated) {
-                self.launchers.guest(json::uid(pod), |guest| live_migration::plug_guest(&mut guest.machine, vmi));
+                self.launchers
+                    .guest(json::uid(pod), |guest| live_migration::plug_guest(&mut guest.machine, vmi));
             }
             let who = Identity::virt_handler(node);
             let write = Write::to(&VMIS, vmi, "", Op::Update(updated));
