@@ -245,6 +245,33 @@ def inspect_each(rendered):
         check(f"strict: the program exports {metric}", f'"{name}"' in exported)
 
 
+    resize, _ = rendered["resize"]
+    alerts = {r["alert"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
+    check("resize: alerts", {"VirtStewardResizeLasts", "VirtStewardResizesFail"} <= alerts, alerts)
+    for alert in sorted(alerts):
+        check(f"resize: {alert} has a runbook", f"## {alert}" in runbooks)
+    expressions = " ".join(r["expr"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"])
+    for metric in sorted(set(re.findall(r"\b(resize[a-z_]*)\{", expressions))):
+        check(f"resize: the program exports {metric}", f'"{re.sub("_(total|bucket)$", "", metric)}"' in exported)
+    grants = [o for o in resize if o["kind"] in ("ClusterRole", "Role") and any("impersonate" in r["verbs"] for r in o["rules"])]
+    check("resize: acting as virt-controller is a Role of its own, in KubeVirt's namespace, for one account",
+          [(o["kind"], o["metadata"]["namespace"], [(r["resourceNames"], r["verbs"]) for r in o["rules"]]) for o in grants]
+          == [("Role", "kubevirt", [(["kubevirt-controller"], ["impersonate"])])], grants)
+    for name, (objects, _) in rendered.items():
+        check(f"{name}: nobody acts as virt-controller unasked",
+              name == "resize" or not any("impersonate" in r["verbs"] for r in rules(objects)))
+    agent = of_kind(resize, "DaemonSet")[0]["spec"]["template"]["spec"]
+    context = agent["containers"][0]["securityContext"]
+    check("resize: the agent is root with one capability, and no more",
+          (context["runAsUser"], context["capabilities"], context["allowPrivilegeEscalation"], context.get("privileged", False))
+          == (0, {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}, False, False), context)
+    check("resize: the agent has neither the node's network nor its processes, and opens no port",
+          not any(agent.get(k) for k in ("hostNetwork", "hostPID", "hostIPC")) and "ports" not in agent["containers"][0])
+    check("resize: the agent reads kubelet's pods and nothing else of the node",
+          [(v["hostPath"]["path"], m["readOnly"]) for v, m in zip(agent["volumes"], agent["containers"][0]["volumeMounts"])]
+          == [("/var/lib/kubelet/pods", True)], agent["volumes"])
+
+
 REFUSED = {
     "an unknown key": {"replicaCont": 2},
     "an unknown feature": {"features": {"teleport": {"enabled": True}}},

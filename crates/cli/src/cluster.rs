@@ -181,6 +181,20 @@ impl Cluster {
         Ok(Reply { status, body, warnings })
     }
 
+    /// Sends a request with headers of its own; the answer may be a refusal.
+    pub async fn request(&self, request: http::Request<Body>) -> Result<(StatusCode, Value)> {
+        let what = format!("sending {} `{}`", request.method(), request.uri());
+        let problem = |wrong: String| Problem::new(what.clone(), wrong, "check that the API server runs");
+        let response = self.client.send(request).await.map_err(|error| problem(error.to_string()))?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| problem(error.to_string()))?
+            .to_bytes();
+        Ok((status, serde_json::from_slice(&bytes).map_err(|error| problem(error.to_string()))?))
+    }
+
     /// Reads an object.
     pub async fn get(&self, path: &str) -> kube::Result<Value> {
         let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;

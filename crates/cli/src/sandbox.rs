@@ -6,6 +6,8 @@
 //!
 //! Both run in this process, and know of each other only what a kubeconfig says.
 
+mod agents;
+mod compare;
 pub mod demo;
 mod fault;
 mod nodes;
@@ -45,6 +47,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
   virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
   virt-steward sandbox --vms 1 --resize --kubeconfig-out ./kubeconfig
+  virt-steward sandbox resize-compare --vms 100
   virt-steward sandbox --seed 7 --fault error:code=500,rate=0.05 --fault watch-drop:events=20,rate=0.5
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
@@ -120,6 +123,8 @@ enum Action {
     Nodes(nodes::Args),
     /// Random changes of hotplugged volumes, without and with the guard, side by side
     HotplugStorm(storm::Args),
+    /// CPU and memory for running VMs by KubeVirt alone and in place, side by side
+    ResizeCompare(compare::Args),
 }
 
 /// Starts everything, shows the demo when asked for, waits for the end.
@@ -128,6 +133,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Some(Action::Fault(action)) => return fault::run(action).await,
         Some(Action::Nodes(args)) => return nodes::run(args).await,
         Some(Action::HotplugStorm(args)) => return storm::run(&args),
+        Some(Action::ResizeCompare(args)) => return compare::run(args).await,
         None => {}
     }
     let stop = shutdown::token()?;
@@ -159,7 +165,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.vms
     ))?;
     if let Some(pods) = pods {
-        start_agents(&kubeconfig, &pods, &stop).await?;
+        agents::start(&kubeconfig, &pods, &stop).await?;
     }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
@@ -188,7 +194,15 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
     // before the operator starts, so that its first look at KubeVirt shows it
     demo::prepare(&cluster).await?;
-    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, args.resize).await?) };
+    let configure = |config: &mut Config| {
+        config.resize.enabled = args.resize;
+        config.resize.in_place = args.resize;
+        config.resize.declare_memory = args.resize;
+    };
+    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, configure).await?) };
+    if let Some(operator) = &operator {
+        print(&format!("Operator  https://{}\n", operator.address))?;
+    }
     let mut status = ExitCode::SUCCESS;
     if args.demo {
         let demo = demo::run(&cluster, operator.is_some(), Style::of_stdout());
@@ -214,23 +228,9 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     Ok(status)
 }
 
-/// An agent for every node, as the chart's `DaemonSet` has them.
-async fn start_agents(kubeconfig: &Path, pods: &Path, stop: &CancellationToken) -> Result<()> {
-    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
-    let nodes = cluster
-        .get("/api/v1/nodes")
-        .await
-        .map_err(|error| Problem::new("listing the sandbox's nodes", error, "report this as a defect"))?;
-    for node in nodes["items"].as_array().into_iter().flatten() {
-        let name = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let settings = ::agent::Settings { node: name, pods: pods.to_path_buf() };
-        tokio::spawn(::agent::Agent::new(cluster.client(), settings).run(stop.clone()));
-    }
-    Ok(())
-}
-
 /// An operator that runs.
 struct Running {
+    address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -244,13 +244,12 @@ impl Running {
 }
 
 /// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it.
-async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
+async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) -> Result<Running> {
     let doing = "starting the operator in the sandbox";
     let mut config: Config = serde_saphyr::from_str(demo::CONFIG)
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
     config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
-    config.resize.enabled = resize;
-    config.resize.in_place = resize;
+    configure(&mut config);
     config.register.mode = RegisterMode::Url;
     config.server.port = 0;
     config.telemetry.metrics_bind_address = "0".into();
@@ -260,7 +259,7 @@ async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
     let operator = Operator::start(config).await.map_err(|error| {
         Problem::new(doing, error, "start the sandbox with `--no-operator` and the operator beside it")
     })?;
-    print(&format!("Operator  https://{}\n", operator.address()))?;
+    let address = operator.address();
     let readiness = operator.readiness();
     let stop = CancellationToken::new();
     let serving = tokio::spawn(operator.serve(stop.clone()));
@@ -268,7 +267,7 @@ async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
     loop {
         let report = readiness.report();
         if report.ready && report.parts.get("registration") == Some(&State::Ok) {
-            return Ok(Running { stop, serving });
+            return Ok(Running { address, stop, serving });
         }
         if Instant::now() > end {
             let remedy = "start the sandbox with `--no-operator` and the operator beside it";

@@ -135,7 +135,8 @@ impl Operator {
         let mut background = facts::spawn(&client, facts, &readiness, &ending);
         let election = Election::new(&config, &client, &namespace, &clock);
         if config.resize.enabled {
-            let context = resize::context(&client, config.resize.clone(), Arc::clone(&clock));
+            let (clock, metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
+            let context = resize::context(&client, config.resize.clone(), clock, metrics);
             background.push(election.run("resize", &ending, move |stop| resize::run(context.clone(), stop)));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));

@@ -124,8 +124,8 @@ impl VirtHandler {
         let mut updated = decide(&vmi, pod, domain, now).unwrap_or_else(|| vmi.as_ref().clone());
         if let Some(guest) = &guest {
             describe_state(&mut updated, guest, now);
+            live_migration::grow(&mut updated, guest.machine.counted());
         }
-        live_migration::grow(&mut updated);
         if updated != *vmi {
             let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
             self.note(&who, &answer, phase);
@@ -192,6 +192,10 @@ impl VirtHandler {
         let address = text(pod, "/status/hostIP");
         let domain = self.launchers.domain(json::uid(pod));
         if let Some(updated) = live_migration::target(vmi, node, address, domain, self.writer.client.now()) {
+            if live_migration::completes(vmi, &updated) {
+                self.launchers
+                    .guest(json::uid(pod), |guest| live_migration::plug_guest(&mut guest.machine, vmi));
+            }
             let who = Identity::virt_handler(node);
             let write = Write::to(&VMIS, vmi, "", Op::Update(updated));
             let answer = self.writer.write(&who, &write).await?;
