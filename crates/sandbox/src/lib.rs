@@ -148,9 +148,10 @@ pub struct Surroundings {
 }
 
 impl Default for Surroundings {
-    /// On this machine, in its time.
+    /// On this machine, in its time. What is simulated lives in this process, and reaches the API server
+    /// in memory.
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), network: Network::loopback(), audit: None }
+        Self { clock: Arc::new(SystemClock), network: Network::shortcut(), audit: None }
     }
 }
 

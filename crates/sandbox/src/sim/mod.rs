@@ -191,13 +191,13 @@ pub async fn connect(kubeconfig: &str) -> Result<kube::Client, SimError> {
     kube::Client::try_from(config).map_err(|error| setup(error.into()))
 }
 
-/// The same over a network that may be in memory, where HTTP is spoken without TLS and only the token
-/// of the kubeconfig counts.
+/// The same over a network of this process, where HTTP is spoken in memory and without TLS, and only the
+/// token of the kubeconfig counts.
 ///
 /// # Errors
 /// When the kubeconfig says nothing that a client could use.
 pub async fn connect_over(network: &Network, kubeconfig: &str) -> Result<kube::Client, SimError> {
-    if !network.is_memory() {
+    if !network.is_internal() {
         return connect(kubeconfig).await;
     }
     memory::client(network, kubeconfig).map_err(SimError::Setup)
