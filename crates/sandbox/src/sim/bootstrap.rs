@@ -148,6 +148,7 @@ const ROLES: [(&str, &str, Rules); 9] = [
             ("core", "pods nodes namespaces", READ),
             ("kubevirt.io", "*", "get list watch patch update"),
             ("kubevirt.io", "virtualmachineinstancemigrations", "create"),
+            ("snapshot.kubevirt.io", "*", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("apps", "controllerrevisions", READ),
         ],

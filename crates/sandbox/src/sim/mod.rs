@@ -32,6 +32,7 @@ mod launcher;
 mod lean;
 mod live_migration;
 mod memory;
+mod metrics;
 mod node;
 mod node_lifecycle;
 mod nodes;
@@ -64,6 +65,8 @@ use hooks::Hooks;
 use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
+pub use metrics::ADDRESS as POD_ADDRESS;
+use metrics::Metrics;
 pub use nodes::Nodes;
 pub use version::Release;
 use virt_api::VirtApi;
@@ -236,6 +239,7 @@ pub struct Simulation {
 struct Replaceable {
     stop: CancellationToken,
     start: Box<dyn Fn(&CancellationToken) + Send>,
+    restarts: Arc<std::sync::atomic::AtomicU32>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -307,9 +311,11 @@ impl Simulation {
             restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
             clones: Cache::new(clones, |_| virt_controller::clone::ALL),
             storage: storage::StorageCaches::new(),
+            restarts: Arc::default(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
+        let nodes_seen = nodes.clone();
         let all: Arc<[_]> = vec![
             nodes.clone(),
             caches.migrations.clone(),
@@ -370,6 +376,7 @@ impl Simulation {
             let (seed, writer, recorder, caches) =
                 (config.seed, writer.clone(), recorder.clone(), caches.clone());
             Replaceable {
+                restarts: caches.restarts.clone(),
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
                     VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
@@ -385,6 +392,9 @@ impl Simulation {
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
         dra::publish(&client, &config).await?;
+        let measured = (&caches.vmis, &caches.pods, &nodes_seen);
+        let names: Vec<String> = (0..config.nodes).map(node::name).collect();
+        Metrics::start(&client, measured, (config.seed, config.release), &names, &stop).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
     }
@@ -418,6 +428,7 @@ impl Simulation {
         }
         if let Some(controller) = self.controller().as_mut() {
             controller.stop.cancel();
+            controller.restarts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             controller.stop = self.stop.child_token();
             (controller.start)(&controller.stop);
         }

@@ -77,6 +77,7 @@ pub static PODS: Resource = Resource::core("pods", "Pod", true);
 pub static EVENTS: Resource = Resource::core("events", "Event", true);
 pub static SERVICE_ACCOUNTS: Resource = Resource::core("serviceaccounts", "ServiceAccount", true);
 pub static LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease");
+pub static DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets", "DaemonSet");
 pub static CONTROLLER_REVISIONS: Resource =
     Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision");
 pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
