@@ -20,6 +20,8 @@ pub struct Facts {
     pub running: Option<String>,
     /// A snapshot is exported instead of the VM's own volumes.
     pub snapshot: bool,
+    /// One is taken first when the VM runs.
+    pub snapshot_first: bool,
     /// The disks: name and size in bytes, when it is known.
     pub disks: Vec<(String, Option<u64>)>,
     /// Volumes that cannot be exported, since they are on no claim.
@@ -101,6 +103,10 @@ fn source(facts: &Facts) -> Finding {
     let (grade, detail) = match (&facts.running, facts.snapshot) {
         (_, true) => (Grade::Ok, format!("{} from a snapshot", facts.source)),
         (None, false) => (Grade::Ok, format!("{} is stopped", facts.source)),
+        (Some(phase), false) if facts.snapshot_first => {
+            let text = format!("{} is {phase}: a snapshot is taken, exported and removed", facts.source);
+            (Grade::Ok, text)
+        }
         (Some(phase), false) => {
             let text =
                 format!("{} is {phase}: stop it, or take a snapshot and give --snapshot", facts.source);

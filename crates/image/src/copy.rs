@@ -113,30 +113,26 @@ impl Copier<'_> {
         let mut at = start;
         while at < end {
             let target = to + (at - start);
-            match disk.place(at)? {
-                Some((source, from, length)) => {
-                    let length = length.min(end - at);
-                    match self.range(source, from, target, length) {
-                        Ok(0) => return Err(crate::disk::past_the_end(at, 0)),
-                        Ok(copied) => at += copied,
-                        Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
-                            if !self.began =>
-                        {
-                            return Ok(false);
-                        }
-                        Err(errno) => return Err(Error::write("data")(errno.into())),
+            if let Some((source, from, length)) = disk.place(at)? {
+                match self.range(source, from, target, length.min(end - at)) {
+                    Ok(0) => return Err(crate::disk::past_the_end(at, 0)),
+                    Ok(copied) => at += copied,
+                    Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
+                        if !self.began =>
+                    {
+                        return Ok(false);
                     }
+                    Err(errno) => return Err(Error::write("data")(errno.into())),
                 }
-                None => {
-                    // Compressed, or zeros within a unit: by hand, as far as one unit goes.
-                    let length = (end - at).min(64 << 10);
-                    self.buffer.resize(usize::try_from(length).unwrap_or(0), 0);
-                    disk.read_at(at, &mut self.buffer)?;
-                    let mut file = self.file;
-                    file.seek(SeekFrom::Start(target)).map_err(Error::write("data"))?;
-                    file.write_all(&self.buffer).map_err(Error::write("data"))?;
-                    at += length;
-                }
+            } else {
+                // Compressed, or zeros within a unit: by hand, as far as one unit goes.
+                let length = (end - at).min(64 << 10);
+                self.buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+                disk.read_at(at, &mut self.buffer)?;
+                let mut file = self.file;
+                file.seek(SeekFrom::Start(target)).map_err(Error::write("data"))?;
+                file.write_all(&self.buffer).map_err(Error::write("data"))?;
+                at += length;
             }
             self.began = true;
         }

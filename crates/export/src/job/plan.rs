@@ -218,7 +218,9 @@ impl<'a> Draft<'a> {
         if spec.schedule.is_some() {
             self.status["lastScheduleTime"] = shown(due).into();
         }
-        self.status["run"] = json!({"id": id, "startTime": shown(self.now), "vms": vms});
+        // A merge patch keeps what it does not name.
+        self.status["run"] =
+            json!({"id": id, "startTime": shown(self.now), "vms": vms, "completionTime": null, "phase": null});
         let earlier: Vec<String> =
             self.status["exports"].as_object().into_iter().flatten().map(|(vm, _)| vm.clone()).collect();
         let mut exports = Map::new();

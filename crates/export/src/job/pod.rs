@@ -73,8 +73,11 @@ fn arguments(spec: &Spec, job: &str, namespace: &str, run: &str, vm: &str) -> Ve
     if let Some(retention) = spec.retention {
         add(&["--keep-last", &retention.keep_last.to_string()]);
     }
-    if let Some(incremental) = spec.incremental {
+    if let Some(incremental) = &spec.incremental {
         add(&["--incremental", "--full-every", &incremental.full_every.to_string()]);
+        if let Some(claim) = &incremental.scratch_claim {
+            add(&["--scratch-claim", claim]);
+        }
     }
     out
 }

@@ -198,12 +198,15 @@ pub struct Retention {
 }
 
 /// Incremental runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Incremental {
     /// Every so many runs a full one.
     #[serde(default = "defaults::full_every")]
     pub full_every: u32,
+    /// A claim that `KubeVirt`'s backup uses meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_claim: Option<String>,
 }
 
 /// What happens to VMs that run.
@@ -277,7 +280,7 @@ impl Spec {
         if self.retention.is_some_and(|retention| retention.keep_last == 0) {
             return wrong("spec.retention.keepLast is at least 1");
         }
-        if self.incremental.is_some_and(|incremental| incremental.full_every == 0) {
+        if self.incremental.as_ref().is_some_and(|incremental| incremental.full_every == 0) {
             return wrong("spec.incremental.fullEvery is at least 1");
         }
         self.schedule().map(|_| ())

@@ -42,7 +42,7 @@ pub struct Azure {
 /// How requests are allowed.
 enum Access {
     /// The account's key, decoded.
-    Key(hmac::Key),
+    Key(Box<hmac::Key>),
     /// A shared access signature: what stands behind the question mark.
     Signature(Secret),
 }
@@ -98,7 +98,7 @@ impl Azure {
                 let key = BASE64_STANDARD
                     .decode(key.trim())
                     .map_err(|_| wrong("AZURE_STORAGE_KEY is no base64"))?;
-                Access::Key(hmac::Key::new(hmac::HMAC_SHA256, &key))
+                Access::Key(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key)))
             }
             (None, None) => return Err(wrong("set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY")),
         };

@@ -47,9 +47,15 @@ pub struct Part {
 #[derive(Debug)]
 pub enum Store {
     /// Amazon's protocol.
-    S3(S3),
+    S3(Box<S3>),
     /// Microsoft's.
-    Azure(Azure),
+    Azure(Box<Azure>),
+}
+
+impl From<S3> for Store {
+    fn from(store: S3) -> Self {
+        Self::S3(Box::new(store))
+    }
 }
 
 impl Store {
@@ -59,10 +65,10 @@ impl Store {
     /// When it is no such URL, or there are no keys.
     pub fn open(url: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         if url.starts_with("az://") {
-            return Azure::open(url, env).map(Self::Azure);
+            return Azure::open(url, env).map(|store| Self::Azure(Box::new(store)));
         }
         let location = Location::parse(url, env)?;
-        S3::new(location, Credentials::read(url, env)?).map(Self::S3)
+        S3::new(location, Credentials::read(url, env)?).map(Self::from)
     }
 
     /// The key of a name.

@@ -1,6 +1,7 @@
 //! A plain HTTP server that takes `PUT`.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -19,6 +20,8 @@ use crate::{Error, Result};
 
 /// Bytes that are handed to the connection at once.
 const PIECE: usize = 256 << 10;
+/// A server that ended an upload says why within this time.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Pieces on their way.
 const PIECES: usize = 8;
 
@@ -114,7 +117,7 @@ impl Web {
         if let Some(send) = put.send.take() {
             let _ = send.send(Ok(Frame::data(data.into()))).await;
         }
-        put.answer.await.map_err(|_| Error::Stopped)?
+        (&mut put.answer).await.map_err(|_| Error::Stopped)?
     }
 
     /// The size of a file; `None`: it is not there, or the server does not say.
@@ -178,11 +181,8 @@ impl Put {
     /// Why the request ended before its body did.
     pub fn failure(&mut self) -> Option<Error> {
         self.buffer.clear();
-        if !self.answer.is_finished() {
-            return None;
-        }
-        let answer = &mut self.answer;
-        tokio::runtime::Handle::current().block_on(answer).ok()?.err()
+        let answer = tokio::time::timeout(ANSWER, &mut self.answer);
+        tokio::runtime::Handle::current().block_on(answer).ok()?.ok()?.err()
     }
 
     fn pass(&mut self) -> io::Result<()> {

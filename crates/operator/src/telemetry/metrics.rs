@@ -6,6 +6,8 @@
 //! | `webhook_duration_seconds` | `feature` | the time of those requests, from first body byte to answer |
 //! | `feature_errors_total` | `feature`, `error_mode` | features that failed, by the mode that was in force |
 //! | `webhook_certificate_expiry_timestamp_seconds` | | `notAfter` of the served certificate, in Unix time |
+//! | `export_jobs` | `phase` | `VMExportJobs` |
+//! | `export_events_total` | `reason` | what happened to them: `RunStarted`, `ExportSucceeded`, `ExportFailed`, … |
 //! | `virt_steward_build_info` | `version` | 1 |
 
 use std::time::Duration;
@@ -51,6 +53,16 @@ struct Hotplug {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportPhase {
+    phase: String,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportReason {
+    reason: &'static str,
+}
+
 /// All metrics, and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
@@ -60,6 +72,8 @@ pub struct Metrics {
     certificate_expiry: Gauge,
     hotplug: Family<Hotplug, Counter>,
     hotplug_oldest: Gauge,
+    export_jobs: Family<ExportPhase, Gauge>,
+    export_events: Family<ExportReason, Counter>,
 }
 
 impl Metrics {
@@ -94,9 +108,23 @@ impl Metrics {
             "Age of the oldest delete of an attachment pod that this replica still denies",
             hotplug_oldest.clone(),
         );
+        let (export_jobs, export_events) =
+            (Family::<ExportPhase, Gauge>::default(), Family::<ExportReason, Counter>::default());
+        registry.register("export_jobs", "VMExportJobs by phase", export_jobs.clone());
+        registry.register("export_events", "What happened to VMExportJobs", export_events.clone());
         let build = Info::new(vec![("version", version.to_owned())]);
         registry.register("virt_steward_build", "What is running", build);
-        Self { registry, requests, duration, errors, certificate_expiry, hotplug, hotplug_oldest }
+        Self {
+            registry,
+            requests,
+            duration,
+            errors,
+            certificate_expiry,
+            hotplug,
+            hotplug_oldest,
+            export_jobs,
+            export_events,
+        }
     }
 
     /// One request; for `feature` "all" or one that was involved.
@@ -119,6 +147,19 @@ impl Metrics {
     /// How long the oldest denial has lasted, in seconds; 0: there is none.
     pub fn hotplug_oldest_denial(&self, seconds: i64) {
         self.hotplug_oldest.set(seconds);
+    }
+
+    /// How many export jobs are in which phase.
+    pub fn export_jobs(&self, counts: &std::collections::HashMap<String, i64>) {
+        self.export_jobs.clear();
+        for (phase, count) in counts {
+            self.export_jobs.get_or_create(&ExportPhase { phase: phase.clone() }).set(*count);
+        }
+    }
+
+    /// Something happened to an export job.
+    pub fn export_event(&self, reason: &'static str) {
+        self.export_events.get_or_create(&ExportReason { reason }).inc();
     }
 
     /// When the served certificate expires.
