@@ -8,6 +8,7 @@
 //! The sandbox's export server serves both, one after the other in each round, from the same disk. Times and
 //! memory are those of the clients; the server runs in a process of its own.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -210,11 +211,10 @@ fn median(mut costs: Vec<Cost>) -> Cost {
 
 /// Runs a process to its end and watches what it takes.
 fn time(command: &mut Command) -> Result<Cost> {
-    let doing = || format!("running {}", command_name(command));
+    let name = format!("running {}", command_name(command));
     let remedy = "install curl and qemu-img (qemu-utils)";
     let started = Instant::now();
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-    let name = doing();
     let mut child = spawned.map_err(|error| Problem::new(name.clone(), error, remedy))?;
     let mut cost = Cost::default();
     loop {
@@ -368,12 +368,11 @@ impl Server {
         let access = export.access("web").await?;
         let (authority, config) = (home.join("ca.pem"), home.join("curlrc"));
         std::fs::write(&authority, &access.ca)?;
-        let headers: String = access
-            .headers
-            .iter()
-            .map(|(name, value)| format!("header = \"{name}: {}\"\n", value.0))
-            .collect();
-        std::fs::write(&config, format!("cacert = \"{}\"\n{headers}", authority.display()))?;
+        let mut text = format!("cacert = \"{}\"\n", authority.display());
+        for (name, value) in &access.headers {
+            let _ = writeln!(text, "header = \"{name}: {}\"", value.0);
+        }
+        std::fs::write(&config, text)?;
         Ok((config, access.url))
     }
 

@@ -1,6 +1,7 @@
 //! `virt-steward export job`: exports that the cluster carries out.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -261,10 +262,10 @@ fn standing(job: &Job) -> String {
     let progress = &job.progress;
     let mut line = job.status.to_owned();
     if progress.vms > 0 {
-        line += &format!(" {} %, {} of {} VMs", progress.percent, progress.succeeded, progress.vms);
+        let _ = write!(line, " {} %, {} of {} VMs", progress.percent, progress.succeeded, progress.vms);
     }
     if let (Some(eta), "running") = (progress.eta_seconds.filter(|eta| *eta > 0), job.status) {
-        line += &format!(", {eta} s left");
+        let _ = write!(line, ", {eta} s left");
     }
     match &job.message {
         Some(message) => format!("{line}: {message}"),
@@ -334,9 +335,9 @@ async fn get(args: &GetArgs) -> Result<()> {
         return document(format, &job);
     }
     let mut out = format!("{}/{}  {}\n", job.namespace, job.name, standing(&job));
-    out += &format!("Destination  {}\nFormat       {}\n", place(&job), job.format);
+    let _ = write!(out, "Destination  {}\nFormat       {}\n", place(&job), job.format);
     if let Some(schedule) = &job.schedule {
-        out += &format!("Schedule     {schedule}, next {}\n", or_none(job.next.clone()));
+        let _ = writeln!(out, "Schedule     {schedule}, next {}", or_none(job.next.clone()));
     }
     let mut rows =
         vec![["VM", "PHASE", "DONE", "RATE", "ETA", "STORED", "MESSAGE"].map(str::to_owned).to_vec()];

@@ -219,8 +219,7 @@ impl<'a> Draft<'a> {
             self.status["lastScheduleTime"] = shown(due).into();
         }
         // A merge patch keeps what it does not name.
-        self.status["run"] =
-            json!({"id": id, "startTime": shown(self.now), "vms": vms, "completionTime": null, "phase": null});
+        self.status["run"] = json!({"id": id, "startTime": shown(self.now), "vms": vms, "completionTime": null, "phase": null});
         let earlier: Vec<String> =
             self.status["exports"].as_object().into_iter().flatten().map(|(vm, _)| vm.clone()).collect();
         let mut exports = Map::new();

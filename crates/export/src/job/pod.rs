@@ -73,12 +73,6 @@ fn arguments(spec: &Spec, job: &str, namespace: &str, run: &str, vm: &str) -> Ve
     if let Some(retention) = spec.retention {
         add(&["--keep-last", &retention.keep_last.to_string()]);
     }
-    if let Some(incremental) = &spec.incremental {
-        add(&["--incremental", "--full-every", &incremental.full_every.to_string()]);
-        if let Some(claim) = &incremental.scratch_claim {
-            add(&["--scratch-claim", claim]);
-        }
-    }
     out
 }
 
@@ -100,6 +94,7 @@ pub fn manifest(object: &Value, spec: &Spec, run: &str, vm: &str, image: &Image)
     });
     let mut pod = json!({
         "serviceAccountName": spec.service_account_name,
+        "automountServiceAccountToken": true,
         "restartPolicy": "Never",
         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"}},

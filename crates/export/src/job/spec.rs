@@ -44,9 +44,6 @@ pub struct Spec {
     /// How often the export of a VM is tried again in a run.
     #[serde(default = "defaults::retries")]
     pub retries: u32,
-    /// Only what changed, where the cluster tracks that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub incremental: Option<Incremental>,
     /// What happens to VMs that run.
     #[serde(default)]
     pub running: Running,
@@ -70,9 +67,6 @@ mod defaults {
     }
     pub fn deadline() -> u32 {
         3600
-    }
-    pub fn full_every() -> u32 {
-        7
     }
     pub fn account() -> String {
         super::ACCOUNT.into()
@@ -197,18 +191,6 @@ pub struct Retention {
     pub keep_last: u32,
 }
 
-/// Incremental runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Incremental {
-    /// Every so many runs a full one.
-    #[serde(default = "defaults::full_every")]
-    pub full_every: u32,
-    /// A claim that `KubeVirt`'s backup uses meanwhile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scratch_claim: Option<String>,
-}
-
 /// What happens to VMs that run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Running {
@@ -263,14 +245,6 @@ impl Spec {
         if self.compression.is_some() && self.format != Format::Qcow2 {
             return wrong("spec.compression goes with format qcow2; vmdk, ova and ovf are always deflated");
         }
-        if self.incremental.is_some() && self.format != Format::Qcow2 {
-            return wrong("spec.incremental goes with format qcow2");
-        }
-        if self.incremental.is_some() && self.destination.claim.is_none() {
-            return wrong(
-                "spec.incremental goes with a claim: an image is kept beside those that it builds on",
-            );
-        }
         if !(1..=64).contains(&self.concurrency) {
             return wrong("spec.concurrency is 1 to 64");
         }
@@ -279,9 +253,6 @@ impl Spec {
         }
         if self.retention.is_some_and(|retention| retention.keep_last == 0) {
             return wrong("spec.retention.keepLast is at least 1");
-        }
-        if self.incremental.as_ref().is_some_and(|incremental| incremental.full_every == 0) {
-            return wrong("spec.incremental.fullEvery is at least 1");
         }
         self.schedule().map(|_| ())
     }
@@ -381,7 +352,6 @@ mod tests {
             ("/schedule", json!("daily"), "fields"),
             ("/concurrency", json!(0), "concurrency"),
             ("/retention", json!({"keepLast": 0}), "keepLast"),
-            ("/incremental", json!({}), "claim"),
             ("/colour", json!("red"), "colour"),
         ] {
             let mut spec = base();
@@ -391,8 +361,7 @@ mod tests {
         }
         let mut good = base();
         good["destination"] = claim;
-        good["incremental"] = json!({});
-        assert_eq!(Spec::read(&json!({"spec": good})).unwrap().incremental.unwrap().full_every, 7);
+        assert!(Spec::read(&json!({"spec": good})).is_ok());
     }
 
     #[test]

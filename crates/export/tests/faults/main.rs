@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod azure;
 mod s3;
 mod server;
+mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -14,7 +14,6 @@ pub mod programs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +64,7 @@ impl Controller {
         let Some(job) = self.jobs.get(key) else { return Ok(None) };
         let pods = self.pods.indexed(json::uid(&job));
         let pods: Vec<&Value> = pods.iter().map(|pod| &**pod).collect();
-        let decision = decide::decide(&job, &pods, Timestamp::now());
+        let decision = decide::decide(&job, &pods, self.writer.client.now());
         if let Some(status) = decision.status {
             let body = json!({"metadata": {"resourceVersion": job["metadata"]["resourceVersion"]},
                 "status": status});
