@@ -140,7 +140,8 @@ def reads(objects, resource):
     """Namespaces in which the account may get a resource: a name, or `*` for all of them."""
     found = []
     for o in objects:
-        if o["kind"] in ("ClusterRole", "Role"):
+        # The role of pods of export jobs is bound in the namespaces that ask for it, to another account.
+        if o["kind"] in ("ClusterRole", "Role") and not o["metadata"]["name"].endswith("-exporter"):
             for rule in o["rules"]:
                 if resource in rule["resources"] and "get" in rule["verbs"] and "resourceNames" not in rule:
                     found.append("*" if o["kind"] == "ClusterRole" else o["metadata"]["namespace"])

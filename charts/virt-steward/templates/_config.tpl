@@ -67,6 +67,10 @@ hotplug:
   guard: {{ .Values.hotplug.guard.enabled }}
   gate: {{ .Values.hotplug.gate.enabled }}
   heal: {{ .Values.hotplug.heal.enabled }}
+exports:
+  enabled: {{ .Values.exports.enabled }}
+  image: {{ include "virt-steward.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
 kubernetes:
   leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}

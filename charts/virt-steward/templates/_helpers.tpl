@@ -113,6 +113,6 @@ same expression that the program registers.
 
 {{/* Whether replicas choose one among them that reconciles. */}}
 {{- define "virt-steward.elects" -}}
-{{- $reconciles := or .Values.resize.enabled .Values.hotplug.guard.enabled .Values.hotplug.gate.enabled .Values.hotplug.heal.enabled }}
+{{- $reconciles := or .Values.resize.enabled .Values.hotplug.guard.enabled .Values.hotplug.gate.enabled .Values.hotplug.heal.enabled .Values.exports.enabled }}
 {{- ternary "true" "false" (and $reconciles (gt (int (default .Values.replicaCount .Values.replicas)) 1)) }}
 {{- end }}

@@ -65,11 +65,18 @@ impl Cluster {
         let config = match kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).map_err(|error| Problem::new(doing, error, remedy))?;
-                kube::Config::from_custom_kubeconfig(file, &options).await
+                kube::Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .map_err(|error| Problem::new(doing, error, remedy))
             }
-            None => kube::Config::from_kubeconfig(&options).await,
-        }
-        .map_err(|error| Problem::new(doing, error, remedy))?;
+            // What kubectl would use, or the account of the pod that this runs in.
+            None if options.context.is_none() => {
+                kube::Config::infer().await.map_err(|error| Problem::new(doing, error, remedy))
+            }
+            None => kube::Config::from_kubeconfig(&options)
+                .await
+                .map_err(|error| Problem::new(doing, error, remedy)),
+        }?;
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|error| Problem::new(doing, error, remedy))?;
         Ok(Self { client, namespace })

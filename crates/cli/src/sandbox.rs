@@ -149,6 +149,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        program_binary: std::env::current_exe().ok(),
         release: args.kubevirt_version,
         kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
         faults: args.fault.clone(),
@@ -189,11 +190,28 @@ fn remedy(error: &::sandbox::Error) -> &'static str {
     }
 }
 
+/// The chart brings this definition; the operator watches what it defines.
+async fn define_export_jobs(cluster: &Cluster) -> Result<()> {
+    let doing = "defining export jobs in the sandbox";
+    let text = include_str!("../../../charts/virt-steward/crds/vmexportjobs.yaml");
+    let definition: serde_json::Value = serde_saphyr::from_str(text)
+        .map_err(|error| Problem::new(doing, error, "report this: it is a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    if reply.status != http::StatusCode::CONFLICT {
+        reply.object(doing)?;
+    }
+    Ok(())
+}
+
 /// Runs the operator and the demo in the sandbox.
 async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Result<ExitCode> {
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
     // before the operator starts, so that its first look at KubeVirt shows it
     demo::prepare(&cluster).await?;
+    if !args.no_operator {
+        define_export_jobs(&cluster).await?;
+    }
     let configure = |config: &mut Config| {
         config.resize.enabled = args.resize;
         config.resize.in_place = args.resize;
@@ -250,6 +268,7 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
     config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
     configure(&mut config);
+    config.exports.enabled = true;
     config.register.mode = RegisterMode::Url;
     config.server.port = 0;
     config.telemetry.metrics_bind_address = "0".into();

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, RegisterMode, TlsSource};
+use crate::export;
 use crate::facts::{self, Reader};
 use crate::hotplug::{self, Steward};
 use crate::kubernetes::{ConnectError, Raw, connect};
@@ -138,6 +139,10 @@ impl Operator {
             let (clock, metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
             let context = resize::context(&client, config.resize.clone(), clock, metrics);
             background.push(election.run("resize", &ending, move |stop| resize::run(context.clone(), stop)));
+        }
+        if config.exports.enabled {
+            let context = export::context(&client, &config.exports, Arc::clone(&clock), Arc::clone(&metrics));
+            background.push(election.run("export", &ending, move |stop| export::run(context.clone(), stop)));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(steward) = steward {

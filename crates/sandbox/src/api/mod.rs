@@ -98,7 +98,12 @@ pub struct Api {
     pub ca: String,
     /// Who may do what.
     pub auth: crate::auth::Auth,
+    /// Where kubelets keep the log of a pod, by its uid; nobody: there are no logs.
+    pub logs: std::sync::OnceLock<Logs>,
 }
+
+/// See [`Api::logs`].
+pub type Logs = Box<dyn Fn(&str) -> Option<std::path::PathBuf> + Send + Sync>;
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

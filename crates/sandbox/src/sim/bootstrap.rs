@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 9] = [
+const ROLES: [(&str, &str, Rules); 10] = [
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -93,6 +93,16 @@ const ROLES: [(&str, &str, Rules); 9] = [
             ("core", "persistentvolumeclaims", WRITE),
             ("core", "events", "create patch update"),
             ("cdi.kubevirt.io", "*", "*"),
+        ],
+    ),
+    (
+        "system:controller:job-controller",
+        "User system:serviceaccount:kube-system:job-controller",
+        &[
+            ("batch", "jobs", "get list watch update patch delete"),
+            ("batch", "jobs/status jobs/finalizers", "update patch"),
+            ("core", "pods", "create delete get list patch watch"),
+            ("core events.k8s.io", "events", "create patch update"),
         ],
     ),
     (

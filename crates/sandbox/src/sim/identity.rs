@@ -84,6 +84,16 @@ impl Identity {
         }
     }
 
+    pub fn job_controller() -> Self {
+        Self {
+            user: "system:serviceaccount:kube-system:job-controller".into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
+                .into(),
+            node: None,
+            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/job-controller",
+        }
+    }
+
     pub fn virt_controller() -> Self {
         Self::kubevirt("kubevirt-controller", "virt-controller/v1.9.0 (linux/amd64)")
     }

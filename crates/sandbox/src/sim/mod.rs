@@ -12,6 +12,7 @@
 //!                                     └────virt-handler────────┘
 //! ```
 
+mod batch;
 mod bootstrap;
 mod cache;
 mod client;
@@ -57,6 +58,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::network::Network;
+pub use batch::programs::Program;
+use batch::programs::Programs;
 use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
@@ -128,6 +131,8 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
+    pub program: Option<Program>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -153,6 +158,7 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            program: None,
             hook_binary: None,
         }
     }
@@ -230,6 +236,7 @@ pub struct Simulation {
     /// The disks that were exported; gone with the simulation.
     disks: tempfile::TempDir,
     hooks: Hooks,
+    programs: Programs,
     stop: CancellationToken,
     /// Starts a virt-controller; none before everything is set up.
     controller: Mutex<Option<Replaceable>>,
@@ -283,9 +290,12 @@ impl Simulation {
         // Dropped on a failure below, which ends what was started by then.
         let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
+        let programs = Programs::new(config.program.clone(), &client, directory.path().to_path_buf())
+            .map_err(|error| SimError::Setup(error.into()))?;
         let mut simulation = Self {
             launchers,
             hooks,
+            programs,
             exports: None,
             disks: directory,
             stop: stop.clone(),
@@ -362,9 +372,10 @@ impl Simulation {
             writer.clone(),
             recorder.clone(),
             (&caches.pods, &nodes),
-            launchers,
+            (launchers, &simulation.programs),
             &stop,
         );
+        batch::start(writer.clone(), &caches.pods, &stop);
         if let Some(root) = &config.kubelet_root {
             cmd_server::CmdServers::start(root, &caches.pods, launchers, &stop);
         }
@@ -413,6 +424,16 @@ impl Simulation {
     /// Where the disks that were exported lie, as `NAMESPACE_CLAIM`.
     pub fn disks(&self) -> &std::path::Path {
         self.disks.path()
+    }
+
+    /// The directory that stands for a claim which pods of Jobs mount.
+    pub fn claim(&self, namespace: &str, claim: &str) -> Option<std::path::PathBuf> {
+        self.programs.claim(namespace, claim)
+    }
+
+    /// The processes of pods.
+    pub(crate) fn programs(&self) -> Programs {
+        self.programs.clone()
     }
 
     fn controller(&self) -> MutexGuard<'_, Option<Replaceable>> {

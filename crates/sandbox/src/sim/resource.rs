@@ -108,6 +108,7 @@ pub static VOLUME_SNAPSHOT_CONTENTS: Resource =
     Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", "VolumeSnapshotContent");
 pub static VOLUME_SNAPSHOT_CLASSES: Resource =
     Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass");
+pub static JOBS: Resource = Resource::new("batch", "v1", "jobs", "Job");
 pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
 pub static EXPORTS: Resource =
     Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");
