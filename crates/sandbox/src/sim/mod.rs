@@ -34,6 +34,7 @@ mod memory;
 mod node;
 mod node_lifecycle;
 mod nodes;
+mod plugin_policies;
 mod queue;
 mod requests;
 mod resource;
