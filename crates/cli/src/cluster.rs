@@ -1,6 +1,7 @@
 //! A cluster, spoken to in raw JSON: facts and lookups for `admit`, requests for the demo.
 
 use anyhow::Result;
+use kubevirt::inventory::COLLECTION;
 use features::{Lookup, Need};
 use http::header::{CONTENT_TYPE, WARNING};
 use http::{Method, StatusCode};
@@ -96,6 +97,17 @@ impl Cluster {
         for path in ["/api/v1/nodes", "/apis/kubevirt.io/v1/kubevirts"] {
             for object in self.list(path).await?.unwrap_or_default() {
                 inventory.add(object, "", origin)?;
+            }
+        }
+        // where agents publish, and where KubeVirt takes Plugins
+        for (kind, path) in
+            [("NodeInventory", COLLECTION), ("Plugin", "/apis/plugin.kubevirt.io/v1alpha1/plugins")]
+        {
+            if let Some(objects) = self.list(path).await? {
+                inventory.expect(kind);
+                for object in objects {
+                    inventory.add(object, "", origin)?;
+                }
             }
         }
         // Harvester only: absent elsewhere

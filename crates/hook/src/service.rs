@@ -10,7 +10,7 @@ use hook_api::callbacks::{
 use hook_api::info::{HookPoint, InfoResult};
 use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
 use hook_api::{
-    INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
+    GUEST_DEFINITION_PATH, INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
     callback_of,
 };
 use prost::Message;
@@ -137,7 +137,7 @@ impl Service for Sidecar {
     fn call(&self, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
         match path {
             INFO_PATH => return frame::encode(&info()),
-            MUTATE_DOMAIN_PATH => {
+            MUTATE_DOMAIN_PATH | GUEST_DEFINITION_PATH => {
                 let asked: MutateDomainRequest = read(message)?;
                 if asked.domain_type != "libvirt" {
                     let kind: String = asked.domain_type.chars().take(64).collect();

@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use hook_api::callbacks::{OnDefineDomainParams, OnDefineDomainResult, ShutdownResult};
 use hook_api::info::{HookPoint, InfoResult};
+use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use sandbox::sim::hooks::{Manager, Timing};
+use sandbox::sim::hooks::{Manager, PluginTiming, Timing, apply_plugins};
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
 /// As the real ones, but what is waited for in vain is waited for shorter.
@@ -110,6 +112,13 @@ async fn answer(
                 _ => {}
             }
             Ok(OnDefineDomainResult { domain_xml }.encode_to_vec())
+        }
+        ("MutateDomain", Case::Err) => Err(("9", "sidecar says no")),
+        ("MutateDomain", _) => {
+            let mut domain = MutateDomainRequest::decode(message).unwrap().domain;
+            let end = domain.len() - "</domain>".len();
+            domain.splice(end..end, *b"<!--plugin-->");
+            Ok(MutateDomainResponse { domain }.encode_to_vec())
         }
         ("Shutdown", _) => Ok(ShutdownResult {}.encode_to_vec()),
         other => panic!("{other:?}"),
@@ -262,4 +271,46 @@ async fn the_newest_common_version_is_called_and_sidecars_follow_each_other() {
     }
     let two = Lab::new().with("hook-sidecar-1/b.sock", Case::Mark("1")).with(ONE, Case::Mark("0"));
     assert_eq!(two.define(2).await.unwrap(), "<domain>\n</domain><!--0--><!--1-->");
+}
+
+/// Plugins are asked by name, when their condition is met; with any Plugin what KubeVirt does not know is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_are_asked_as_virt_launcher_asks_them() {
+    let lab = Lab::new().with("good/a.sock", Case::Ok).with("bad/a.sock", Case::Err);
+    let plugin = |name: &str, condition: &str, strategy: &str| {
+        json!({"metadata": {"name": name}, "spec": {"condition": condition, "failureStrategy": strategy,
+            "domainHooks": [{"sidecar": {"socketPath": format!("/var/run/kubevirt-plugin/{name}/a.sock")}}]}})
+    };
+    let vmi = json!({"metadata": {"name": "v", "annotations": {"ours": "1"}}});
+    let hostdev = |rom: &str| format!("<domain><devices><hostdev><alias name='a'/>{rom}</hostdev></devices></domain>");
+    let before = hostdev("<rom file='/x'/>");
+    let timing = PluginTiming {
+        poll: Duration::from_millis(5),
+        ready: Duration::from_millis(50),
+        dial: Duration::from_millis(200),
+        call: Duration::from_secs(2),
+    };
+    let apply = async |plugins: &[Value]| {
+        let applied = apply_plugins(plugins, &vmi, before.clone().into_bytes(), lab.directory.path(), timing).await;
+        applied.map(|xml| String::from_utf8(xml).unwrap())
+    };
+    assert_eq!(apply(&[]).await.unwrap(), before, "without a Plugin the ROM stays");
+    assert_eq!(apply(&[plugin("good", "'theirs' in vmi.Annotations", "")]).await.unwrap(), hostdev(""));
+    assert!(lab.calls().is_empty());
+    let both = [plugin("good", "'ours' in vmi.Annotations", ""), plugin("bad", "", "Ignore")];
+    let expected = hostdev("").replace("</domain>", "<!--plugin--></domain>");
+    assert_eq!(apply(&both).await.unwrap(), expected);
+    let method = "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain";
+    assert_eq!(lab.calls(), [method, method]);
+    for (plugins, said) in [
+        (plugin("bad", "", ""), "plugin bad hook 0 failed: MutateDomain RPC to bad failed with FailedPrecondition: sidecar says no"),
+        (plugin("gone", "", "Fail"), "plugin gone hook 0 failed: sidecar socket /var/run/kubevirt-plugin/gone/a.sock not ready"),
+        (plugin("good", "vmi.metadata", ""), "plugin good condition evaluation failed"),
+    ] {
+        let error = apply(std::slice::from_ref(&plugins)).await.unwrap_err();
+        assert!(error.starts_with(said), "{error}");
+    }
+    let mut outside = plugin("good", "", "");
+    outside["spec"]["domainHooks"][0]["sidecar"]["socketPath"] = json!("/var/run/kubevirt-plugin/bad/a.sock");
+    assert!(apply(&[outside]).await.unwrap_err().contains("is outside /var/run/kubevirt-plugin/good/"));
 }

@@ -41,6 +41,7 @@ mod resource;
 mod scheduler;
 mod storage;
 pub mod version;
+mod sysfs;
 mod virt_api;
 mod virt_controller;
 mod virt_handler;
@@ -125,6 +126,8 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -150,6 +153,7 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            host_roots: None,
             hook_binary: None,
         }
     }
@@ -173,6 +177,7 @@ impl SimConfig {
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
             kubelet_root: options.kubelet_root.clone(),
+            host_roots: options.host_roots.clone(),
             ..default
         }
     }
@@ -287,6 +292,11 @@ impl Simulation {
             stop: stop.clone(),
             controller: Mutex::default(),
         };
+        let mut simulation =
+            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
+        if let Some(root) = &config.host_roots {
+            sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
+        }
         bootstrap::cluster(&client, &config).await?;
         let clones = if config.release.serves_clone_v1beta1() {
             &resource::CLONES
