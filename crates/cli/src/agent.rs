@@ -75,7 +75,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context).await?;
     ::operator::telemetry::logs::start(&::operator::config::Telemetry::default());
     let stop = shutdown::token()?;
-    let publisher = args.inventory.map(|_| Publisher::new(cluster.client(), &args.node, roots).run(stop.clone()));
+    let publisher =
+        args.inventory.map(|_| Publisher::new(cluster.client(), &args.node, roots).run(stop.clone()));
     let publishing = publisher.map(tokio::spawn);
     if serves {
         let settings = Settings { node: args.node, pods: args.pods_dir };

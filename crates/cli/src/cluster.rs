@@ -1,7 +1,6 @@
 //! A cluster, spoken to in raw JSON: facts and lookups for `admit`, requests for the demo.
 
 use anyhow::Result;
-use kubevirt::inventory::COLLECTION;
 use features::{Lookup, Need};
 use http::header::{CONTENT_TYPE, WARNING};
 use http::{Method, StatusCode};
@@ -9,6 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kubevirt::inventory::COLLECTION;
 use serde_json::Value;
 
 use crate::inventory::Inventory;

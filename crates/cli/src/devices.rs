@@ -131,7 +131,13 @@ async fn observe(cluster: &Cluster) -> Result<Seen> {
         pci_devices: cluster.list(&format!("{HARVESTER}/pcidevices")).await?.unwrap_or_default(),
         claims: cluster.list(&format!("{HARVESTER}/pcideviceclaims")).await?.unwrap_or_default(),
         machines: cluster.list("/apis/kubevirt.io/v1/virtualmachineinstances").await?.unwrap_or_default(),
-        hosts: cluster.list(COLLECTION).await?.unwrap_or_default().iter().filter_map(Host::from_object).collect(),
+        hosts: cluster
+            .list(COLLECTION)
+            .await?
+            .unwrap_or_default()
+            .iter()
+            .filter_map(Host::from_object)
+            .collect(),
     })
 }
 
@@ -204,7 +210,9 @@ fn chosen(args: &PermitArgs, seen: &Seen) -> Result<Device, String> {
         return Device::find(&seen.pci_devices, address, node, resource);
     }
     if seen.hosts.is_empty() {
-        return Err("nothing is known about addresses: there are neither NodeInventories nor PCIDevices".to_owned());
+        return Err(
+            "nothing is known about addresses: there are neither NodeInventories nor PCIDevices".to_owned()
+        );
     }
     let (device, notes) = Device::found(&seen.hosts, address, node, resource)?;
     for note in notes {

@@ -121,7 +121,9 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
         }
     }
     // without a policy it is still told whether a node can take each VM
-    if inventory.machines.is_empty() || (facts.policies.is_empty() && inventory.cluster_facts().nodes.is_none()) {
+    if inventory.machines.is_empty()
+        || (facts.policies.is_empty() && inventory.cluster_facts().nodes.is_none())
+    {
         let missing = if inventory.machines.is_empty() { "VirtualMachine" } else { "policy and no Node" };
         let remedy = "give files with VirtualMachines, and with policies or Nodes, each with `-f`";
         return Err(

@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ::agent::inventory::{Publisher, Roots};
 use ::operator::config::{LogFormat, LogLevel, RegisterMode};
 use ::operator::readiness::State;
 use ::operator::{Config, Operator};
 use anyhow::{Context, Result};
-use ::agent::inventory::{Publisher, Roots};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::FAILED;

@@ -1,6 +1,8 @@
 //! Every pair of features on one VM: both are given or the reason names what is in the way; in any
 //! order of asking the result is the same, and undoing both leaves no trace.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+
 mod common;
 
 use common::*;

@@ -10,8 +10,8 @@ use hook_api::callbacks::{
 use hook_api::info::{HookPoint, InfoResult};
 use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
 use hook_api::{
-    GUEST_DEFINITION_PATH, INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
-    callback_of,
+    GUEST_DEFINITION_PATH, INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN,
+    V1ALPHA2, V1ALPHA3, callback_of,
 };
 use prost::Message;
 use tokio::sync::Notify;

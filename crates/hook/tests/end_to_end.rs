@@ -229,8 +229,10 @@ async fn the_same_by_plugin_where_kubevirt_takes_plugins() {
     let pods = cluster.call(Method::GET, "/api/v1/namespaces/default/pods", Value::Null).await.unwrap();
     let added = &pods["items"][0]["spec"]["initContainers"];
     let added = added.as_array().unwrap().iter().find(|one| one["name"] == "virt-steward-hook").unwrap();
-    assert_eq!((added["restartPolicy"].as_str(), added["image"].as_str()),
-        (Some("Always"), Some("registry.example/virt-steward-hook:0.1.0")));
+    assert_eq!(
+        (added["restartPolicy"].as_str(), added["image"].as_str()),
+        (Some("Always"), Some("registry.example/virt-steward-hook:0.1.0"))
+    );
     // nobody tells a Plugin of the end of the guest; kubelet ends its container
     let socket = home.join("plugins/virt-steward/virt-steward.sock");
     assert!(socket.exists());
@@ -256,7 +258,8 @@ async fn a_rom_that_kubevirt_would_drop_is_refused() {
     let mut number = 0;
     eventually("the VM is refused", async || {
         number += 1;
-        let refused = cluster.try_vm(&format!("vm-{number}"), json!({PASSTHROUGH: GPU, VBIOS: "vbios"})).await.err()?;
+        let refused =
+            cluster.try_vm(&format!("vm-{number}"), json!({PASSTHROUGH: GPU, VBIOS: "vbios"})).await.err()?;
         assert!(refused.to_string().contains("while a Plugin exists (there is `other`)"), "{refused}");
         Some(())
     })

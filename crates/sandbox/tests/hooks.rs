@@ -101,7 +101,7 @@ async fn answer(
             }
             .encode_to_vec())
         }
-        ("OnDefineDomain", Case::Err) => Err(("9", "sidecar says no")),
+        ("OnDefineDomain" | "MutateDomain", Case::Err) => Err(("9", "sidecar says no")),
         ("OnDefineDomain", case) => {
             let mut domain_xml = OnDefineDomainParams::decode(message).unwrap().domain_xml;
             match case {
@@ -113,7 +113,6 @@ async fn answer(
             }
             Ok(OnDefineDomainResult { domain_xml }.encode_to_vec())
         }
-        ("MutateDomain", Case::Err) => Err(("9", "sidecar says no")),
         ("MutateDomain", _) => {
             let mut domain = MutateDomainRequest::decode(message).unwrap().domain;
             let end = domain.len() - "</domain>".len();
@@ -282,7 +281,8 @@ async fn plugins_are_asked_as_virt_launcher_asks_them() {
             "domainHooks": [{"sidecar": {"socketPath": format!("/var/run/kubevirt-plugin/{name}/a.sock")}}]}})
     };
     let vmi = json!({"metadata": {"name": "v", "annotations": {"ours": "1"}}});
-    let hostdev = |rom: &str| format!("<domain><devices><hostdev><alias name='a'/>{rom}</hostdev></devices></domain>");
+    let hostdev =
+        |rom: &str| format!("<domain><devices><hostdev><alias name='a'/>{rom}</hostdev></devices></domain>");
     let before = hostdev("<rom file='/x'/>");
     let timing = PluginTiming {
         poll: Duration::from_millis(5),
@@ -291,7 +291,8 @@ async fn plugins_are_asked_as_virt_launcher_asks_them() {
         call: Duration::from_secs(2),
     };
     let apply = async |plugins: &[Value]| {
-        let applied = apply_plugins(plugins, &vmi, before.clone().into_bytes(), lab.directory.path(), timing).await;
+        let applied =
+            apply_plugins(plugins, &vmi, before.clone().into_bytes(), lab.directory.path(), timing).await;
         applied.map(|xml| String::from_utf8(xml).unwrap())
     };
     assert_eq!(apply(&[]).await.unwrap(), before, "without a Plugin the ROM stays");
@@ -303,8 +304,14 @@ async fn plugins_are_asked_as_virt_launcher_asks_them() {
     let method = "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain";
     assert_eq!(lab.calls(), [method, method]);
     for (plugins, said) in [
-        (plugin("bad", "", ""), "plugin bad hook 0 failed: MutateDomain RPC to bad failed with FailedPrecondition: sidecar says no"),
-        (plugin("gone", "", "Fail"), "plugin gone hook 0 failed: sidecar socket /var/run/kubevirt-plugin/gone/a.sock not ready"),
+        (
+            plugin("bad", "", ""),
+            "plugin bad hook 0 failed: MutateDomain RPC to bad failed with FailedPrecondition: sidecar says no",
+        ),
+        (
+            plugin("gone", "", "Fail"),
+            "plugin gone hook 0 failed: sidecar socket /var/run/kubevirt-plugin/gone/a.sock not ready",
+        ),
         (plugin("good", "vmi.metadata", ""), "plugin good condition evaluation failed"),
     ] {
         let error = apply(std::slice::from_ref(&plugins)).await.unwrap_err();

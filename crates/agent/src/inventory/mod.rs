@@ -54,7 +54,8 @@ pub fn read(node: &str, roots: &Roots) -> io::Result<Host> {
 
 fn numa_nodes(sys: &Path) -> u32 {
     let nodes = names(&sys.join("devices/system/node"));
-    let is_node = |name: &String| name.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok());
+    let is_node =
+        |name: &String| name.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok());
     u32::try_from(nodes.iter().filter(|name| is_node(name)).count()).unwrap_or(u32::MAX)
 }
 

@@ -88,7 +88,10 @@ mod tests {
                 self.link(&format!("{path}/iommu_group"), &format!("../../../kernel/iommu_groups/{group}"));
                 self.file(&format!("sys/kernel/iommu_groups/{group}/type"), "DMA\n");
             }
-            self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../devices/pci0000:00/{address}"));
+            self.link(
+                &format!("sys/bus/pci/devices/{address}"),
+                &format!("../../../devices/pci0000:00/{address}"),
+            );
             path
         }
     }
@@ -118,11 +121,17 @@ mod tests {
         );
         let host = read("n1", &Roots::below(tree.0.path())).unwrap();
         assert_eq!((host.node.as_str(), host.iommu, host.numa_nodes), ("n1", true, 2));
-        assert_eq!((host.cpu.vendor.as_str(), host.cpu.model.as_str(), host.cpu.nested), ("AMD", "AMD EPYC 7302P", Some(true)));
+        assert_eq!(
+            (host.cpu.vendor.as_str(), host.cpu.model.as_str(), host.cpu.nested),
+            ("AMD", "AMD EPYC 7302P", Some(true))
+        );
         let addresses: Vec<&str> = host.pci_devices.iter().map(|device| device.address.as_str()).collect();
         assert_eq!(addresses, ["0000:07:00.0", "0000:81:00.0", "0000:81:02.0"], "bridges are left out");
         let [gpu, nic, vf] = &host.pci_devices[..] else { panic!() };
-        assert_eq!((gpu.selector().as_str(), gpu.class.as_str(), gpu.driver.as_str()), ("10DE:1EB8", "030200", "vfio-pci"));
+        assert_eq!(
+            (gpu.selector().as_str(), gpu.class.as_str(), gpu.driver.as_str()),
+            ("10DE:1EB8", "030200", "vfio-pci")
+        );
         assert_eq!((gpu.iommu_group.as_str(), gpu.numa_node, gpu.rom), ("7", Some(1), true));
         assert_eq!(nic.sriov.map(|sriov| (sriov.total, sriov.enabled)), Some((64, 2)));
         assert_eq!((nic.numa_node, nic.rom), (None, false));

@@ -50,7 +50,10 @@ pub struct Publisher {
 
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher").field("node", &self.node).field("roots", &self.roots).finish_non_exhaustive()
+        f.debug_struct("Publisher")
+            .field("node", &self.node)
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,7 +69,8 @@ impl Publisher {
         loop {
             let published = async {
                 let host = self.look().await?;
-                let is_fresh = last.as_ref().is_some_and(|(known, at)| *known == host && at.elapsed() < AGAIN);
+                let is_fresh =
+                    last.as_ref().is_some_and(|(known, at)| *known == host && at.elapsed() < AGAIN);
                 if !is_fresh {
                     self.write(&host).await?;
                     tracing::info!(node = self.node, devices = host.pci_devices.len(), "inventory published");
@@ -113,7 +117,12 @@ impl Publisher {
         self.call("apply", path, Some(host.to_object(uid))).await.map(drop)
     }
 
-    async fn call(&self, verb: &'static str, path: String, body: Option<Value>) -> Result<Value, PublishError> {
+    async fn call(
+        &self,
+        verb: &'static str,
+        path: String,
+        body: Option<Value>,
+    ) -> Result<Value, PublishError> {
         let failed = |source| PublishError::Api { verb, what: path.clone(), source: Box::new(source) };
         let request = match &body {
             None => Request::get(&path).body(Vec::new()),

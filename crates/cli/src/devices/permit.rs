@@ -47,12 +47,15 @@ impl Device {
             .filter(|host| node.is_none_or(|node| host.node == node))
             .filter_map(|host| Some((host, at_address(host)?)))
             .collect();
-        let Some((_, first)) = found.first() else { return Err(format!("no agent found a device at {wanted}")) };
+        let Some((_, first)) = found.first() else {
+            return Err(format!("no agent found a device at {wanted}"));
+        };
         if found.iter().any(|(_, other)| other.selector() != first.selector()) {
             let nodes: Vec<&str> = found.iter().map(|(host, _)| host.node.as_str()).collect();
-            return Err(several(&wanted, &nodes));
+            return Err(differ(wanted, &nodes));
         }
-        let device = Self::given(&first.selector(), &resource.map_or_else(|| name(first), str::to_owned), false)?;
+        let device =
+            Self::given(&first.selector(), &resource.map_or_else(|| name(first), str::to_owned), false)?;
         Ok((device, found.iter().flat_map(|(host, function)| obstacles(host, function)).collect()))
     }
 
@@ -81,13 +84,13 @@ impl Device {
             several => {
                 let nodes: Vec<&str> =
                     several.iter().map(|device| text(device, "status", "nodeName")).collect();
-                Err(several(&wanted, &nodes))
+                Err(differ(wanted, &nodes))
             }
         }
     }
 }
 
-fn several(address: &kubevirt::PciAddress, nodes: &[&str]) -> String {
+fn differ(address: kubevirt::PciAddress, nodes: &[&str]) -> String {
     format!("several nodes have different devices at {address}: {}; name one with --node", nodes.join(", "))
 }
 
@@ -109,14 +112,19 @@ fn obstacles(host: &Host, function: &PciFunction) -> Vec<String> {
     let (node, address) = (&host.node, &function.address);
     let mut obstacles = Vec::new();
     if function.iommu_group.is_empty() {
-        obstacles.push(format!("{address} of {node} has no IOMMU group: switch the IOMMU on in firmware and kernel"));
+        obstacles.push(format!(
+            "{address} of {node} has no IOMMU group: switch the IOMMU on in firmware and kernel"
+        ));
     }
     if function.driver != kubevirt::inventory::VFIO {
         let driver = if function.driver.is_empty() { "no driver" } else { &function.driver };
         obstacles.push(format!("{address} of {node} is bound to {driver}: bind it to vfio-pci"));
     }
     obstacles.extend(host.mates(function).filter(|mate| !mate.is_free()).map(|mate| {
-        format!("{} of {node} is in the same IOMMU group and bound to {}: bind it to vfio-pci", mate.address, mate.driver)
+        format!(
+            "{} of {node} is in the same IOMMU group and bound to {}: bind it to vfio-pci",
+            mate.address, mate.driver
+        )
     }));
     obstacles
 }
@@ -204,23 +212,40 @@ mod tests {
             iommu_group: "7".into(),
             ..PciFunction::default()
         };
-        let host = |node: &str, devices: Vec<PciFunction>| Host { node: node.into(), pci_devices: devices, ..Host::default() };
+        let host = |node: &str, devices: Vec<PciFunction>| Host {
+            node: node.into(),
+            pci_devices: devices,
+            ..Host::default()
+        };
         let hosts = [
-            host("a", vec![
-                function("0000:01:00.0", ("10de", "1eb8"), "nvidia"),
-                function("0000:01:00.1", ("10de", "10f8"), "snd_hda_intel"),
-            ]),
+            host(
+                "a",
+                vec![
+                    function("0000:01:00.0", ("10de", "1eb8"), "nvidia"),
+                    function("0000:01:00.1", ("10de", "10f8"), "snd_hda_intel"),
+                ],
+            ),
             host("b", vec![function("0000:01:00.0", ("1002", "73bf"), "vfio-pci")]),
         ];
         let (device, notes) = Device::found(&hosts, "01:00.0", Some("a"), None).unwrap();
-        assert_eq!((device.selector.as_str(), device.resource.as_str(), device.external), ("10DE:1EB8", "nvidia.com/PCI_1EB8", false));
-        assert_eq!(notes, [
-            "0000:01:00.0 of a is bound to nvidia: bind it to vfio-pci",
-            "0000:01:00.1 of a is in the same IOMMU group and bound to snd_hda_intel: bind it to vfio-pci",
-        ]);
+        assert_eq!(
+            (device.selector.as_str(), device.resource.as_str(), device.external),
+            ("10DE:1EB8", "nvidia.com/PCI_1EB8", false)
+        );
+        assert_eq!(
+            notes,
+            [
+                "0000:01:00.0 of a is bound to nvidia: bind it to vfio-pci",
+                "0000:01:00.1 of a is in the same IOMMU group and bound to snd_hda_intel: bind it to vfio-pci",
+            ]
+        );
         let (device, notes) = Device::found(&hosts, "0000:01:00.0", Some("b"), Some("amd.com/NAVI")).unwrap();
         assert_eq!((device.resource.as_str(), notes.len()), ("amd.com/NAVI", 0));
-        assert!(Device::found(&hosts, "0000:01:00.0", None, None).unwrap_err().contains("a, b; name one with --node"));
+        assert!(
+            Device::found(&hosts, "0000:01:00.0", None, None)
+                .unwrap_err()
+                .contains("a, b; name one with --node")
+        );
         assert!(Device::found(&hosts, "0000:09:00.0", None, None).unwrap_err().contains("no agent found"));
         assert!(Device::found(&hosts, "x", None, None).is_err());
     }

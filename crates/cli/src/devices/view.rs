@@ -135,13 +135,13 @@ fn describe(function: &PciFunction) -> String {
         shown.extend([" ", &function.driver]);
     }
     if let Some(numa) = function.numa_node {
-        shown.push_str(&format!(" numa {numa}"));
+        shown.extend([" numa ", &numa.to_string()]);
     }
     if function.rom {
         shown.push_str(" rom");
     }
     if let Some(sriov) = function.sriov {
-        shown.push_str(&format!(" vfs {}/{}", sriov.enabled, sriov.total));
+        shown.extend([" vfs ", &sriov.enabled.to_string(), "/", &sriov.total.to_string()]);
     }
     if !function.physical_function.is_empty() {
         shown.extend([" of ", &function.physical_function]);
@@ -296,8 +296,10 @@ mod tests {
             ..Seen::default()
         };
         let rows = rows(&seen);
-        let shown: Vec<_> =
-            rows.iter().map(|row| (row.resource.as_str(), row.permitted, row.there, row.addresses.join(", "))).collect();
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (row.resource.as_str(), row.permitted, row.there, row.addresses.join(", ")))
+            .collect();
         assert_eq!(
             shown,
             [

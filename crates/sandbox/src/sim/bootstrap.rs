@@ -177,7 +177,8 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
         }
     }
     for policy in super::plugin_policies::objects() {
-        let resource = if policy["kind"] == "ValidatingAdmissionPolicy" { &POLICIES } else { &POLICY_BINDINGS };
+        let resource =
+            if policy["kind"] == "ValidatingAdmissionPolicy" { &POLICIES } else { &POLICY_BINDINGS };
         ensure(client, resource, policy).await?;
     }
     let kubevirt = kubevirt(config);

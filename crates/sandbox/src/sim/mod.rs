@@ -40,8 +40,8 @@ mod requests;
 mod resource;
 mod scheduler;
 mod storage;
-pub mod version;
 mod sysfs;
+pub mod version;
 mod virt_api;
 mod virt_controller;
 mod virt_handler;
@@ -292,8 +292,6 @@ impl Simulation {
             stop: stop.clone(),
             controller: Mutex::default(),
         };
-        let mut simulation =
-            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
         if let Some(root) = &config.host_roots {
             sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
         }

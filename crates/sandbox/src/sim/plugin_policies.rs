@@ -30,9 +30,7 @@ pub fn objects() -> Vec<Value> {
         ),
     ]
     .map(|(rule, message)| json!({"expression": of_sidecars(rule), "message": message}));
-    let rule = |group: &str, version: &str, operations: &[&str], resources: &[&str]| {
-        json!([{"apiGroups": [group], "apiVersions": [version], "operations": operations, "resources": resources}])
-    };
+    let rule = |group: &str, version: &str, operations: &[&str], resources: &[&str]| json!([{"apiGroups": [group], "apiVersions": [version], "operations": operations, "resources": resources}]);
     let launchers = json!({
         "resourceRules": rule("", "v1", &["CREATE", "UPDATE"], &["pods", "pods/ephemeralcontainers"]),
         "objectSelector": {"matchLabels": {"kubevirt.io": "virt-launcher"}},

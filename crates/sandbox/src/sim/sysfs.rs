@@ -29,7 +29,10 @@ fn host(root: &Path, config: &SimConfig, index: u32) -> io::Result<()> {
         CpuVendor::Amd => ("AuthenticAMD", "kvm_amd"),
         CpuVendor::Intel | CpuVendor::Mixed => ("GenuineIntel", "kvm_intel"),
     };
-    file(&root.join("proc/cpuinfo"), &format!("processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: simulated\n"))?;
+    file(
+        &root.join("proc/cpuinfo"),
+        &format!("processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: simulated\n"),
+    )?;
     let nested = if config.nested_virt { "Y\n" } else { "N\n" };
     file(&sys.join("module").join(module).join("parameters/nested"), nested)?;
     for number in 0..2 {
@@ -44,7 +47,10 @@ fn host(root: &Path, config: &SimConfig, index: u32) -> io::Result<()> {
         let class = if matches!(id.0, "10de" | "1002") { "030000" } else { "020000" };
         for number in 0..config.devices_per_node {
             let address = format!("0000:{:02x}:00.0", 0x10 * (kind + 1) + number as usize);
-            write_function(&sys, &Function { address, id, class, driver: "vfio-pci", group, numa: number % 2 })?;
+            write_function(
+                &sys,
+                &Function { address, id, class, driver: "vfio-pci", group, numa: number % 2 },
+            )?;
             group += 1;
         }
     }

@@ -117,8 +117,9 @@ fn entry(config_map: &Value, key: &str) -> Option<Vec<u8>> {
 /// Where a path of the container `compute` is on this machine, when it lies in the sockets' volume.
 pub fn seen_by_compute(home: &Path, path: &str) -> Option<PathBuf> {
     let places = [(HOOKS, "hooks"), (plugins::DIRECTORY, "plugins")];
-    let (below, place) =
-        places.into_iter().find_map(|(seen, place)| Some((Path::new(path).strip_prefix(seen).ok()?, place)))?;
+    let (below, place) = places
+        .into_iter()
+        .find_map(|(seen, place)| Some((Path::new(path).strip_prefix(seen).ok()?, place)))?;
     let is_below = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     is_below.then(|| home.join(place).join(below))
 }

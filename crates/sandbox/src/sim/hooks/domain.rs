@@ -162,7 +162,8 @@ pub fn through_kubevirts_types(xml: Vec<u8>) -> Vec<u8> {
     if let Ok(document) = roxmltree::Document::parse(&text) {
         for node in document.descendants().filter(roxmltree::Node::is_element) {
             let parent = node.parent_element();
-            let is_rom = node.has_tag_name("rom") && parent.is_some_and(|parent| parent.has_tag_name("hostdev"));
+            let is_rom =
+                node.has_tag_name("rom") && parent.is_some_and(|parent| parent.has_tag_name("hostdev"));
             let is_qemu = node.tag_name().namespace() == Some(QEMU);
             // ancestors come first
             if (is_rom || is_qemu) && !gone.iter().any(|outer| outer.contains(&node.range().start)) {

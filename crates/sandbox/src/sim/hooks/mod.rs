@@ -197,7 +197,8 @@ async fn live(shared: Arc<Shared>, pod: Arc<Pod>, vmi: Value, object: Value) {
     manager.shutdown().await;
     // init containers that restart are told by kubelet, once the others have ended
     for child in children.iter().skip(count) {
-        let process = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let process =
+            child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(process) = process {
             // gone already, if this fails
             let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
@@ -232,16 +233,17 @@ async fn start(shared: &Shared, pod: &Pod, object: &Value) -> Result<Vec<Child>,
 /// Defines the domain as often as virt-launcher does, and starts QEMU as far as it opens ROMs.
 async fn define(shared: &Shared, pod: &Pod, manager: &Manager, vmi: &Value) -> Result<Vec<u8>, String> {
     let kubevirt = shared.kubevirts.get(KUBEVIRT);
-    let takes_plugins = kubevirt.as_deref().is_some_and(|kubevirt| {
-        feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS)
-    });
+    let takes_plugins = kubevirt
+        .as_deref()
+        .is_some_and(|kubevirt| feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS));
     // virt-handler sends all Plugins with every VMI
     let plugins = if takes_plugins { plugins_of(shared).await? } else { Vec::new() };
     let text = vmi.to_string();
     let mut defined = Vec::new();
     for round in [Round::First, Round::Second] {
         let xml = domain::xml(vmi, kubevirt.as_deref(), round);
-        let hooked = manager.on_define_domain(xml, text.as_bytes()).await.map_err(|error| error.to_string())?;
+        let hooked =
+            manager.on_define_domain(xml, text.as_bytes()).await.map_err(|error| error.to_string())?;
         domain::check(&hooked)?;
         let directory = pod.home.join("plugins");
         defined = plugins::apply(&plugins, vmi, hooked, &directory, PluginTiming::default()).await?;

@@ -82,7 +82,8 @@ pub async fn apply(
                 continue;
             }
             let limit = duration(text(hook, "/timeout")).unwrap_or(timing.call);
-            let answer = ask((name, socket), (vmi, &xml), directory, PluginTiming { call: limit, ..timing }).await;
+            let answer =
+                ask((name, socket), (vmi, &xml), directory, PluginTiming { call: limit, ..timing }).await;
             match answer.and_then(|changed| domain::check(&changed).map(|()| changed)) {
                 Ok(changed) => xml = changed,
                 Err(error) => {
@@ -105,8 +106,9 @@ async fn ask(
     directory: &Path,
     timing: PluginTiming,
 ) -> Result<Vec<u8>, String> {
-    let path = seen(socket, plugin, directory)
-        .ok_or_else(|| format!("invalid socket path: socket path {socket:?} is outside {DIRECTORY}/{plugin}/"))?;
+    let path = seen(socket, plugin, directory).ok_or_else(|| {
+        format!("invalid socket path: socket path {socket:?} is outside {DIRECTORY}/{plugin}/")
+    })?;
     let deadline = Instant::now() + timing.ready;
     while !path.exists() {
         if Instant::now() >= deadline {
@@ -197,9 +199,14 @@ mod tests {
             seen("/var/run/kubevirt-plugin/p/a.sock", "p", home).as_deref(),
             Some(Path::new("/home/p/a.sock"))
         );
-        for wrong in ["/var/run/kubevirt-plugin/q/a.sock", "/var/run/kubevirt-plugin/p/../q/a.sock", "/a.sock"] {
+        for wrong in
+            ["/var/run/kubevirt-plugin/q/a.sock", "/var/run/kubevirt-plugin/p/../q/a.sock", "/a.sock"]
+        {
             assert_eq!(seen(wrong, "p", home), None, "{wrong}");
         }
-        assert_eq!((duration("10s"), duration("2m"), duration("")), (Some(Duration::from_secs(10)), Some(Duration::from_secs(120)), None));
+        assert_eq!(
+            (duration("10s"), duration("2m"), duration("")),
+            (Some(Duration::from_secs(10)), Some(Duration::from_mins(2)), None)
+        );
     }
 }
