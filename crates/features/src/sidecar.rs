@@ -21,8 +21,6 @@ use crate::names::{field, is_alias};
 use crate::site::Site;
 use crate::text::candidates;
 
-/// The first release with Plugins; before it the name of the gate means nothing.
-const PLUGINS_SINCE: Version = Version::new(1, 9);
 /// The first release whose hook sidecars can have a ConfigMap.
 const CONFIG_MAPS_SINCE: Version = Version::new(1, 2);
 
@@ -73,10 +71,7 @@ pub(crate) enum Error {
 /// By which way the hook gets into the pod; what cannot be checked is a warning.
 pub(crate) fn way(context: &Context<'_>, plan: &mut Plan) -> Result<Site, Error> {
     let settings = &context.config.vbios_injection;
-    let version = context.kubevirt().and_then(kubevirt::KubeVirtView::version);
-    let plugins = context
-        .gate(feature_gates::PLUGINS)
-        .map(|is_on| is_on && version.is_none_or(|version| version >= PLUGINS_SINCE));
+    let plugins = context.gate(feature_gates::PLUGINS);
     let known = context.cluster.plugins.as_deref();
     let is_ours_there = known.is_some_and(|names| names.iter().any(|name| name == PLUGIN));
     let by_plugin = match settings.hook_path {

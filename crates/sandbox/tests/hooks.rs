@@ -321,3 +321,92 @@ async fn plugins_are_asked_as_virt_launcher_asks_them() {
     outside["spec"]["domainHooks"][0]["sidecar"]["socketPath"] = json!("/var/run/kubevirt-plugin/bad/a.sock");
     assert!(apply(&[outside]).await.unwrap_err().contains("is outside /var/run/kubevirt-plugin/good/"));
 }
+
+/// A domain and its VMI as they were sent, and what was answered.
+type Exchange = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+/// Answers the recorded bytes to the recorded question, and complains about any other.
+async fn recorded_sidecar(socket: PathBuf, rounds: Vec<Exchange>) {
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let rounds = Arc::new(Mutex::new(rounds.into_iter()));
+    loop {
+        let stream = listener.accept().await.unwrap().0;
+        let rounds = rounds.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let rounds = rounds.clone();
+            async move {
+                let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let point = |name: &str| HookPoint { name: name.to_owned(), priority: 0 };
+                let message = if method == "Info" {
+                    InfoResult {
+                        name: "recorded".into(),
+                        hook_points: vec![point("OnDefineDomain")],
+                        versions: vec!["v1alpha3".into()],
+                    }
+                    .encode_to_vec()
+                } else {
+                    let (xml, vmi, answer) = rounds.lock().unwrap().next().unwrap();
+                    let asked = OnDefineDomainParams::decode(&body[5..]).unwrap();
+                    assert_eq!((asked.domain_xml, asked.vmi), (xml, vmi));
+                    // nothing was recorded where nothing was answered
+                    OnDefineDomainResult { domain_xml: answer.unwrap_or_default() }.encode_to_vec()
+                };
+                let mut frame = vec![0];
+                frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+                frame.extend(message);
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                let frames: Vec<Result<_, std::convert::Infallible>> =
+                    vec![Ok(Frame::data(Bytes::from(frame))), Ok(Frame::trailers(trailers))];
+                let response = Response::builder().header("content-type", "application/grpc");
+                let body = StreamBody::new(futures::stream::iter(frames));
+                Ok::<_, std::convert::Infallible>(response.body(body).unwrap())
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+/// Every exchange of a real virt-launcher with a sidecar, once more between ours and one that answers as recorded:
+/// the same bytes go out and come in, and what was defined then is defined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_recorded_exchange_replays() {
+    // cases in which no domain was asked for are told word by word in the tests above
+    const WITHOUT_DOMAIN: [&str; 7] = ["flat", "infoerr", "infoslow", "none", "raw", "two-same", "v9"];
+    let named = std::env::var_os("GOLDEN_HOOKS").map(PathBuf::from);
+    let usual = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/launcher/hooks"));
+    let Some(recordings) = named.or(Some(usual)).filter(|path| path.is_dir()) else {
+        eprintln!("skipped: no recordings (set GOLDEN_HOOKS)");
+        return;
+    };
+    let mut replayed = 0;
+    for case in
+        std::fs::read_dir(recordings).unwrap().map(|one| one.unwrap().path()).filter(|path| path.is_dir())
+    {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        let read =
+            |round: usize, kind: &str| std::fs::read(case.join(format!("ondefine-{round}.{kind}"))).ok();
+        let rounds: Vec<_> = (1..=2)
+            .filter_map(|round| {
+                Some((read(round, "in.xml")?, read(round, "vmi.json")?, read(round, "out.xml")))
+            })
+            .collect();
+        assert_eq!(rounds.is_empty(), WITHOUT_DOMAIN.contains(&name.as_str()), "{name}");
+        if rounds.is_empty() {
+            continue;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let server = tokio::spawn(recorded_sidecar(home.path().join(ONE), rounds.clone()));
+        let manager = Manager::collect(home.path(), 1, timing()).await.unwrap();
+        for (xml, vmi, answer) in rounds {
+            let defined = manager.on_define_domain(String::from_utf8(xml).unwrap(), &vmi).await.unwrap();
+            assert_eq!(defined, answer.unwrap_or_default(), "{name}");
+            replayed += 1;
+        }
+        server.abort();
+    }
+    assert!(replayed >= 20, "only {replayed} exchanges were found");
+}
