@@ -105,7 +105,11 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            if configuration["metadata"]["name"].endswith("-hotplug"):
+            if configuration["metadata"]["name"].endswith("-launcher"):
+                check(f"{name}: only launcher pods of VMs that ask for a hook wait for us",
+                      hook["objectSelector"]["matchLabels"] == {"kubevirt.io": "virt-launcher"}
+                      and "launcher-hooks" in hook["matchConditions"][0]["expression"], hook)
+            elif configuration["metadata"]["name"].endswith("-hotplug"):
                 narrowed = "objectSelector" in hook or "matchConditions" in hook
                 check(f"{name}: hooks of hotplugged volumes are asked about KubeVirt's pods only", narrowed, hook["name"])
                 deletes = any("DELETE" in r["operations"] for r in hook["rules"])
@@ -172,7 +176,12 @@ def inspect_each(rendered):
     check("default: reinvoked when others change the VM", hook["webhooks"][0]["reinvocationPolicy"] == "IfNeeded")
     check("default: fails closed", hook["webhooks"][0]["failurePolicy"] == "Fail")
     check("default: notes say the way out", "kubectl delete mutatingwebhookconfiguration 00-virt-steward" in notes)
-    check("default: no validating webhook", of_kind(default, "ValidatingWebhookConfiguration") == [])
+    validating = of_kind(default, "ValidatingWebhookConfiguration")[0]["webhooks"][0]
+    check("default: the validating webhook fails open", validating["failurePolicy"] == "Ignore")
+    check("default: the chart and the program ask /validate about the same VMs",
+          validating["matchConditions"] == json.loads(REGISTERED.read_text().split("---\n", 2)[2])[1]["webhooks"][0]["matchConditions"],
+          validating["matchConditions"])
+    check("default: no Plugin, no agent", of_kind(default, "Plugin") + of_kind(default, "DaemonSet") == [])
 
     seed, notes = rendered["seed"]
     hook = of_kind(seed, "MutatingWebhookConfiguration")[0]["webhooks"][0]
@@ -215,6 +224,23 @@ def inspect_each(rendered):
     manual, _ = rendered["manual"]
     check("manual: Secret of type tls", of_kind(manual, "Secret")[0]["type"] == "kubernetes.io/tls")
     check("manual: caBundle", of_kind(manual, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["caBundle"])
+
+    devices, _ = rendered["devices"]
+    agent = of_kind(devices, "DaemonSet")[0]["spec"]["template"]["spec"]
+    check("devices: the agent of the inventory has nothing of the host",
+          "volumes" not in agent and agent["securityContext"]["runAsNonRoot"] is True
+          and agent["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}, agent)
+    own_rules = [o["rules"] for o in of_kind(devices, "ClusterRole") if o["metadata"]["name"].endswith("-inventory")]
+    check("devices: and may write inventories alone",
+          [r["resources"] for r in own_rules[0] if set(r["verbs"]) - {"get"}] == [["nodeinventories"]], own_rules)
+    source = (CHART.parent.parent / "crates" / "features" / "src" / "launcher.rs").read_text()
+    spec = of_kind(devices, "Plugin")[0]["spec"]
+    check("devices: the chart's Plugin waits for the socket of the program",
+          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source
+          and spec["domainHooks"][0]["sidecar"]["socketPath"] == spec["launcherHooks"][0]["sidecar"]["socketPath"]
+          == "/var/run/kubevirt-plugin/virt-steward/virt-steward.sock", spec)
+    features = yaml.safe_load(config_file(devices))["features"]
+    check("devices: the program knows", (features["availability"], features["vbiosInjection"]["registerPlugin"]) == ("Deny", True))
 
     existing, _ = rendered["existing-secret"]
     pod = of_kind(existing, "Deployment")[0]["spec"]["template"]["spec"]

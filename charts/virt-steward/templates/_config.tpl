@@ -35,6 +35,7 @@ and prints it. The values of a feature have the names of the file; what differs 
 {{- $_ := set $features "source" .Values.configSource }}
 {{- $_ := set $features "errorHandling" (include "virt-steward.errorMode" .Values.errorHandling.mode) }}
 {{- $_ := set $features "addTrackingAnnotations" .Values.addTrackingAnnotations }}
+{{- $_ := set $features "availability" .Values.availability }}
 {{- $_ := set $features "userDataSecrets" .Values.rbac.secrets.enabled }}
 {{- $timeout := include "virt-steward.timeout" . | int }}
 server:

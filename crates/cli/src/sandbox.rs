@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ::agent::inventory::{Publisher, Roots};
 use ::operator::config::{LogFormat, LogLevel, RegisterMode};
 use ::operator::readiness::State;
 use ::operator::{Config, Operator};
@@ -100,6 +101,10 @@ pub struct Args {
     #[arg(long, conflicts_with = "no_operator")]
     resize: bool,
 
+    /// Publish what the simulated hosts have, with an agent for every node (`virt-steward devices` shows it)
+    #[arg(long)]
+    inventory: bool,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -152,8 +157,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         program_binary: std::env::current_exe().ok(),
         release: args.kubevirt_version,
         kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
+        host_roots: args.inventory.then(|| temporary.path().join("hosts")),
         faults: args.fault.clone(),
     };
+    let host_roots = options.host_roots.clone();
     let pods = options.kubelet_root.as_ref().map(|root| root.join("pods"));
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);
@@ -167,6 +174,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     ))?;
     if let Some(pods) = pods {
         agents::start(&kubeconfig, &pods, &stop).await?;
+    }
+    if let Some(roots) = host_roots {
+        start_publishers(&kubeconfig, &roots, &stop).await?;
     }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
@@ -244,6 +254,28 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
         operator.end().await?;
     }
     Ok(status)
+}
+
+/// The definition of `NodeInventory`, as the chart has it.
+const NODE_INVENTORIES: &str = include_str!("../../../charts/virt-steward/crds/nodeinventories.yaml");
+
+/// An agent for every node that publishes what is below its root.
+async fn start_publishers(kubeconfig: &Path, roots: &Path, stop: &CancellationToken) -> Result<()> {
+    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
+    let doing = "publishing what the sandbox's nodes have";
+    let definition: serde_json::Value = serde_saphyr::from_str(NODE_INVENTORIES)
+        .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    reply.object("defining NodeInventory")?;
+    let entries = std::fs::read_dir(roots).context("listing the simulated hosts")?;
+    for entry in entries.flatten() {
+        let node = entry.file_name().to_string_lossy().into_owned();
+        let publisher = Publisher::new(cluster.client(), node, Roots::below(&entry.path()));
+        publisher.once().await.map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+        tokio::spawn(publisher.run(stop.clone()));
+    }
+    Ok(())
 }
 
 /// An operator that runs.

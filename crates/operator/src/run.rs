@@ -133,7 +133,7 @@ impl Operator {
         let address = server.address();
 
         let ending = CancellationToken::new();
-        let mut background = facts::spawn(&client, facts, &readiness, &ending);
+        let mut background = facts::spawn(&client, Arc::clone(&facts), &readiness, &ending);
         let election = Election::new(&config, &client, &namespace, &clock);
         if config.resize.enabled {
             let (clock, metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
@@ -179,7 +179,8 @@ impl Operator {
             Arc::new(
                 Registrar::new(Raw::new(client), config.register.clone(), reach)
                     .with_resize(config.resize.enabled)
-                    .with_hotplug(config.hotplug),
+                    .with_hotplug(config.hotplug)
+                    .with_launchers(config.features.vbios_injection.register_plugin.then_some(facts)),
             )
         });
         if let Some(registrar) = registrar.clone() {

@@ -69,6 +69,8 @@ pub struct Options {
     pub kubelet_root: Option<PathBuf>,
     /// The release of `KubeVirt` that is simulated.
     pub release: sim::Release,
+    /// Where the kernel's files of simulated nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<PathBuf>,
     /// What goes wrong once everything stands.
     pub faults: Vec<faults::Fault>,
 }
@@ -87,6 +89,7 @@ impl Default for Options {
             program_binary: None,
             kubelet_root: None,
             release: sim::Release::default(),
+            host_roots: None,
             faults: Vec::new(),
         }
     }

@@ -8,8 +8,8 @@ use super::client::{Client, ClientError};
 use super::identity::KUBEVIRT_NAMESPACE;
 use super::json;
 use super::resource::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, PRIORITY_CLASSES, Resource,
-    SERVICE_ACCOUNTS, VMS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, POLICIES, POLICY_BINDINGS, PRIORITY_CLASSES,
+    Resource, SERVICE_ACCOUNTS, VMS,
 };
 
 /// How many VMs are created at once.
@@ -200,6 +200,11 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
             let patch = json!({"status": object["status"]});
             client.send(None, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
         }
+    }
+    for policy in super::plugin_policies::objects() {
+        let resource =
+            if policy["kind"] == "ValidatingAdmissionPolicy" { &POLICIES } else { &POLICY_BINDINGS };
+        ensure(client, resource, policy).await?;
     }
     let kubevirt = kubevirt(config);
     ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;

@@ -37,11 +37,13 @@ mod metrics;
 mod node;
 mod node_lifecycle;
 mod nodes;
+mod plugin_policies;
 mod queue;
 mod requests;
 mod resource;
 mod scheduler;
 mod storage;
+mod sysfs;
 pub mod version;
 mod virt_api;
 mod virt_controller;
@@ -133,6 +135,8 @@ pub struct SimConfig {
     pub kubelet_root: Option<std::path::PathBuf>,
     /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
     pub program: Option<Program>,
+    /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -159,6 +163,7 @@ impl Default for SimConfig {
             devices_per_node: 8,
             kubelet_root: None,
             program: None,
+            host_roots: None,
             hook_binary: None,
         }
     }
@@ -182,6 +187,7 @@ impl SimConfig {
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
             kubelet_root: options.kubelet_root.clone(),
+            host_roots: options.host_roots.clone(),
             ..default
         }
     }
@@ -301,6 +307,9 @@ impl Simulation {
             stop: stop.clone(),
             controller: Mutex::default(),
         };
+        if let Some(root) = &config.host_roots {
+            sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
+        }
         bootstrap::cluster(&client, &config).await?;
         let clones = if config.release.serves_clone_v1beta1() {
             &resource::CLONES

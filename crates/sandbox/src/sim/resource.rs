@@ -137,6 +137,18 @@ pub static CLUSTER_ROLE_BINDINGS: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding");
 pub static PRIORITY_CLASSES: Resource =
     Resource::cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
+pub static POLICIES: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicy",
+);
+pub static POLICY_BINDINGS: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+);
 pub static MUTATING_WEBHOOKS: Resource = Resource::cluster(
     "admissionregistration.k8s.io",
     "v1",
