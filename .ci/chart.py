@@ -105,7 +105,11 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            if configuration["metadata"]["name"].endswith("-hotplug"):
+            if configuration["metadata"]["name"].endswith("-launcher"):
+                check(f"{name}: only launcher pods of VMs that ask for a hook wait for us",
+                      hook["objectSelector"]["matchLabels"] == {"kubevirt.io": "virt-launcher"}
+                      and "launcher-hooks" in hook["matchConditions"][0]["expression"], hook)
+            elif configuration["metadata"]["name"].endswith("-hotplug"):
                 narrowed = "objectSelector" in hook or "matchConditions" in hook
                 check(f"{name}: hooks of hotplugged volumes are asked about KubeVirt's pods only", narrowed, hook["name"])
                 deletes = any("DELETE" in r["operations"] for r in hook["rules"])
@@ -140,7 +144,8 @@ def reads(objects, resource):
     """Namespaces in which the account may get a resource: a name, or `*` for all of them."""
     found = []
     for o in objects:
-        if o["kind"] in ("ClusterRole", "Role"):
+        # The role of pods of export jobs is bound in the namespaces that ask for it, to another account.
+        if o["kind"] in ("ClusterRole", "Role") and not o["metadata"]["name"].endswith("-exporter"):
             for rule in o["rules"]:
                 if resource in rule["resources"] and "get" in rule["verbs"] and "resourceNames" not in rule:
                     found.append("*" if o["kind"] == "ClusterRole" else o["metadata"]["namespace"])
@@ -171,7 +176,12 @@ def inspect_each(rendered):
     check("default: reinvoked when others change the VM", hook["webhooks"][0]["reinvocationPolicy"] == "IfNeeded")
     check("default: fails closed", hook["webhooks"][0]["failurePolicy"] == "Fail")
     check("default: notes say the way out", "kubectl delete mutatingwebhookconfiguration 00-virt-steward" in notes)
-    check("default: no validating webhook", of_kind(default, "ValidatingWebhookConfiguration") == [])
+    validating = of_kind(default, "ValidatingWebhookConfiguration")[0]["webhooks"][0]
+    check("default: the validating webhook fails open", validating["failurePolicy"] == "Ignore")
+    check("default: the chart and the program ask /validate about the same VMs",
+          validating["matchConditions"] == json.loads(REGISTERED.read_text().split("---\n", 2)[2])[1]["webhooks"][0]["matchConditions"],
+          validating["matchConditions"])
+    check("default: no Plugin, no agent", of_kind(default, "Plugin") + of_kind(default, "DaemonSet") == [])
 
     seed, notes = rendered["seed"]
     hook = of_kind(seed, "MutatingWebhookConfiguration")[0]["webhooks"][0]
@@ -215,6 +225,23 @@ def inspect_each(rendered):
     check("manual: Secret of type tls", of_kind(manual, "Secret")[0]["type"] == "kubernetes.io/tls")
     check("manual: caBundle", of_kind(manual, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["caBundle"])
 
+    devices, _ = rendered["devices"]
+    agent = of_kind(devices, "DaemonSet")[0]["spec"]["template"]["spec"]
+    check("devices: the agent of the inventory has nothing of the host",
+          "volumes" not in agent and agent["securityContext"]["runAsNonRoot"] is True
+          and agent["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}, agent)
+    own_rules = [o["rules"] for o in of_kind(devices, "ClusterRole") if o["metadata"]["name"].endswith("-inventory")]
+    check("devices: and may write inventories alone",
+          [r["resources"] for r in own_rules[0] if set(r["verbs"]) - {"get"}] == [["nodeinventories"]], own_rules)
+    source = (CHART.parent.parent / "crates" / "features" / "src" / "launcher.rs").read_text()
+    spec = of_kind(devices, "Plugin")[0]["spec"]
+    check("devices: the chart's Plugin waits for the socket of the program",
+          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source
+          and spec["domainHooks"][0]["sidecar"]["socketPath"] == spec["launcherHooks"][0]["sidecar"]["socketPath"]
+          == "/var/run/kubevirt-plugin/virt-steward/virt-steward.sock", spec)
+    features = yaml.safe_load(config_file(devices))["features"]
+    check("devices: the program knows", (features["availability"], features["vbiosInjection"]["registerPlugin"]) == ("Deny", True))
+
     existing, _ = rendered["existing-secret"]
     pod = of_kind(existing, "Deployment")[0]["spec"]["template"]["spec"]
     check("existing-secret: mounted", any(v.get("secret", {}).get("secretName") == "webhook-certificate" for v in pod["volumes"]))
@@ -243,6 +270,33 @@ def inspect_each(rendered):
     for metric in sorted(used):
         name = re.sub("_(total|bucket)$", "", metric)
         check(f"strict: the program exports {metric}", f'"{name}"' in exported)
+
+
+    resize, _ = rendered["resize"]
+    alerts = {r["alert"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
+    check("resize: alerts", {"VirtStewardResizeLasts", "VirtStewardResizesFail"} <= alerts, alerts)
+    for alert in sorted(alerts):
+        check(f"resize: {alert} has a runbook", f"## {alert}" in runbooks)
+    expressions = " ".join(r["expr"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"])
+    for metric in sorted(set(re.findall(r"\b(resize[a-z_]*)\{", expressions))):
+        check(f"resize: the program exports {metric}", f'"{re.sub("_(total|bucket)$", "", metric)}"' in exported)
+    grants = [o for o in resize if o["kind"] in ("ClusterRole", "Role") and any("impersonate" in r["verbs"] for r in o["rules"])]
+    check("resize: acting as virt-controller is a Role of its own, in KubeVirt's namespace, for one account",
+          [(o["kind"], o["metadata"]["namespace"], [(r["resourceNames"], r["verbs"]) for r in o["rules"]]) for o in grants]
+          == [("Role", "kubevirt", [(["kubevirt-controller"], ["impersonate"])])], grants)
+    for name, (objects, _) in rendered.items():
+        check(f"{name}: nobody acts as virt-controller unasked",
+              name == "resize" or not any("impersonate" in r["verbs"] for r in rules(objects)))
+    agent = of_kind(resize, "DaemonSet")[0]["spec"]["template"]["spec"]
+    context = agent["containers"][0]["securityContext"]
+    check("resize: the agent is root with one capability, and no more",
+          (context["runAsUser"], context["capabilities"], context["allowPrivilegeEscalation"], context.get("privileged", False))
+          == (0, {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}, False, False), context)
+    check("resize: the agent has neither the node's network nor its processes, and opens no port",
+          not any(agent.get(k) for k in ("hostNetwork", "hostPID", "hostIPC")) and "ports" not in agent["containers"][0])
+    check("resize: the agent reads kubelet's pods and nothing else of the node",
+          [(v["hostPath"]["path"], m["readOnly"]) for v, m in zip(agent["volumes"], agent["containers"][0]["volumeMounts"])]
+          == [("/var/lib/kubelet/pods", True)], agent["volumes"])
 
 
 REFUSED = {

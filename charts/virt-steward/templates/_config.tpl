@@ -35,6 +35,7 @@ and prints it. The values of a feature have the names of the file; what differs 
 {{- $_ := set $features "source" .Values.configSource }}
 {{- $_ := set $features "errorHandling" (include "virt-steward.errorMode" .Values.errorHandling.mode) }}
 {{- $_ := set $features "addTrackingAnnotations" .Values.addTrackingAnnotations }}
+{{- $_ := set $features "availability" .Values.availability }}
 {{- $_ := set $features "userDataSecrets" .Values.rbac.secrets.enabled }}
 {{- $timeout := include "virt-steward.timeout" . | int }}
 server:
@@ -67,6 +68,10 @@ hotplug:
   guard: {{ .Values.hotplug.guard.enabled }}
   gate: {{ .Values.hotplug.gate.enabled }}
   heal: {{ .Values.hotplug.heal.enabled }}
+exports:
+  enabled: {{ .Values.exports.enabled }}
+  image: {{ include "virt-steward.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
 kubernetes:
   leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}

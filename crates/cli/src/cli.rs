@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    admit, agent, bench, capabilities, clone, completion, devices, export, image, operator, policy, provider,
-    sandbox, serve, snapshot, top, version, vm, volume,
+    admit, agent, bench, capabilities, clone, completion, devices, doctor, export, image, operator, policy,
+    provider, sandbox, serve, snapshot, top, version, vm, volume,
 };
 
 /// A usage or IO error: nothing was decided.
@@ -55,6 +55,8 @@ enum Verb {
     Export(Box<export::Args>),
     /// Show the devices that a cluster has for VMs, and permit them
     Devices(devices::Args),
+    /// See whether a capability works in a cluster, and what keeps it from working
+    Doctor(doctor::Args),
     /// Convert, describe and verify disk images
     Image(image::Args),
     /// Run the service that API servers call
@@ -119,6 +121,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Completion(args) => completion::run(&args),
         Verb::Export(args) => runtime()?.block_on(export::run(*args)),
         Verb::Devices(args) => runtime()?.block_on(devices::run(args)),
+        Verb::Doctor(args) => runtime()?.block_on(doctor::run(args)),
         Verb::Image(args) => image::run(args),
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Policy(args) => policy::run(args),

@@ -11,6 +11,7 @@ mod completion;
 mod connection;
 mod devices;
 mod diff;
+mod doctor;
 mod documents;
 mod export;
 mod image;

@@ -4,7 +4,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
-use crate::hook_list::{self, InvalidList};
+use crate::hook_list::{self, InvalidHooks};
 use crate::json::{self, Path, at, kind, pointer};
 use crate::site::{Shape, Site};
 use crate::terms;
@@ -22,7 +22,7 @@ pub(crate) enum ShapeError {
     #[error("{path} is {found}, it must be {expected}; correct it")]
     Kind { path: String, found: &'static str, expected: &'static str },
     #[error(transparent)]
-    Hooks(#[from] InvalidList),
+    Hooks(#[from] InvalidHooks),
 }
 
 /// Where a container of the base is.
@@ -85,7 +85,7 @@ impl<'a> Document<'a> {
         match site.shape() {
             Shape::List | Shape::Terms => self.list(site).map(drop),
             Shape::Mapping => self.mapping(site).map(drop),
-            Shape::Text => self.hooks().map(drop),
+            Shape::Text => self.hooks(site).map(drop),
         }
     }
 
@@ -94,9 +94,12 @@ impl<'a> Document<'a> {
         self.operations.push(operation);
     }
 
-    /// The entries of the hook sidecar annotation.
-    pub(crate) fn hooks(&self) -> Result<Vec<Value>, ShapeError> {
-        self.text(Site::HookSidecars)?.map_or(Ok(Vec::new()), |text| Ok(hook_list::entries(text)?))
+    /// The entries of an annotation that is a list of hooks.
+    pub(crate) fn hooks(&self, site: Site) -> Result<Vec<Value>, ShapeError> {
+        self.text(site)?.map_or(Ok(Vec::new()), |text| {
+            let key = site.path().last().copied().unwrap_or_default();
+            Ok(hook_list::entries(text).map_err(|error| error.of(key))?)
+        })
     }
 
     fn text(&self, site: Site) -> Result<Option<&str>, ShapeError> {
@@ -140,7 +143,7 @@ impl<'a> Document<'a> {
                 let (key, member) = value.as_object()?.iter().next()?;
                 (members.get(key) == Some(member)).then_some(site)
             }
-            site => self.hooks().is_ok_and(|hooks| hooks.contains(value)).then_some(site),
+            site => self.hooks(site).is_ok_and(|hooks| hooks.contains(value)).then_some(site),
         }
     }
 
@@ -183,7 +186,9 @@ impl<'a> Document<'a> {
                 self.edited[site as usize] = Some(Value::Array(terms));
             }
             Shape::Text => {
-                let text = hook_list::append(self.text(site)?.unwrap_or("[]"), &value)?;
+                let key = site.path().last().copied().unwrap_or_default();
+                let text = hook_list::append(self.text(site)?.unwrap_or("[]"), &value)
+                    .map_err(|error| error.of(key))?;
                 self.edited[site as usize] = Some(Value::String(text));
             }
         }
@@ -205,15 +210,11 @@ impl<'a> Document<'a> {
                 }
                 return changed;
             }
-            Site::HookSidecars => {
-                let shorter = self
-                    .text(Site::HookSidecars)
-                    .ok()
-                    .flatten()
-                    .and_then(|text| hook_list::remove(text, value));
+            site @ (Site::HookSidecars | Site::LauncherHooks) => {
+                let shorter = self.text(site).ok().flatten().and_then(|text| hook_list::remove(text, value));
                 let found = shorter.is_some();
                 if let Some(text) = shorter {
-                    self.edited[Site::HookSidecars as usize] = Some(Value::String(text));
+                    self.edited[site as usize] = Some(Value::String(text));
                 }
                 return found;
             }
@@ -303,6 +304,17 @@ impl<'a> Document<'a> {
     /// Whether a path from the base has nothing in it any more.
     fn is_empty(&self, path: Path, pruned: &[Path]) -> bool {
         if self.created.iter().any(|created| is_below(created, path)) {
+            return false;
+        }
+        // one that is written whole is created at the end
+        let comes = |site: &Site| {
+            let edited = self.edited[*site as usize].as_ref();
+            site.is_written_whole()
+                && is_below(site.path(), path)
+                && at(self.base, site.path()).is_none()
+                && edited.is_some_and(|value| !value.as_str().is_some_and(hook_list::is_empty))
+        };
+        if Site::ALL.iter().any(comes) {
             return false;
         }
         let gone = |key: &String| {

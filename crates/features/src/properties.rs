@@ -153,6 +153,7 @@ fn world() -> impl Strategy<Value = World> {
                     nodes,
                     kubevirt: knows_kubevirt.then(|| kubevirt(&gates, &permitted)),
                     pci_devices,
+                    ..ClusterFacts::default()
                 },
                 lookups: lookups(&[
                     ("rom", rom_map("rom", &rom())),

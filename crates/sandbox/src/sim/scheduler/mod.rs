@@ -55,7 +55,18 @@ struct State {
 struct Placed {
     node: String,
     requests: Amounts,
-    pod: Arc<Value>,
+    /// What affinity looks at: a whole pod would be kept in memory as long as it runs.
+    outline: Value,
+}
+
+/// The part of a pod that affinity looks at.
+fn outline(pod: &Value) -> Value {
+    let mut outline =
+        json!({"metadata": {"namespace": json::namespace(pod), "labels": pod["metadata"]["labels"]}});
+    if let Some(affinity) = pod.pointer("/spec/affinity") {
+        outline["spec"] = json!({"affinity": affinity});
+    }
+    outline
 }
 
 /// What becomes of a pod.
@@ -66,7 +77,7 @@ enum Verdict {
 }
 
 impl State {
-    fn place(&mut self, pod: &Arc<Value>, node: &str) {
+    fn place(&mut self, pod: &Value, node: &str) {
         let uid = json::uid(pod).to_owned();
         if self.placed.contains_key(&uid) {
             return;
@@ -76,7 +87,7 @@ impl State {
         requests::add(&mut info.used, &requests);
         info.pods += 1;
         self.repelling += usize::from(!fit::anti_affinity_terms(pod).is_empty());
-        self.placed.insert(uid, Placed { node: node.to_owned(), requests, pod: pod.clone() });
+        self.placed.insert(uid, Placed { node: node.to_owned(), requests, outline: outline(pod) });
     }
 
     fn release(&mut self, uid: &str) -> bool {
@@ -85,7 +96,7 @@ impl State {
             requests::subtract(&mut info.used, &placed.requests);
             info.pods = info.pods.saturating_sub(1);
         }
-        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.pod).is_empty());
+        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.outline).is_empty());
         true
     }
 
@@ -136,9 +147,8 @@ impl State {
             return nodes;
         }
         for placed in self.placed.values() {
-            let theirs = fit::anti_affinity_terms(&placed.pod);
-            for (terms, owner, other) in [(own, pod, placed.pod.as_ref()), (theirs, placed.pod.as_ref(), pod)]
-            {
+            let theirs = fit::anti_affinity_terms(&placed.outline);
+            for (terms, owner, other) in [(own, pod, &placed.outline), (theirs, &placed.outline, pod)] {
                 for term in terms {
                     if fit::repels(std::slice::from_ref(term), owner, other) {
                         nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));

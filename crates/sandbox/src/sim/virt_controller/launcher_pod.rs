@@ -9,7 +9,10 @@ use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, map, put, text};
 use apimachinery::quantity::{self, milli, units};
+use kubevirt::feature_gates::PLUGINS;
 
+/// The volume for the sockets of Plugins (VEP 190).
+const PLUGIN_SOCKETS: &str = "kubevirt-plugin-sockets";
 /// Added to the guest's grace period for the launcher, and once more for the pod.
 const GRACE_PADDING: i64 = 15;
 
@@ -36,7 +39,7 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
                 "uid": uid, "controller": true, "blockOwnerDeletion": true}],
         },
         "spec": {
-            "volumes": volumes(vmi, &sidecars, &image),
+            "volumes": volumes(vmi, &sidecars, config, &image),
             "initContainers": init_containers(vmi, &image),
             "containers": [compute(vmi, config, overhead, sidecars.len(), &image)],
             "restartPolicy": "Never",
@@ -236,7 +239,7 @@ fn affinity(vmi: &Value) -> Value {
     affinity
 }
 
-fn volumes(vmi: &Value, sidecars: &[Value], image: &str) -> Vec<Value> {
+fn volumes(vmi: &Value, sidecars: &[Value], config: &ClusterConfig, image: &str) -> Vec<Value> {
     let empty = |name: &str| json!({"name": name, "emptyDir": {}});
     let mut volumes: Vec<Value> =
         ["private", "public", "sockets", "virt-bin-share-dir", "libvirt-runtime", "ephemeral-disks"]
@@ -279,6 +282,9 @@ fn volumes(vmi: &Value, sidecars: &[Value], image: &str) -> Vec<Value> {
     }
     if vmi.pointer("/spec/domain/memory/hugepages").is_some() {
         volumes.push(json!({"name": "hugepages", "emptyDir": {"medium": "HugePages"}}));
+    }
+    if config.gate(PLUGINS) {
+        volumes.push(empty(PLUGIN_SOCKETS));
     }
     volumes.push(empty("hotplug-disks"));
     volumes
@@ -402,7 +408,11 @@ fn compute(vmi: &Value, config: &ClusterConfig, overhead: i64, sidecars: usize, 
     compute["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
     compute["securityContext"] = json!({"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
         "runAsUser": 107, "runAsGroup": 107, "runAsNonRoot": true, "allowPrivilegeEscalation": false});
-    compute["volumeMounts"] = mounts(vmi, sidecars).into();
+    let mut mounts = mounts(vmi, sidecars);
+    if config.gate(PLUGINS) {
+        mounts.push(json!({"name": PLUGIN_SOCKETS, "mountPath": "/var/run/kubevirt-plugin"}));
+    }
+    compute["volumeMounts"] = mounts.into();
     compute
 }
 
