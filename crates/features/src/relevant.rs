@@ -43,8 +43,7 @@ const VMI_SPEC: &[(&str, Part)] = &[
     ("affinity", Look(&[("podAffinity", Skip), ("podAntiAffinity", Skip)])),
     ("domain", Look(DOMAIN)),
 ];
-const DOMAIN: &[(&str, Part)] =
-    &[("clock", Skip), ("features", Skip), ("devices", Look(&[("disks", Skip), ("inputs", Skip)]))];
+const DOMAIN: &[(&str, Part)] = &[("clock", Skip), ("devices", Look(&[("disks", Skip), ("inputs", Skip)]))];
 
 /// Every path that is skipped.
 #[cfg(test)]
@@ -152,5 +151,24 @@ impl<'de> Visitor<'de> for Members {
 
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::Feature;
+    use crate::site::Site;
+
+    /// A container that looks absent would be written anew, over what a user has in it.
+    #[test]
+    fn nothing_is_skipped_that_a_feature_writes_to_or_decides_by() {
+        let sites = Site::ALL.iter().map(|site| site.path());
+        let inputs = Feature::ALL.iter().flat_map(|feature| feature.inputs().iter().copied());
+        for path in sites.chain(inputs) {
+            for skipped in skipped() {
+                assert!(!path.starts_with(&skipped), "{path:?} lies in {skipped:?}, which is not read");
+            }
+        }
     }
 }
