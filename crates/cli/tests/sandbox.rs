@@ -34,7 +34,7 @@ fn the_demo_shows_every_example_and_all_vms_run() {
     }
     assert!(!demo.stdout.contains('\u{1b}'), "no colour off a terminal");
     let (_, states) = demo.stdout.split_once("NAME ").unwrap();
-    assert_eq!(states.matches(" Running ").count(), 17, "{states}");
+    assert_eq!(states.matches(" Running ").count(), 20, "{states}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ const CLUSTER: &str = include_str!("../../../../examples/cluster/kubevirt.yaml")
 pub const CONFIG: &str = include_str!("../../../../examples/config/operator.yaml");
 
 /// The examples, in the order in which they are shown.
-const EXAMPLES: [(&str, &str); 18] = [
+const EXAMPLES: [(&str, &str); 21] = [
     ("vms/nested-virt.yaml", include_str!("../../../../examples/vms/nested-virt.yaml")),
     ("vms/pci-passthrough.yaml", include_str!("../../../../examples/vms/pci-passthrough.yaml")),
     ("vms/vfio-passthrough.yaml", include_str!("../../../../examples/vms/vfio-passthrough.yaml")),
@@ -42,6 +42,9 @@ const EXAMPLES: [(&str, &str); 18] = [
     ("vms/numa.yaml", include_str!("../../../../examples/vms/numa.yaml")),
     ("vms/realtime.yaml", include_str!("../../../../examples/vms/realtime.yaml")),
     ("vms/vbios.yaml", include_str!("../../../../examples/vms/vbios.yaml")),
+    ("vms/igd-opregion.yaml", include_str!("../../../../examples/vms/igd-opregion.yaml")),
+    ("vms/kvm-hidden.yaml", include_str!("../../../../examples/vms/kvm-hidden.yaml")),
+    ("vms/qemu-arguments.yaml", include_str!("../../../../examples/vms/qemu-arguments.yaml")),
     ("vms/igpu-workstation.yaml", include_str!("../../../../examples/vms/igpu-workstation.yaml")),
     ("vms/gpu-cluster-node.yaml", include_str!("../../../../examples/vms/gpu-cluster-node.yaml")),
     ("vms/cloud-init.yaml", include_str!("../../../../examples/vms/cloud-init.yaml")),
