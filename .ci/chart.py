@@ -105,7 +105,11 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            if configuration["metadata"]["name"].endswith("-hotplug"):
+            if configuration["metadata"]["name"].endswith("-launcher"):
+                check(f"{name}: only launcher pods of VMs that ask for a hook wait for us",
+                      hook["objectSelector"]["matchLabels"] == {"kubevirt.io": "virt-launcher"}
+                      and "launcher-hooks" in hook["matchConditions"][0]["expression"], hook)
+            elif configuration["metadata"]["name"].endswith("-hotplug"):
                 narrowed = "objectSelector" in hook or "matchConditions" in hook
                 check(f"{name}: hooks of hotplugged volumes are asked about KubeVirt's pods only", narrowed, hook["name"])
                 deletes = any("DELETE" in r["operations"] for r in hook["rules"])
@@ -140,7 +144,8 @@ def reads(objects, resource):
     """Namespaces in which the account may get a resource: a name, or `*` for all of them."""
     found = []
     for o in objects:
-        if o["kind"] in ("ClusterRole", "Role"):
+        # The role of pods of export jobs is bound in the namespaces that ask for it, to another account.
+        if o["kind"] in ("ClusterRole", "Role") and not o["metadata"]["name"].endswith("-exporter"):
             for rule in o["rules"]:
                 if resource in rule["resources"] and "get" in rule["verbs"] and "resourceNames" not in rule:
                     found.append("*" if o["kind"] == "ClusterRole" else o["metadata"]["namespace"])
@@ -171,7 +176,12 @@ def inspect_each(rendered):
     check("default: reinvoked when others change the VM", hook["webhooks"][0]["reinvocationPolicy"] == "IfNeeded")
     check("default: fails closed", hook["webhooks"][0]["failurePolicy"] == "Fail")
     check("default: notes say the way out", "kubectl delete mutatingwebhookconfiguration 00-virt-steward" in notes)
-    check("default: no validating webhook", of_kind(default, "ValidatingWebhookConfiguration") == [])
+    validating = of_kind(default, "ValidatingWebhookConfiguration")[0]["webhooks"][0]
+    check("default: the validating webhook fails open", validating["failurePolicy"] == "Ignore")
+    check("default: the chart and the program ask /validate about the same VMs",
+          validating["matchConditions"] == json.loads(REGISTERED.read_text().split("---\n", 2)[2])[1]["webhooks"][0]["matchConditions"],
+          validating["matchConditions"])
+    check("default: no Plugin, no agent", of_kind(default, "Plugin") + of_kind(default, "DaemonSet") == [])
 
     seed, notes = rendered["seed"]
     hook = of_kind(seed, "MutatingWebhookConfiguration")[0]["webhooks"][0]
@@ -215,6 +225,23 @@ def inspect_each(rendered):
     check("manual: Secret of type tls", of_kind(manual, "Secret")[0]["type"] == "kubernetes.io/tls")
     check("manual: caBundle", of_kind(manual, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["caBundle"])
 
+    devices, _ = rendered["devices"]
+    agent = of_kind(devices, "DaemonSet")[0]["spec"]["template"]["spec"]
+    check("devices: the agent of the inventory has nothing of the host",
+          "volumes" not in agent and agent["securityContext"]["runAsNonRoot"] is True
+          and agent["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}, agent)
+    own_rules = [o["rules"] for o in of_kind(devices, "ClusterRole") if o["metadata"]["name"].endswith("-inventory")]
+    check("devices: and may write inventories alone",
+          [r["resources"] for r in own_rules[0] if set(r["verbs"]) - {"get"}] == [["nodeinventories"]], own_rules)
+    source = (CHART.parent.parent / "crates" / "features" / "src" / "launcher.rs").read_text()
+    spec = of_kind(devices, "Plugin")[0]["spec"]
+    check("devices: the chart's Plugin waits for the socket of the program",
+          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source
+          and spec["domainHooks"][0]["sidecar"]["socketPath"] == spec["launcherHooks"][0]["sidecar"]["socketPath"]
+          == "/var/run/kubevirt-plugin/virt-steward/virt-steward.sock", spec)
+    features = yaml.safe_load(config_file(devices))["features"]
+    check("devices: the program knows", (features["availability"], features["vbiosInjection"]["registerPlugin"]) == ("Deny", True))
+
     existing, _ = rendered["existing-secret"]
     pod = of_kind(existing, "Deployment")[0]["spec"]["template"]["spec"]
     check("existing-secret: mounted", any(v.get("secret", {}).get("secretName") == "webhook-certificate" for v in pod["volumes"]))
@@ -224,6 +251,13 @@ def inspect_each(rendered):
     check("strict: Secrets only where asked", reads(strict, "secrets") == ["team-a"], reads(strict, "secrets"))
     check("strict: ConfigMaps only where asked", reads(strict, "configmaps") == ["team-a", "team-b"])
     check("strict: digest", of_kind(strict, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"].endswith("@sha256:" + 64 * "0"))
+    objects, _ = rendered["files"]
+    files = yaml.safe_load(config_file(objects))
+    check("files: the paths are the program's", (files["tls"]["certFile"], files["tls"]["source"]) == ("/path/to/tls.crt", "files"))
+    check("files: no Secret of ours is mounted", all(v["name"] != "certs" for v in of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]))
+    check("files: traces are sent", files["telemetry"]["otlpEndpoint"].endswith(":4318"))
+    out = [p["port"] for rule in of_kind(objects, "NetworkPolicy")[0]["spec"]["egress"] for p in rule["ports"]]
+    check("files: the collector is let out", 4318 in out, out)
     alerts = {r["alert"] for g in of_kind(strict, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
     runbooks = (CHART.parent.parent / "docs" / "runbooks.md").read_text()
     for alert in sorted(alerts):
@@ -280,6 +314,7 @@ REFUSED = {
     "a privileged port": {"webhook": {"port": 443}},
     "a certificate without its CA": {"tls": {"certManager": {"enabled": False}, "manual": {"existingSecret": "x"}}},
     "a key without its certificate": {"tls": {"certManager": {"enabled": False}, "manual": {"tlsKey": "eA==", "caCert": "eA=="}}},
+    "a certificate file without its key": {"tls": {"certManager": {"enabled": False}, "manual": {"caCert": "eA=="}, "certFile": "/a"}},
     "a foreign issuer without a name": {"tls": {"certManager": {"createIssuer": False}}},
 }
 

@@ -35,6 +35,7 @@ and prints it. The values of a feature have the names of the file; what differs 
 {{- $_ := set $features "source" .Values.configSource }}
 {{- $_ := set $features "errorHandling" (include "virt-steward.errorMode" .Values.errorHandling.mode) }}
 {{- $_ := set $features "addTrackingAnnotations" .Values.addTrackingAnnotations }}
+{{- $_ := set $features "availability" .Values.availability }}
 {{- $_ := set $features "userDataSecrets" .Values.rbac.secrets.enabled }}
 {{- $timeout := include "virt-steward.timeout" . | int }}
 server:
@@ -44,6 +45,10 @@ server:
 tls:
   source: {{ ternary "self-signed" "files" $self }}
   certDir: {{ .Values.webhook.certDir }}
+  {{- if eq (include "virt-steward.certificateSource" .) "files" }}
+  certFile: {{ .Values.tls.certFile | required "tls.certFile is needed beside keyFile" }}
+  keyFile: {{ .Values.tls.keyFile | required "tls.keyFile is needed beside certFile" }}
+  {{- end }}
   secretName: {{ include "virt-steward.certificateSecretName" . }}
 register:
   # With a certificate of its own the program fills in its webhook configuration, CA included.
@@ -63,11 +68,18 @@ hotplug:
   guard: {{ .Values.hotplug.guard.enabled }}
   gate: {{ .Values.hotplug.gate.enabled }}
   heal: {{ .Values.hotplug.heal.enabled }}
+exports:
+  enabled: {{ .Values.exports.enabled }}
+  image: {{ include "virt-steward.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
 kubernetes:
   leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:
   logLevel: {{ .Values.logLevel }}
+  {{- with .Values.traces.otlpEndpoint }}
+  otlpEndpoint: {{ . }}
+  {{- end }}
   metricsBindAddress: {{ ternary (printf ":%v" .Values.metrics.port) "0" .Values.metrics.enabled | quote }}
 features:
   {{- toYaml $features | nindent 2 }}

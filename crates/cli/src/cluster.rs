@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kubevirt::inventory::COLLECTION;
 use serde_json::Value;
 
 use crate::inventory::Inventory;
@@ -65,11 +66,18 @@ impl Cluster {
         let config = match kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).map_err(|error| Problem::new(doing, error, remedy))?;
-                kube::Config::from_custom_kubeconfig(file, &options).await
+                kube::Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .map_err(|error| Problem::new(doing, error, remedy))
             }
-            None => kube::Config::from_kubeconfig(&options).await,
-        }
-        .map_err(|error| Problem::new(doing, error, remedy))?;
+            // What kubectl would use, or the account of the pod that this runs in.
+            None if options.context.is_none() => {
+                kube::Config::infer().await.map_err(|error| Problem::new(doing, error, remedy))
+            }
+            None => kube::Config::from_kubeconfig(&options)
+                .await
+                .map_err(|error| Problem::new(doing, error, remedy)),
+        }?;
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|error| Problem::new(doing, error, remedy))?;
         Ok(Self { client, namespace })
@@ -96,6 +104,17 @@ impl Cluster {
         for path in ["/api/v1/nodes", "/apis/kubevirt.io/v1/kubevirts"] {
             for object in self.list(path).await?.unwrap_or_default() {
                 inventory.add(object, "", origin)?;
+            }
+        }
+        // where agents publish, and where KubeVirt takes Plugins
+        for (kind, path) in
+            [("NodeInventory", COLLECTION), ("Plugin", "/apis/plugin.kubevirt.io/v1alpha1/plugins")]
+        {
+            if let Some(objects) = self.list(path).await? {
+                inventory.expect(kind);
+                for object in objects {
+                    inventory.add(object, "", origin)?;
+                }
             }
         }
         // Harvester only: absent elsewhere

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ::agent::inventory::{Publisher, Roots};
 use ::operator::config::{LogFormat, LogLevel, RegisterMode};
 use ::operator::readiness::State;
 use ::operator::{Config, Operator};
@@ -100,6 +101,10 @@ pub struct Args {
     #[arg(long, conflicts_with = "no_operator")]
     resize: bool,
 
+    /// Publish what the simulated hosts have, with an agent for every node (`virt-steward devices` shows it)
+    #[arg(long)]
+    inventory: bool,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -149,10 +154,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        program_binary: std::env::current_exe().ok(),
         release: args.kubevirt_version,
         kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
+        host_roots: args.inventory.then(|| temporary.path().join("hosts")),
         faults: args.fault.clone(),
     };
+    let host_roots = options.host_roots.clone();
     let pods = options.kubelet_root.as_ref().map(|root| root.join("pods"));
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);
@@ -166,6 +174,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     ))?;
     if let Some(pods) = pods {
         agents::start(&kubeconfig, &pods, &stop).await?;
+    }
+    if let Some(roots) = host_roots {
+        start_publishers(&kubeconfig, &roots, &stop).await?;
     }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
@@ -189,11 +200,28 @@ fn remedy(error: &::sandbox::Error) -> &'static str {
     }
 }
 
+/// The chart brings this definition; the operator watches what it defines.
+async fn define_export_jobs(cluster: &Cluster) -> Result<()> {
+    let doing = "defining export jobs in the sandbox";
+    let text = include_str!("../../../charts/virt-steward/crds/vmexportjobs.yaml");
+    let definition: serde_json::Value = serde_saphyr::from_str(text)
+        .map_err(|error| Problem::new(doing, error, "report this: it is a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    if reply.status != http::StatusCode::CONFLICT {
+        reply.object(doing)?;
+    }
+    Ok(())
+}
+
 /// Runs the operator and the demo in the sandbox.
 async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Result<ExitCode> {
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
     // before the operator starts, so that its first look at KubeVirt shows it
     demo::prepare(&cluster).await?;
+    if !args.no_operator {
+        define_export_jobs(&cluster).await?;
+    }
     let configure = |config: &mut Config| {
         config.resize.enabled = args.resize;
         config.resize.in_place = args.resize;
@@ -228,6 +256,28 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     Ok(status)
 }
 
+/// The definition of `NodeInventory`, as the chart has it.
+const NODE_INVENTORIES: &str = include_str!("../../../charts/virt-steward/crds/nodeinventories.yaml");
+
+/// An agent for every node that publishes what is below its root.
+async fn start_publishers(kubeconfig: &Path, roots: &Path, stop: &CancellationToken) -> Result<()> {
+    let cluster = Cluster::connect(Some(kubeconfig), None).await?;
+    let doing = "publishing what the sandbox's nodes have";
+    let definition: serde_json::Value = serde_saphyr::from_str(NODE_INVENTORIES)
+        .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    reply.object("defining NodeInventory")?;
+    let entries = std::fs::read_dir(roots).context("listing the simulated hosts")?;
+    for entry in entries.flatten() {
+        let node = entry.file_name().to_string_lossy().into_owned();
+        let publisher = Publisher::new(cluster.client(), node, Roots::below(&entry.path()));
+        publisher.once().await.map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+        tokio::spawn(publisher.run(stop.clone()));
+    }
+    Ok(())
+}
+
 /// An operator that runs.
 struct Running {
     address: std::net::SocketAddr,
@@ -250,6 +300,7 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
     config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
     configure(&mut config);
+    config.exports.enabled = true;
     config.register.mode = RegisterMode::Url;
     config.server.port = 0;
     config.telemetry.metrics_bind_address = "0".into();

@@ -1,6 +1,7 @@
 //! The vocabulary of virt-steward: names, lossless views and rules of KubeVirt. No IO.
 
 pub mod feature_gates;
+pub mod inventory;
 mod kubevirt_cr;
 mod pci_address;
 

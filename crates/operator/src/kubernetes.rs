@@ -157,6 +157,12 @@ impl Raw {
         self.send(http::Request::delete(path), Some(&options), "application/json").await
     }
 
+    /// DELETE of an object by its name; what it owns goes after it.
+    pub async fn delete_in_background(&self, path: &str) -> Result<Value, RawError> {
+        let options = serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        self.send(http::Request::delete(path), Some(&options), "application/json").await
+    }
+
     async fn send(
         &self,
         request: http::request::Builder,

@@ -8,6 +8,7 @@
 
 mod clock;
 pub mod config;
+mod export;
 pub mod facts;
 pub mod hotplug;
 pub mod kubernetes;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, RegisterMode, TlsSource};
+use crate::export;
 use crate::facts::{self, Reader};
 use crate::hotplug::{self, Steward};
 use crate::kubernetes::{ConnectError, Raw, connect};
@@ -132,12 +133,16 @@ impl Operator {
         let address = server.address();
 
         let ending = CancellationToken::new();
-        let mut background = facts::spawn(&client, facts, &readiness, &ending);
+        let mut background = facts::spawn(&client, Arc::clone(&facts), &readiness, &ending);
         let election = Election::new(&config, &client, &namespace, &clock);
         if config.resize.enabled {
             let (clock, metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
             let context = resize::context(&client, config.resize.clone(), clock, metrics);
             background.push(election.run("resize", &ending, move |stop| resize::run(context.clone(), stop)));
+        }
+        if config.exports.enabled {
+            let context = export::context(&client, &config.exports, Arc::clone(&clock), Arc::clone(&metrics));
+            background.push(election.run("export", &ending, move |stop| export::run(context.clone(), stop)));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(steward) = steward {
@@ -174,7 +179,8 @@ impl Operator {
             Arc::new(
                 Registrar::new(Raw::new(client), config.register.clone(), reach)
                     .with_resize(config.resize.enabled)
-                    .with_hotplug(config.hotplug),
+                    .with_hotplug(config.hotplug)
+                    .with_launchers(config.features.vbios_injection.register_plugin.then_some(facts)),
             )
         });
         if let Some(registrar) = registrar.clone() {

@@ -10,11 +10,14 @@
 //! The pure modules read objects and say what to send; [`cluster::Provider`] is the only place that
 //! speaks to a cluster. Nothing that changes something is ever sent twice.
 
+#![recursion_limit = "256"] // the OpenAPI document is one large literal
+
 pub mod capability;
 pub mod cluster;
 pub mod disposal;
 mod error;
 pub mod identity;
+pub mod jobs;
 pub mod order;
 pub mod rest;
 pub mod select;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use args::OperatorArgs;
 pub use sections::{
-    FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server,
+    Exports, FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server,
     Telemetry, Tls, TlsSource,
 };
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub resize: Resize,
     /// The guard and the gate of hotplugged volumes.
     pub hotplug: Hotplug,
+    /// Export jobs.
+    pub exports: Exports,
     /// The cluster it works for.
     pub kubernetes: Kubernetes,
     /// Logs, metrics, traces.

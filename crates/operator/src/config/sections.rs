@@ -244,6 +244,24 @@ impl Hotplug {
     }
 }
 
+/// Export jobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Exports {
+    /// `VMExportJobs` are carried out.
+    pub enabled: bool,
+    /// The image of their pods: of this very program.
+    pub image: String,
+    /// `IfNotPresent`, `Always` or `Never`.
+    pub image_pull_policy: String,
+}
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self { enabled: false, image: "virt-steward".into(), image_pull_policy: "IfNotPresent".into() }
+    }
+}
+
 /// The cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

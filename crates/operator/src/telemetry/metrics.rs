@@ -11,6 +11,8 @@
 //! | `resize_duration_seconds` | | from the wish to the end, of those that are done |
 //! | `resizes` | `phase` | VMs with a resize in that phase |
 //! | `resize_oldest_begun_timestamp_seconds` | | when the oldest resize under way began, in Unix time; 0: there is none |
+//! | `export_jobs` | `phase` | `VMExportJobs` |
+//! | `export_events_total` | `reason` | what happened to them: `RunStarted`, `ExportSucceeded`, `ExportFailed`, … |
 //! | `virt_steward_build_info` | `version` | 1 |
 
 use std::time::Duration;
@@ -109,6 +111,16 @@ struct Hotplug {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportPhase {
+    phase: String,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportReason {
+    reason: &'static str,
+}
+
 /// All metrics, and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
@@ -119,6 +131,8 @@ pub struct Metrics {
     hotplug: Family<Hotplug, Counter>,
     hotplug_oldest: Gauge,
     resizes: Resizes,
+    export_jobs: Family<ExportPhase, Gauge>,
+    export_events: Family<ExportReason, Counter>,
 }
 
 impl Metrics {
@@ -154,9 +168,24 @@ impl Metrics {
             hotplug_oldest.clone(),
         );
         let resizes = Resizes::new(&mut registry);
+        let (export_jobs, export_events) =
+            (Family::<ExportPhase, Gauge>::default(), Family::<ExportReason, Counter>::default());
+        registry.register("export_jobs", "VMExportJobs by phase", export_jobs.clone());
+        registry.register("export_events", "What happened to VMExportJobs", export_events.clone());
         let build = Info::new(vec![("version", version.to_owned())]);
         registry.register("virt_steward_build", "What is running", build);
-        Self { registry, requests, duration, errors, certificate_expiry, hotplug, hotplug_oldest, resizes }
+        Self {
+            registry,
+            requests,
+            duration,
+            errors,
+            certificate_expiry,
+            hotplug,
+            hotplug_oldest,
+            resizes,
+            export_jobs,
+            export_events,
+        }
     }
 
     /// One request; for `feature` "all" or one that was involved.
@@ -204,6 +233,19 @@ impl Metrics {
     /// When the oldest resize under way began, in Unix time; 0: there is none.
     pub fn resize_oldest_begun(&self, at: i64) {
         self.resizes.oldest.set(at);
+    }
+
+    /// How many export jobs are in which phase.
+    pub fn export_jobs(&self, counts: &std::collections::HashMap<String, i64>) {
+        self.export_jobs.clear();
+        for (phase, count) in counts {
+            self.export_jobs.get_or_create(&ExportPhase { phase: phase.clone() }).set(*count);
+        }
+    }
+
+    /// Something happened to an export job.
+    pub fn export_event(&self, reason: &'static str) {
+        self.export_events.get_or_create(&ExportReason { reason }).inc();
     }
 
     /// When the served certificate expires.

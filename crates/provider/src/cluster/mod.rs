@@ -5,6 +5,7 @@
 
 mod capabilities;
 mod delete;
+mod jobs;
 mod lifecycle;
 mod list;
 mod migrations;

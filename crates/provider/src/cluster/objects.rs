@@ -25,6 +25,8 @@ pub(super) const RESTORES: Resource =
     Resource { root: "/apis/snapshot.kubevirt.io/v1beta1", plural: "virtualmachinerestores" };
 pub(super) const CLONES: Resource =
     Resource { root: "/apis/clone.kubevirt.io/v1beta1", plural: "virtualmachineclones" };
+pub(super) const JOBS: Resource =
+    Resource { root: "/apis/vm-feature-manager.io/v1alpha1", plural: "vmexportjobs" };
 pub(super) const DATA_VOLUMES: Resource =
     Resource { root: "/apis/cdi.kubevirt.io/v1beta1", plural: "datavolumes" };
 pub(super) const CLAIMS: Resource = Resource { root: "/api/v1", plural: "persistentvolumeclaims" };

@@ -74,7 +74,7 @@ fn operation(route: &Route) -> Value {
         operation["security"] = json!([{}]);
     }
     if let Some(body) = route.body {
-        let required = matches!(body, "Any" | "RestoreRequest" | "CloneRequest");
+        let required = matches!(body, "Any" | "RestoreRequest" | "CloneRequest" | "JobFile" | "JobCancel");
         operation["requestBody"] =
             json!({"required": required, "content": {"application/json": {"schema": reference(body)}}});
     }
@@ -186,6 +186,32 @@ fn schemas() -> Value {
         "Underway": object(&["namespace", "name", "vm"], json!({"namespace": text(), "name": text(), "vm": text()})),
         "DeleteRequest": body(&[], json!({"dryRun": flag(),
             "disks": {"type": "string", "enum": ["with-vm", "keep", "all"], "default": "with-vm"}})),
+        "JobFile": json!({"oneOf": [{"$ref": "#/components/schemas/JobRequest"},
+            {"type": "array", "minItems": 1, "maxItems": 500, "items": {"$ref": "#/components/schemas/JobRequest"}},
+            {"type": "object", "required": ["jobs"], "additionalProperties": false, "properties": {"jobs":
+                {"type": "array", "minItems": 1, "maxItems": 500,
+                    "items": {"$ref": "#/components/schemas/JobRequest"}}}}]}),
+        "JobRequest": object(&["output_dir"], json!({"vm_path": text(), "output_dir": text(), "provider": text(),
+            "format": {"type": "string", "enum": ["raw", "qcow2", "vmdk", "ova", "ovf"]}, "name": text(),
+            "metadata": {"type": "object"}, "options": {"type": "object"}})),
+        "Submitted": object(&["job_ids", "accepted", "rejected", "errors", "timestamp"], json!({"job_ids": texts(),
+            "accepted": count(), "rejected": count(), "errors": objects(), "timestamp": text()})),
+        "JobQuery": body(&[], json!({"job_ids": texts(), "status": texts(), "namespace": text(), "all": flag(),
+            "limit": count()})),
+        "Job": object(&["id", "namespace", "name", "status", "source", "destination", "format", "progress", "exports",
+            "created"], json!({"id": text(), "namespace": text(), "name": text(),
+            "status": {"type": "string",
+                "enum": ["pending", "running", "completed", "failed", "cancelled", "scheduled"]},
+            "source": {"type": "object"}, "destination": {"type": "object"}, "format": text(), "schedule": text(),
+            "progress": {"type": "object"}, "exports": {"type": "object"}, "message": text(), "created": text(),
+            "completed": text(), "next": text()})),
+        "JobList": object(&["jobs", "total"], json!({"total": count(),
+            "jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}})),
+        "JobCancel": body(&["job_ids"], json!({"job_ids": texts()})),
+        "Cancelled": object(&["cancelled", "errors"], json!({"cancelled": texts(), "errors": objects()})),
+        "JobProgress": object(&["id", "status", "progress", "exports"], json!({"id": text(), "status": text(),
+            "progress": {"type": "object"}, "exports": {"type": "object"}})),
+        "JobLogs": object(&["id", "logs"], json!({"id": text(), "logs": objects()})),
         "DeletePlan": object(&["uid", "resourceVersion", "orphan", "disks"],
             json!({"uid": text(), "resourceVersion": text(), "orphan": flag(), "disks": objects()})),
     })

@@ -13,6 +13,7 @@
 mod audit;
 mod document;
 mod handlers;
+mod jobs;
 mod problem;
 mod rate;
 mod reading;

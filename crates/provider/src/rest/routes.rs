@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
 
-use super::{Service, document, handlers, reading, writing};
+use super::{Service, document, handlers, jobs, reading, writing};
 
 /// An operation of the service.
 pub(super) struct Route {
@@ -40,7 +40,7 @@ const fn write(
 }
 
 /// Every operation.
-pub(super) const ROUTES: [Route; 22] = [
+pub(super) const ROUTES: [Route; 28] = [
     Route { open: true, ..read("/health", "health", "Whether the service runs", "Health") },
     Route { open: true, ..read("/openapi.json", "openapi", "This document", "Any") },
     read("/status", "status", "What the service is and which cluster it speaks to", "Status"),
@@ -124,6 +124,15 @@ pub(super) const ROUTES: [Route; 22] = [
         "DeleteRequest",
         "DeletePlan",
     ),
+    write("/jobs/submit", "submitJobs", "Have the cluster export VMs", "JobFile", "Submitted"),
+    Route {
+        answer: (200, "JobList"),
+        ..write("/jobs/query", "queryJobs", "Export jobs", "JobQuery", "JobList")
+    },
+    read("/jobs/{id}", "getJob", "An export job", "Job"),
+    write("/jobs/cancel", "cancelJobs", "End what export jobs are doing", "JobCancel", "Cancelled"),
+    read("/jobs/progress/{id}", "jobProgress", "How far an export job is", "JobProgress"),
+    read("/jobs/logs/{id}", "jobLogs", "What the pods of an export job said", "JobLogs"),
     write("/kubevirt/vms/{namespace}", "createVm", "Create a VM from a manifest", "Any", "Vm"),
 ];
 
@@ -152,6 +161,12 @@ fn handler(name: &str) -> Option<MethodRouter<Arc<Service>>> {
         "cloneVm" => post(writing::clone),
         "deleteVm" => post(writing::delete),
         "createVm" => post(writing::create),
+        "submitJobs" => post(jobs::submit),
+        "queryJobs" => post(jobs::query),
+        "getJob" => get(jobs::get),
+        "cancelJobs" => post(jobs::cancel),
+        "jobProgress" => get(jobs::progress),
+        "jobLogs" => get(jobs::logs),
         _ => return None,
     })
 }
