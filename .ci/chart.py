@@ -221,6 +221,20 @@ def inspect_each(rendered):
     named = [r for r in rules(own) if "secrets" in r["resources"] and "get" in r["verbs"]]
     check("self-made: only its own Secret is readable", [r.get("resourceNames") for r in named] == [["virt-steward-tls"]], named)
 
+    rest, _ = rendered["rest"]
+    ports = {port["name"]: port["port"] for port in of_kind(rest, "Service")[0]["spec"]["ports"]}
+    check("rest: the Service has its port", ports.get("rest") == 8444, ports)
+    config = yaml.safe_load(config_file(rest))["rest"]
+    check("rest: the program is told", (config["enabled"], config["auth"], config["audiences"]) == (True, "impersonate", ["virt-steward"]), config)
+    pod = of_kind(rest, "Deployment")[0]["spec"]["template"]["spec"]
+    mounted = [m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == "clients"]
+    check("rest: authorities of clients are where the program looks", mounted == [config["clientCaFile"].rsplit("/", 1)[0]], mounted)
+    peers = [r["from"] for r in of_kind(rest, "NetworkPolicy")[0]["spec"]["ingress"] if r["ports"][0]["port"] == "rest"]
+    check("rest: only who is named may connect", peers and "automation" in str(peers[0]), peers)
+    for name, (objects, _) in rendered.items():
+        check(f"{name}: impersonation is granted exactly where it is asked for",
+              any("impersonate" in r["verbs"] and "groups" in r["resources"] for r in rules(objects)) == (name == "rest"))
+
     manual, _ = rendered["manual"]
     check("manual: Secret of type tls", of_kind(manual, "Secret")[0]["type"] == "kubernetes.io/tls")
     check("manual: caBundle", of_kind(manual, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["caBundle"])
@@ -312,6 +326,7 @@ REFUSED = {
     "a malformed address": {"features": {"pciPassthrough": {"addressMap": {"00:02.0": "a/b"}}}},
     "a digest that is none": {"image": {"digest": "latest"}},
     "a privileged port": {"webhook": {"port": 443}},
+    "a wrong way to tell callers apart": {"rest": {"enabled": True, "auth": "none"}},
     "a certificate without its CA": {"tls": {"certManager": {"enabled": False}, "manual": {"existingSecret": "x"}}},
     "a key without its certificate": {"tls": {"certManager": {"enabled": False}, "manual": {"tlsKey": "eA==", "caCert": "eA=="}}},
     "a certificate file without its key": {"tls": {"certManager": {"enabled": False}, "manual": {"caCert": "eA=="}, "certFile": "/a"}},

@@ -1,3 +1,8 @@
+{{/* Whether client certificates are looked at. */}}
+{{- define "virt-steward.clientCa" -}}
+{{- and .Values.rest.enabled (eq .Values.rest.auth "impersonate") (ne .Values.rest.clientCaConfigMap "") }}
+{{- end }}
+
 {{/* Seconds that API servers wait. */}}
 {{- define "virt-steward.timeout" -}}
 {{- ternary .Values.webhook.timeoutSeconds .Values.webhook.timeout (kindIs "invalid" .Values.webhook.timeout) }}
@@ -72,6 +77,23 @@ exports:
   enabled: {{ .Values.exports.enabled }}
   image: {{ include "virt-steward.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- if .Values.rest.enabled }}
+rest:
+  enabled: true
+  port: {{ .Values.rest.port }}
+  auth: {{ .Values.rest.auth }}
+  {{- if eq .Values.rest.auth "impersonate" }}
+  {{- with .Values.rest.audiences }}
+  audiences: {{ toJson . }}
+  {{- end }}
+  {{- if .Values.rest.clientCaConfigMap }}
+  clientCaFile: /etc/virt-steward-clients/ca.crt
+  {{- end }}
+  {{- end }}
+  {{- with .Values.rest.prometheus }}
+  prometheus: {{ . | quote }}
+  {{- end }}
+{{- end }}
 kubernetes:
   leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}

@@ -4,6 +4,7 @@ pub mod feature_gates;
 pub mod inventory;
 mod kubevirt_cr;
 mod pci_address;
+pub mod template;
 
 pub use kubevirt_cr::{KubeVirtView, PermittedDevice, PermittedKind, Version};
 pub use pci_address::{ParsePciAddressError, PciAddress};

@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 10] = [
+const ROLES: &[(&str, &str, Rules)] = &[
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -161,6 +161,25 @@ const ROLES: [(&str, &str, Rules); 10] = [
             ("snapshot.kubevirt.io", "*", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("apps", "controllerrevisions", READ),
+        ],
+    ),
+    (
+        "virt-template-apiserver",
+        "virt-template-apiserver",
+        &[
+            ("template.kubevirt.io", "virtualmachinetemplates", READ),
+            ("kubevirt.io", "virtualmachines", "create"),
+        ],
+    ),
+    (
+        "virt-template-controller",
+        "virt-template-controller",
+        &[
+            ("template.kubevirt.io", "*", "get list watch create update patch"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshots", "get list watch create delete"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshotcontents", READ),
+            ("kubevirt.io", "virtualmachines", READ),
+            ("cdi.kubevirt.io", "datavolumes", "get list watch create patch"),
         ],
     ),
     ("kubevirt-operator", "kubevirt-operator", &[("*", "*", "*")]),

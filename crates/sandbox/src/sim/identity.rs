@@ -102,6 +102,16 @@ impl Identity {
         Self::kubevirt("kubevirt-apiserver", "virt-api/v1.9.0 (linux/amd64)")
     }
 
+    /// The controller of templates made from VMs.
+    pub fn template_controller() -> Self {
+        Self::kubevirt("virt-template-controller", "virt-template-controller/v0.2.0 (linux/amd64)")
+    }
+
+    /// The server of `subresources.template.kubevirt.io`.
+    pub fn template_api() -> Self {
+        Self::kubevirt("virt-template-apiserver", "virt-template-apiserver/v0.2.0 (linux/amd64)")
+    }
+
     /// virt-handler on one node: its token is bound to the node, which virt-api's node restriction
     /// asks for (`KubeVirt` 1.4 and later).
     pub fn virt_handler(node: &str) -> Self {

@@ -329,6 +329,7 @@ impl Simulation {
             contents: Cache::new(&resource::SNAPSHOT_CONTENTS, |_| ""),
             restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
             clones: Cache::new(clones, |_| virt_controller::clone::ALL),
+            template_requests: Cache::new(&resource::TEMPLATE_REQUESTS, |_| ""),
             storage: storage::StorageCaches::new(),
             restarts: Arc::default(),
             settings: Arc::default(),
@@ -348,6 +349,7 @@ impl Simulation {
             caches.contents.clone(),
             caches.restores.clone(),
             caches.clones.clone(),
+            caches.template_requests.clone(),
         ]
         .into_iter()
         .chain(caches.storage.all())

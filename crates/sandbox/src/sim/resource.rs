@@ -83,6 +83,14 @@ pub static CONTROLLER_REVISIONS: Resource =
 pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
 pub static VMIS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
+pub static TEMPLATE_REQUESTS: Resource = Resource::new(
+    "template.kubevirt.io",
+    "v1beta1",
+    "virtualmachinetemplaterequests",
+    "VirtualMachineTemplateRequest",
+);
+pub static TEMPLATES: Resource =
+    Resource::new("template.kubevirt.io", "v1beta1", "virtualmachinetemplates", "VirtualMachineTemplate");
 pub static MIGRATIONS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstancemigrations", "VirtualMachineInstanceMigration");
 pub static MIGRATION_POLICIES: Resource =

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
-use super::subresources::{GROUP, VERSIONS};
+use super::subresources::{GROUP, VERSIONS, templates};
 use crate::sim::SimError;
 use crate::sim::client::Client;
 use crate::sim::identity::KUBEVIRT_NAMESPACE;
@@ -197,7 +197,8 @@ pub struct Place {
 /// Registers the API.
 pub async fn api(client: &Client, address: SocketAddr, authority: &str) -> Result<(), SimError> {
     let place = Place { namespace: KUBEVIRT_NAMESPACE, name: SERVICE, address };
-    serve(client, &place, (GROUP, &VERSIONS), authority).await
+    serve(client, &place, (GROUP, &VERSIONS), authority).await?;
+    serve(client, &place, (templates::GROUP, &templates::VERSIONS), authority).await
 }
 
 /// Registers an API group: a Service, its endpoint, an `APIService` for each version.

@@ -11,6 +11,7 @@ mod networks;
 mod nics;
 mod overhead;
 pub mod snapshot;
+pub mod templates;
 pub mod vm;
 pub mod vm_status;
 pub mod vmi;
@@ -41,6 +42,7 @@ use data_volumes::{Users, Volumes};
 use evacuation::Evacuation;
 use migration::Migrations;
 use snapshot::Snapshots;
+use templates::Templates;
 use vm::{Expectation, Plan};
 use vm_status::SyncError;
 use workload_updater::WorkloadUpdater;
@@ -76,6 +78,7 @@ pub struct Caches {
     /// Indexed by the name of the target.
     pub restores: Arc<Cache>,
     pub clones: Arc<Cache>,
+    pub template_requests: Arc<Cache>,
     pub storage: StorageCaches,
     /// How often virt-controller has been started anew.
     pub restarts: Arc<AtomicU32>,
@@ -135,6 +138,7 @@ impl VirtController {
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
         Snapshots::start(writer.clone(), recorder.clone(), caches, stop);
         Clones::start(writer.clone(), recorder.clone(), caches, stop);
+        Templates::start(writer.clone(), caches, stop);
         let controller = Arc::new(Self {
             seed,
             who: Identity::virt_controller(),
