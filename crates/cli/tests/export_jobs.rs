@@ -227,7 +227,8 @@ async fn jobs_are_submitted_followed_and_cancelled_over_rest() {
     let base = format!("http://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
     let ended = stop.clone();
-    let service = provider::rest::Config { anonymous, own_identity: Some(own) };
+    let service =
+        provider::rest::Config { anonymous, own_identity: Some(own), impersonation: None, prometheus: None };
     let serving = tokio::spawn(async move {
         provider::rest::serve(listener, service, async move { ended.cancelled().await }).await
     });

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod readiness;
 pub mod register;
 mod resize;
+pub mod rest;
 mod run;
 pub mod telemetry;
 pub mod tls;

@@ -69,6 +69,8 @@ pub struct Options {
     pub kubelet_root: Option<PathBuf>,
     /// The release of `KubeVirt` that is simulated.
     pub release: sim::Release,
+    /// Where the kernel's files of simulated nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<PathBuf>,
     /// What goes wrong once everything stands.
     pub faults: Vec<faults::Fault>,
 }
@@ -87,6 +89,7 @@ impl Default for Options {
             program_binary: None,
             kubelet_root: None,
             release: sim::Release::default(),
+            host_roots: None,
             faults: Vec::new(),
         }
     }
@@ -151,9 +154,10 @@ pub struct Surroundings {
 }
 
 impl Default for Surroundings {
-    /// On this machine, in its time.
+    /// On this machine, in its time. What is simulated lives in this process, and reaches the API server
+    /// in memory.
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), network: Network::loopback(), audit: None }
+        Self { clock: Arc::new(SystemClock), network: Network::shortcut(), audit: None }
     }
 }
 

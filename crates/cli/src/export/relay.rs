@@ -49,7 +49,10 @@ impl Relay {
         let given = args.vm.as_deref().or(args.vm_flag.as_deref()).unwrap_or_default();
         let (namespace, vm) = match given.split_once('/') {
             Some((namespace, vm)) => (namespace.to_owned(), vm.to_owned()),
-            None => (args.namespace.clone().unwrap_or_else(|| cluster.namespace()), given.to_owned()),
+            None => (
+                args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned()),
+                given.to_owned(),
+            ),
         };
         let path = format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{job}/status");
         let state = State {

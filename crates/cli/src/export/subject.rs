@@ -68,7 +68,10 @@ pub async fn find(args: &Args) -> Result<Subject> {
     let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context.clone()).await?;
     let (namespace, name) = match given.split_once('/') {
         Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
-        None => (args.namespace.clone().unwrap_or_else(|| cluster.namespace()), given.to_owned()),
+        None => (
+            args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned()),
+            given.to_owned(),
+        ),
     };
     let plain =
         |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));

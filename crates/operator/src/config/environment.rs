@@ -65,6 +65,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(&["HOTPLUG_GUARD"], |c, t| boolean(t).map(|v| c.hotplug.guard = v)),
     setting(&["HOTPLUG_GATE"], |c, t| boolean(t).map(|v| c.hotplug.gate = v)),
     setting(&["HOTPLUG_HEAL"], |c, t| boolean(t).map(|v| c.hotplug.heal = v)),
+    setting(&["REST"], |c, t| boolean(t).map(|v| c.rest.enabled = v)),
     setting(&["REGISTER"], |c, t| register_mode(t).map(|v| c.register.mode = v)),
     setting(&["REGISTER_NAME"], |c, t| text(t).map(|v| c.register.name = v)),
     setting(&["REGISTER_SERVICE_NAME"], |c, t| text(t).map(|v| c.register.service_name = v)),

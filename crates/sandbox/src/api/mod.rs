@@ -17,6 +17,7 @@ mod lifecycle;
 mod meta;
 mod negotiate;
 mod openapi;
+mod pod_proxy;
 mod present;
 mod protobuf;
 mod query;
@@ -25,7 +26,7 @@ mod reply;
 mod strategy;
 mod subresource;
 mod table;
-mod target;
+pub(crate) mod target;
 mod upgrade;
 mod watch;
 mod write;
@@ -297,6 +298,9 @@ impl Api {
             }
             return self.non_resource(head, path).await;
         };
+        if target.group.is_empty() && target.resource == "pods" && target.subresource == "proxy" {
+            return self.proxy_pod(head, &target.namespace, &target.name).await;
+        }
         let verb = trail.attributes.verb.clone();
         let kinds = self.registry.kinds();
         let Some(kind) = kinds.find(&target.group, &target.version, &target.resource).cloned() else {

@@ -8,8 +8,8 @@ use super::client::{Client, ClientError};
 use super::identity::KUBEVIRT_NAMESPACE;
 use super::json;
 use super::resource::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, PRIORITY_CLASSES, Resource,
-    SERVICE_ACCOUNTS, VMS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, POLICIES, POLICY_BINDINGS, PRIORITY_CLASSES,
+    Resource, SERVICE_ACCOUNTS, VMS,
 };
 
 /// How many VMs are created at once.
@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 10] = [
+const ROLES: &[(&str, &str, Rules)] = &[
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -31,7 +31,20 @@ const ROLES: [(&str, &str, Rules); 10] = [
             ("core", "pods", "get list watch delete"),
             ("core", "pods/binding bindings", "create"),
             ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "deviceclasses resourceclaims resourceslices", READ),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
             ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "system:controller:resource-claim-controller",
+        "User system:serviceaccount:kube-system:resource-claim-controller",
+        &[
+            ("core", "pods", READ),
+            ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "resourceclaims", "get list watch create delete"),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
+            ("resource.k8s.io", "resourceclaimtemplates", READ),
         ],
     ),
     (
@@ -119,6 +132,7 @@ const ROLES: [(&str, &str, Rules); 10] = [
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
+            ("k8s.cni.cncf.io", "network-attachment-definitions", "get list watch"),
         ],
     ),
     (
@@ -144,8 +158,28 @@ const ROLES: [(&str, &str, Rules); 10] = [
             ("core", "pods nodes namespaces", READ),
             ("kubevirt.io", "*", "get list watch patch update"),
             ("kubevirt.io", "virtualmachineinstancemigrations", "create"),
+            ("snapshot.kubevirt.io", "*", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("apps", "controllerrevisions", READ),
+        ],
+    ),
+    (
+        "virt-template-apiserver",
+        "virt-template-apiserver",
+        &[
+            ("template.kubevirt.io", "virtualmachinetemplates", READ),
+            ("kubevirt.io", "virtualmachines", "create"),
+        ],
+    ),
+    (
+        "virt-template-controller",
+        "virt-template-controller",
+        &[
+            ("template.kubevirt.io", "*", "get list watch create update patch"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshots", "get list watch create delete"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshotcontents", READ),
+            ("kubevirt.io", "virtualmachines", READ),
+            ("cdi.kubevirt.io", "datavolumes", "get list watch create patch"),
         ],
     ),
     ("kubevirt-operator", "kubevirt-operator", &[("*", "*", "*")]),
@@ -185,6 +219,11 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
             let patch = json!({"status": object["status"]});
             client.send(None, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
         }
+    }
+    for policy in super::plugin_policies::objects() {
+        let resource =
+            if policy["kind"] == "ValidatingAdmissionPolicy" { &POLICIES } else { &POLICY_BINDINGS };
+        ensure(client, resource, policy).await?;
     }
     let kubevirt = kubevirt(config);
     ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;

@@ -40,12 +40,26 @@ impl Identity {
     }
 
     pub fn node_controller() -> Self {
+        Self::kube_system(
+            "node-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+        )
+    }
+
+    pub fn claim_controller() -> Self {
+        Self::kube_system(
+            "resource-claim-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/resource-claim-controller",
+        )
+    }
+
+    fn kube_system(account: &str, agent: &'static str) -> Self {
         Self {
-            user: "system:serviceaccount:kube-system:node-controller".into(),
+            user: format!("system:serviceaccount:kube-system:{account}").into(),
             groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
                 .into(),
             node: None,
-            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+            agent,
         }
     }
 
@@ -86,6 +100,16 @@ impl Identity {
 
     pub fn virt_api() -> Self {
         Self::kubevirt("kubevirt-apiserver", "virt-api/v1.9.0 (linux/amd64)")
+    }
+
+    /// The controller of templates made from VMs.
+    pub fn template_controller() -> Self {
+        Self::kubevirt("virt-template-controller", "virt-template-controller/v0.2.0 (linux/amd64)")
+    }
+
+    /// The server of `subresources.template.kubevirt.io`.
+    pub fn template_api() -> Self {
+        Self::kubevirt("virt-template-apiserver", "virt-template-apiserver/v0.2.0 (linux/amd64)")
     }
 
     /// virt-handler on one node: its token is bound to the node, which virt-api's node restriction

@@ -19,6 +19,7 @@ mod client;
 mod cluster;
 mod cmd_server;
 mod device_plugins;
+mod dra;
 mod events;
 pub mod export;
 mod guest;
@@ -32,14 +33,17 @@ mod launcher;
 mod lean;
 mod live_migration;
 mod memory;
+mod metrics;
 mod node;
 mod node_lifecycle;
 mod nodes;
+mod plugin_policies;
 mod queue;
 mod requests;
 mod resource;
 mod scheduler;
 mod storage;
+mod sysfs;
 pub mod version;
 mod virt_api;
 mod virt_controller;
@@ -66,6 +70,8 @@ use hooks::Hooks;
 use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
+pub use metrics::ADDRESS as POD_ADDRESS;
+use metrics::Metrics;
 pub use nodes::Nodes;
 pub use version::Release;
 use virt_api::VirtApi;
@@ -129,6 +135,8 @@ pub struct SimConfig {
     pub kubelet_root: Option<std::path::PathBuf>,
     /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
     pub program: Option<Program>,
+    /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -155,6 +163,7 @@ impl Default for SimConfig {
             devices_per_node: 8,
             kubelet_root: None,
             program: None,
+            host_roots: None,
             hook_binary: None,
         }
     }
@@ -178,6 +187,7 @@ impl SimConfig {
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
             kubelet_root: options.kubelet_root.clone(),
+            host_roots: options.host_roots.clone(),
             ..default
         }
     }
@@ -196,13 +206,13 @@ pub async fn connect(kubeconfig: &str) -> Result<kube::Client, SimError> {
     kube::Client::try_from(config).map_err(|error| setup(error.into()))
 }
 
-/// The same over a network that may be in memory, where HTTP is spoken without TLS and only the token
-/// of the kubeconfig counts.
+/// The same over a network of this process, where HTTP is spoken in memory and without TLS, and only the
+/// token of the kubeconfig counts.
 ///
 /// # Errors
 /// When the kubeconfig says nothing that a client could use.
 pub async fn connect_over(network: &Network, kubeconfig: &str) -> Result<kube::Client, SimError> {
-    if !network.is_memory() {
+    if !network.is_internal() {
         return connect(kubeconfig).await;
     }
     memory::client(network, kubeconfig).map_err(SimError::Setup)
@@ -242,6 +252,7 @@ pub struct Simulation {
 struct Replaceable {
     stop: CancellationToken,
     start: Box<dyn Fn(&CancellationToken) + Send>,
+    restarts: Arc<std::sync::atomic::AtomicU32>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -296,6 +307,9 @@ impl Simulation {
             stop: stop.clone(),
             controller: Mutex::default(),
         };
+        if let Some(root) = &config.host_roots {
+            sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
+        }
         bootstrap::cluster(&client, &config).await?;
         let clones = if config.release.serves_clone_v1beta1() {
             &resource::CLONES
@@ -315,10 +329,13 @@ impl Simulation {
             contents: Cache::new(&resource::SNAPSHOT_CONTENTS, |_| ""),
             restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
             clones: Cache::new(clones, |_| virt_controller::clone::ALL),
+            template_requests: Cache::new(&resource::TEMPLATE_REQUESTS, |_| ""),
             storage: storage::StorageCaches::new(),
+            restarts: Arc::default(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
+        let nodes_seen = nodes.clone();
         let all: Arc<[_]> = vec![
             nodes.clone(),
             caches.migrations.clone(),
@@ -332,6 +349,7 @@ impl Simulation {
             caches.contents.clone(),
             caches.restores.clone(),
             caches.clones.clone(),
+            caches.template_requests.clone(),
         ]
         .into_iter()
         .chain(caches.storage.all())
@@ -359,6 +377,7 @@ impl Simulation {
         node_lifecycle::start(writer.clone(), &nodes, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
+        dra::start(writer.clone(), &caches.pods, &stop);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),
@@ -379,6 +398,7 @@ impl Simulation {
             let (seed, writer, recorder, caches) =
                 (config.seed, writer.clone(), recorder.clone(), caches.clone());
             Replaceable {
+                restarts: caches.restarts.clone(),
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
                     VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
@@ -393,6 +413,10 @@ impl Simulation {
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
+        dra::publish(&client, &config).await?;
+        let measured = (&caches.vmis, &caches.pods, &nodes_seen);
+        let names: Vec<String> = (0..config.nodes).map(node::name).collect();
+        Metrics::start(&client, measured, (config.seed, config.release), &names, &stop).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
     }
@@ -436,6 +460,7 @@ impl Simulation {
         }
         if let Some(controller) = self.controller().as_mut() {
             controller.stop.cancel();
+            controller.restarts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             controller.stop = self.stop.child_token();
             (controller.start)(&controller.stop);
         }

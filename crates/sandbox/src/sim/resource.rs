@@ -61,17 +61,36 @@ impl Resource {
     }
 }
 
+pub static DEVICE_CLASSES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "deviceclasses", "DeviceClass");
+pub static RESOURCE_CLAIMS: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub static RESOURCE_CLAIM_TEMPLATES: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate");
+pub static RESOURCE_SLICES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
+pub static NETWORKS: Resource =
+    Resource::new("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition");
 pub static NAMESPACES: Resource = Resource::core("namespaces", "Namespace", false);
 pub static NODES: Resource = Resource::core("nodes", "Node", false);
 pub static PODS: Resource = Resource::core("pods", "Pod", true);
 pub static EVENTS: Resource = Resource::core("events", "Event", true);
 pub static SERVICE_ACCOUNTS: Resource = Resource::core("serviceaccounts", "ServiceAccount", true);
 pub static LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease");
+pub static DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets", "DaemonSet");
 pub static CONTROLLER_REVISIONS: Resource =
     Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision");
 pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
 pub static VMIS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
+pub static TEMPLATE_REQUESTS: Resource = Resource::new(
+    "template.kubevirt.io",
+    "v1beta1",
+    "virtualmachinetemplaterequests",
+    "VirtualMachineTemplateRequest",
+);
+pub static TEMPLATES: Resource =
+    Resource::new("template.kubevirt.io", "v1beta1", "virtualmachinetemplates", "VirtualMachineTemplate");
 pub static MIGRATIONS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstancemigrations", "VirtualMachineInstanceMigration");
 pub static MIGRATION_POLICIES: Resource =
@@ -126,6 +145,18 @@ pub static CLUSTER_ROLE_BINDINGS: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding");
 pub static PRIORITY_CLASSES: Resource =
     Resource::cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
+pub static POLICIES: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicy",
+);
+pub static POLICY_BINDINGS: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+);
 pub static MUTATING_WEBHOOKS: Resource = Resource::cluster(
     "admissionregistration.k8s.io",
     "v1",
