@@ -3,7 +3,12 @@
 //! tasks out late; kubelet defers, refuses or fails; quota says no; the webhook is away; the owner
 //! changes the wish or takes it back; a drain moves the VM in the middle; the VM is deleted.
 
-#![allow(clippy::panic, clippy::unwrap_used, clippy::manual_assert, reason = "a broken property ends the search with its way")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::manual_assert,
+    reason = "a broken property ends the search with its way"
+)]
 #![allow(clippy::struct_excessive_bools, clippy::option_option, reason = "a state is a list of facts")]
 
 mod search;

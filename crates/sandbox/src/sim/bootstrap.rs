@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 13] = [
+const ROLES: &[(&str, &str, Rules)] = &[
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
