@@ -1,8 +1,9 @@
-//! `virt-steward bench`: load on a running service.
+//! `virt-steward bench`: load on a running service, and exports against what people do today.
 
 pub mod admission;
 mod child;
 mod connection;
+mod export;
 mod histogram;
 mod load;
 mod process;
@@ -17,7 +18,8 @@ use anyhow::Result;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward bench admission --self --rate 2000
-  virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000")]
+  virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000
+  virt-steward bench export --mib 4096")]
 pub struct Args {
     #[command(subcommand)]
     service: Service,
@@ -27,11 +29,14 @@ pub struct Args {
 enum Service {
     /// Measure an admission webhook over HTTPS
     Admission(admission::Args),
+    /// Measure exports against curl and qemu-img
+    Export(export::Args),
 }
 
 /// Measures, prints.
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.service {
         Service::Admission(args) => admission::run(args).await,
+        Service::Export(args) => export::run(args).await,
     }
 }

@@ -4,17 +4,18 @@
 //! out and tells what is waited for, until all is as wished.
 
 mod apply;
-mod observe;
+mod expand;
+mod list;
 mod status;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
 use hotplug::plan::{Addition, Bus, DiskKind, Source};
+use provider::{Provider, VmId};
 
-use crate::cluster::Cluster;
+use crate::connection::Scope;
 use crate::problem::Problem;
 
 /// Arguments of `volume`.
@@ -28,6 +29,10 @@ pub struct Args {
 enum Verb {
     /// Attach volumes to a VM, all in one change
     Add(Add),
+    /// Make the claim of a volume larger
+    Expand(expand::Args),
+    /// List the volumes of a VM, with the claims behind them
+    List(list::Args),
     /// Detach volumes from a VM, all in one change
     Remove(Remove),
     /// Detach volumes, wait until they have left, and attach others
@@ -39,20 +44,12 @@ enum Verb {
 /// Which VM, in which cluster.
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// The virtual machine
+    /// The virtual machine, as `name` or `namespace/name`
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     vm: String,
 
-    /// Its namespace; otherwise that of the kubeconfig
-    #[arg(short, long)]
-    namespace: Option<String>,
-
-    /// The kubeconfig file; otherwise what kubectl would use
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-
-    /// The context in it
-    #[arg(long)]
-    context: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
 }
 
 /// How a change is carried out.
@@ -171,27 +168,14 @@ struct Status {
 
 /// A VM in a cluster.
 struct Vm {
-    cluster: Cluster,
-    namespace: String,
-    name: String,
+    provider: Provider,
+    id: VmId,
 }
 
 impl Vm {
     async fn connect(target: Target) -> Result<Self> {
-        let cluster = Cluster::connect(target.kubeconfig.as_deref(), target.context).await?;
-        let namespace = target.namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
-        for (what, name) in [("virtual machine", &target.vm), ("namespace", &namespace)] {
-            if !is_name(name) {
-                let wrong = "that is not the name of an object: 1 to 253 of a-z, 0-9, - and .";
-                let remedy = "see `kubectl get virtualmachines`";
-                return Err(Problem::new(format!("looking for {what} `{name}`"), wrong, remedy).into());
-            }
-        }
-        Ok(Self { cluster, namespace, name: target.vm })
-    }
-
-    fn label(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        let (provider, id) = target.scope.connect_for(&target.vm).await?;
+        Ok(Self { provider, id })
     }
 }
 
@@ -250,6 +234,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             let additions = add.disks.additions()?;
             apply::run(&Vm::connect(add.target).await?, additions, Vec::new(), &add.pace).await
         }
+        Verb::Expand(args) => expand::run(args).await,
+        Verb::List(args) => list::run(args).await,
         Verb::Remove(remove) => {
             apply::run(&Vm::connect(remove.target).await?, Vec::new(), remove.volumes, &remove.pace).await
         }

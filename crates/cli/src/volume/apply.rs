@@ -4,14 +4,13 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use hotplug::plan::{Addition, Bisection, ClaimTrouble, DiskKind, Hold, Source, Step, Wish, next};
+use hotplug::plan::{Addition, Bisection, ClaimTrouble, Hold, Step, Wish, next};
 use hotplug::settle::Wait;
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use provider::cluster::Way;
 
-use super::observe::Way;
 use super::{Pace, Vm};
 use crate::cli::FAILED;
+use crate::connection::problem;
 use crate::output::print;
 use crate::problem::Problem;
 
@@ -36,7 +35,7 @@ enum End {
 
 /// Carries a wish out, and finds the bad volumes when it cannot settle.
 pub(super) async fn run(vm: &Vm, add: Vec<Addition>, remove: Vec<String>, pace: &Pace) -> Result<ExitCode> {
-    let way = vm.way().await?;
+    let way = vm.provider.hotplug_way().await.map_err(problem)?;
     let mut told = String::new();
     if add.is_empty() || pace.dry_run || pace.no_wait {
         let wish = Wish { add, remove, since: now(), limit: pace.timeout };
@@ -67,7 +66,7 @@ pub(super) async fn run(vm: &Vm, add: Vec<Addition>, remove: Vec<String>, pace: 
     eprintln!(
         "error: attaching to {}: volume {} did not reach the guest within {} s and was taken back\n  \
          try: `kubectl describe pod -l kubevirt.io=hotplug-disk` while it is tried again, or a longer `--timeout`",
-        vm.label(),
+        vm.id,
         names.join(", "),
         pace.timeout
     );
@@ -75,16 +74,16 @@ pub(super) async fn run(vm: &Vm, add: Vec<Addition>, remove: Vec<String>, pace: 
 }
 
 async fn carry_out(vm: &Vm, way: Way, wish: &Wish, pace: &Pace, told: &mut String) -> Result<End> {
-    let doing = || format!("changing the volumes of {}", vm.label());
+    let doing = || format!("changing the volumes of {}", vm.id);
     let mut attempts = 0;
     loop {
-        let snapshot = vm.observe(&wish.add).await?;
+        let snapshot = vm.provider.observe_volumes(&vm.id, &wish.add).await.map_err(problem)?;
         let seen = snapshot.seen();
         let step = next(wish, &seen, now())
             .map_err(|error| Problem::new(doing(), error, "see `virt-steward volume status`"))?;
         match step {
             Step::Done => {
-                tell(told, format!("{}: done", vm.label()));
+                tell(told, format!("{}: done", vm.id));
                 return Ok(End::Done);
             }
             Step::Patch { patch, adds, removes } => {
@@ -92,8 +91,9 @@ async fn carry_out(vm: &Vm, way: Way, wish: &Wish, pace: &Pace, told: &mut Strin
                     print(&format!("{}\n", serde_json::to_string_pretty(&patch)?))?;
                     return Ok(End::Done);
                 }
-                tell(told, format!("{}: {}", vm.label(), change_words(&adds, &removes)));
-                if !vm.write(way, wish, &patch, &adds, &removes).await? {
+                tell(told, format!("{}: {}", vm.id, change_words(&adds, &removes)));
+                let written = vm.provider.write_volumes(&vm.id, way, wish, &patch, (&adds, &removes)).await;
+                if !written.map_err(problem)? {
                     attempts += 1;
                     if attempts > ATTEMPTS {
                         let wrong = "somebody else changes the VM all the time";
@@ -104,8 +104,9 @@ async fn carry_out(vm: &Vm, way: Way, wish: &Wish, pace: &Pace, told: &mut Strin
                 }
             }
             Step::RollBack { patch, volumes } => {
-                tell(told, format!("{}: taking back {}", vm.label(), volumes.join(", ")));
-                if vm.write(way, wish, &patch, &[], &volumes).await? {
+                tell(told, format!("{}: taking back {}", vm.id, volumes.join(", ")));
+                let written = vm.provider.write_volumes(&vm.id, way, wish, &patch, (&[], &volumes)).await;
+                if written.map_err(problem)? {
                     return Ok(End::TakenBack);
                 }
             }
@@ -149,7 +150,7 @@ fn change_words(adds: &[String], removes: &[String]) -> String {
 }
 
 fn words(vm: &Vm, waits: impl Iterator<Item = String>) -> String {
-    waits.map(|wait| format!("{}: waiting: {wait}", vm.label())).collect::<Vec<_>>().join("\n")
+    waits.map(|wait| format!("{}: waiting: {wait}", vm.id)).collect::<Vec<_>>().join("\n")
 }
 
 /// Progress, on standard error, and only when it is new.
@@ -158,81 +159,4 @@ fn tell(told: &mut String, news: String) {
         eprintln!("{news}");
         *told = news;
     }
-}
-
-impl Vm {
-    /// Writes a step; `false`: somebody else was faster, look again.
-    async fn write(
-        &self,
-        way: Way,
-        wish: &Wish,
-        patch: &[Value],
-        adds: &[String],
-        removes: &[String],
-    ) -> Result<bool> {
-        let doing = format!("changing the volumes of {}", self.label());
-        match way {
-            Way::Declarative => {
-                let body = Value::Array(patch.to_vec());
-                let reply = self
-                    .cluster
-                    .send(Method::PATCH, &self.path(), "application/json-patch+json", &body)
-                    .await?;
-                // A failed `test` is 422 with this word; a webhook's refusal is not.
-                let raced = reply.status == StatusCode::CONFLICT
-                    || (reply.status == StatusCode::UNPROCESSABLE_ENTITY
-                        && reply.body["message"].as_str().is_some_and(|text| text.contains("test")));
-                if raced {
-                    return Ok(false);
-                }
-                reply.object(&doing)?;
-                Ok(true)
-            }
-            // One call for each, and each waited for before the next (rule O2).
-            Way::Calls => {
-                let (verb, body) = match (removes.first(), adds.first()) {
-                    (Some(name), _) => ("removevolume", json!({"name": name})),
-                    (None, Some(name)) => {
-                        let Some(addition) = wish.add.iter().find(|one| one.name == *name) else {
-                            return Ok(false);
-                        };
-                        ("addvolume", add_options(addition))
-                    }
-                    (None, None) => return Ok(true),
-                };
-                let path = format!(
-                    "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachines/{}/{verb}",
-                    self.namespace, self.name
-                );
-                self.cluster.send(Method::PUT, &path, "application/json", &body).await?.object(&doing)?;
-                Ok(true)
-            }
-        }
-    }
-}
-
-/// `AddVolumeOptions`
-fn add_options(addition: &Addition) -> Value {
-    let bus = match addition.bus {
-        Some(hotplug::plan::Bus::Virtio) => "virtio",
-        Some(hotplug::plan::Bus::Sata) => "sata",
-        _ => "scsi",
-    };
-    let field = match addition.kind {
-        DiskKind::Disk => "disk",
-        DiskKind::Lun => "lun",
-        DiskKind::Cdrom => "cdrom",
-    };
-    let mut disk = json!({"name": addition.name, field: {"bus": bus}});
-    if let Some(serial) = &addition.serial {
-        disk["serial"] = serial.as_str().into();
-    }
-    if let Some(cache) = &addition.cache {
-        disk["cache"] = cache.as_str().into();
-    }
-    let source = match &addition.source {
-        Source::Claim(claim) => json!({"persistentVolumeClaim": {"claimName": claim, "hotpluggable": true}}),
-        Source::DataVolume(name) => json!({"dataVolume": {"name": name, "hotpluggable": true}}),
-    };
-    json!({"name": addition.name, "disk": disk, "volumeSource": source})
 }

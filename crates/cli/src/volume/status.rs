@@ -15,12 +15,12 @@ use crate::table;
 
 /// Prints it; exit status 0 also while something is waited for.
 pub(super) async fn run(vm: &Vm, output: &str) -> Result<ExitCode> {
-    let snapshot = vm.observe(&[]).await?;
+    let snapshot = vm.provider.observe_volumes(&vm.id, &[]).await.map_err(crate::connection::problem)?;
     let seen = snapshot.seen();
     let text = if output == "json" {
         format!("{}\n", serde_json::to_string_pretty(&report(&seen))?)
     } else {
-        words(&vm.label(), &seen)
+        words(&vm.id.to_string(), &seen)
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -12,12 +12,14 @@
 //!                                     └────virt-handler────────┘
 //! ```
 
+mod batch;
 mod bootstrap;
 mod cache;
 mod client;
 mod cluster;
 mod cmd_server;
 mod device_plugins;
+mod dra;
 mod events;
 pub mod export;
 mod guest;
@@ -31,13 +33,17 @@ mod launcher;
 mod lean;
 mod live_migration;
 mod memory;
+mod metrics;
 mod node;
 mod node_lifecycle;
 mod nodes;
+mod plugin_policies;
 mod queue;
 mod requests;
 mod resource;
 mod scheduler;
+mod storage;
+mod sysfs;
 pub mod version;
 mod virt_api;
 mod virt_controller;
@@ -54,6 +60,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::network::Network;
+pub use batch::programs::Program;
+use batch::programs::Programs;
 use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
@@ -62,6 +70,8 @@ use hooks::Hooks;
 use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
+pub use metrics::ADDRESS as POD_ADDRESS;
+use metrics::Metrics;
 pub use nodes::Nodes;
 pub use version::Release;
 use virt_api::VirtApi;
@@ -123,6 +133,10 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
+    pub program: Option<Program>,
+    /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -148,6 +162,8 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            program: None,
+            host_roots: None,
             hook_binary: None,
         }
     }
@@ -171,6 +187,7 @@ impl SimConfig {
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
             kubelet_root: options.kubelet_root.clone(),
+            host_roots: options.host_roots.clone(),
             ..default
         }
     }
@@ -225,6 +242,7 @@ pub struct Simulation {
     /// The disks that were exported; gone with the simulation.
     disks: tempfile::TempDir,
     hooks: Hooks,
+    programs: Programs,
     stop: CancellationToken,
     /// Starts a virt-controller; none before everything is set up.
     controller: Mutex<Option<Replaceable>>,
@@ -234,6 +252,7 @@ pub struct Simulation {
 struct Replaceable {
     stop: CancellationToken,
     start: Box<dyn Fn(&CancellationToken) + Send>,
+    restarts: Arc<std::sync::atomic::AtomicU32>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -275,11 +294,28 @@ impl Simulation {
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
         // Dropped on a failure below, which ends what was started by then.
-        let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
+        let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
-        let mut simulation =
-            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
+        let programs = Programs::new(config.program.clone(), &client, directory.path().to_path_buf())
+            .map_err(|error| SimError::Setup(error.into()))?;
+        let mut simulation = Self {
+            launchers,
+            hooks,
+            programs,
+            exports: None,
+            disks: directory,
+            stop: stop.clone(),
+            controller: Mutex::default(),
+        };
+        if let Some(root) = &config.host_roots {
+            sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
+        }
         bootstrap::cluster(&client, &config).await?;
+        let clones = if config.release.serves_clone_v1beta1() {
+            &resource::CLONES
+        } else {
+            &resource::CLONES_V1ALPHA1
+        };
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
             vmis: Cache::new(&resource::VMIS, |vmi| json::text(vmi, "/status/nodeName")),
@@ -289,10 +325,18 @@ impl Simulation {
             policies: Cache::new(&resource::MIGRATION_POLICIES, |_| ""),
             nodes: Cache::new(&resource::NODES, |_| ""),
             namespaces: Cache::new(&resource::NAMESPACES, |_| ""),
+            snapshots: Cache::new(&resource::SNAPSHOTS, |one| json::text(one, "/spec/source/name")),
+            contents: Cache::new(&resource::SNAPSHOT_CONTENTS, |_| ""),
+            restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
+            clones: Cache::new(clones, |_| virt_controller::clone::ALL),
+            template_requests: Cache::new(&resource::TEMPLATE_REQUESTS, |_| ""),
+            storage: storage::StorageCaches::new(),
+            restarts: Arc::default(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
-        let all: Arc<[_]> = [
+        let nodes_seen = nodes.clone();
+        let all: Arc<[_]> = vec![
             nodes.clone(),
             caches.migrations.clone(),
             caches.policies.clone(),
@@ -301,8 +345,15 @@ impl Simulation {
             caches.vms.clone(),
             caches.vmis.clone(),
             caches.pods.clone(),
+            caches.snapshots.clone(),
+            caches.contents.clone(),
+            caches.restores.clone(),
+            caches.clones.clone(),
+            caches.template_requests.clone(),
         ]
-        .into();
+        .into_iter()
+        .chain(caches.storage.all())
+        .collect();
         for cache in all.iter() {
             tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
         }
@@ -313,6 +364,8 @@ impl Simulation {
         let writer = Writer { client: client.clone(), caches: all.clone() };
         let recorder = Recorder::start(&client, &stop);
         let launchers = &simulation.launchers.clone();
+        let disks = Arc::new(storage::disks::Disks::new(simulation.disks.path().to_path_buf(), config.seed));
+        storage::start(&writer, &recorder, (&caches.storage, &caches.pods), &disks, &stop);
         scheduler::Scheduler::start(
             config.seed,
             writer.clone(),
@@ -324,14 +377,16 @@ impl Simulation {
         node_lifecycle::start(writer.clone(), &nodes, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
+        dra::start(writer.clone(), &caches.pods, &stop);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),
             recorder.clone(),
             (&caches.pods, &nodes),
-            launchers,
+            (launchers, &simulation.programs),
             &stop,
         );
+        batch::start(writer.clone(), &caches.pods, &stop);
         if let Some(root) = &config.kubelet_root {
             cmd_server::CmdServers::start(root, &caches.pods, launchers, &stop);
         }
@@ -343,6 +398,7 @@ impl Simulation {
             let (seed, writer, recorder, caches) =
                 (config.seed, writer.clone(), recorder.clone(), caches.clone());
             Replaceable {
+                restarts: caches.restarts.clone(),
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
                     VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
@@ -352,12 +408,15 @@ impl Simulation {
         (controller.start)(&controller.stop);
         *simulation.controller() = Some(controller);
         let sources = (&caches.vms, &caches.vmis);
-        let disks = (simulation.disks.path().to_path_buf(), config.seed);
         simulation.exports =
             Some(export::start(writer.clone(), sources, disks, config.release, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
+        dra::publish(&client, &config).await?;
+        let measured = (&caches.vmis, &caches.pods, &nodes_seen);
+        let names: Vec<String> = (0..config.nodes).map(node::name).collect();
+        Metrics::start(&client, measured, (config.seed, config.release), &names, &stop).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
     }
@@ -378,6 +437,16 @@ impl Simulation {
         self.disks.path()
     }
 
+    /// The directory that stands for a claim which pods of Jobs mount.
+    pub fn claim(&self, namespace: &str, claim: &str) -> Option<std::path::PathBuf> {
+        self.programs.claim(namespace, claim)
+    }
+
+    /// The processes of pods.
+    pub(crate) fn programs(&self) -> Programs {
+        self.programs.clone()
+    }
+
     fn controller(&self) -> MutexGuard<'_, Option<Replaceable>> {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -391,6 +460,7 @@ impl Simulation {
         }
         if let Some(controller) = self.controller().as_mut() {
             controller.stop.cancel();
+            controller.restarts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             controller.stop = self.stop.child_token();
             (controller.start)(&controller.stop);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::batch::programs::Programs;
 use super::cache::Cache;
 use super::client::Client;
 use super::events::Recorder;
@@ -77,8 +78,14 @@ impl Nodes {
         let recorder = Recorder::start(&client, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&objects, &kubevirts), &stop);
-        let kubelet =
-            Kubelet::start(&config, writer.clone(), recorder.clone(), (&pods, &objects), &launchers, &stop);
+        let kubelet = Kubelet::start(
+            &config,
+            writer.clone(),
+            recorder.clone(),
+            (&pods, &objects),
+            (&launchers, &Programs::default()),
+            &stop,
+        );
         VirtHandler::start(names, writer, recorder, (&vmis, &pods), (&launchers, &hooks), &stop);
         kubelet.keep_nodes(config, stop).await?;
         Ok(nodes)

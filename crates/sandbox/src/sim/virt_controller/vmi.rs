@@ -165,6 +165,7 @@ pub fn status_write(seen: &Observation<'_>, pod: Option<&Value>, error: Option<&
                 put(&mut vmi, &["status", "phase"], "Failed");
             } else {
                 want_hotplug(old, &mut conditions);
+                super::nics::require_migration(old, &mut conditions, seen.now);
             }
         }
         _ => {
