@@ -451,7 +451,7 @@ impl VirtController {
             let now = self.writer.client.now();
             let seen = vmi::Observation { vmi: &vmi, pods: &pods, has_owner: owner, now };
             let (made, error) = self.sync_pods(&seen).await?;
-            let pod = made.as_deref().or_else(|| vmi::current_pod(&seen));
+            let pod = made.as_ref().or_else(|| vmi::current_pod(&seen));
             let mut wrote = made.is_some();
             if let Some(pod) = pod {
                 for write in vmi::pod_writes(&vmi, pod, now) {
@@ -511,7 +511,7 @@ impl VirtController {
     async fn sync_pods(
         &self,
         seen: &vmi::Observation<'_>,
-    ) -> Result<(Option<Arc<Value>>, Option<SyncError>), ClientError> {
+    ) -> Result<(Option<Value>, Option<SyncError>), ClientError> {
         for write in vmi::pods_to_delete(seen) {
             match self.writer.write(&self.who, &write).await {
                 Ok(_) => {
