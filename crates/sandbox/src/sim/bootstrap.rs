@@ -9,7 +9,7 @@ use super::identity::KUBEVIRT_NAMESPACE;
 use super::json;
 use super::resource::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, PRIORITY_CLASSES, Resource,
-    SERVICE_ACCOUNTS, VMS,
+    SERVICE_ACCOUNTS, STORAGE_CLASSES, VMS,
 };
 
 /// How many VMs are created at once.
@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 7] = [
+const ROLES: [(&str, &str, Rules); 8] = [
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -59,6 +59,16 @@ const ROLES: [(&str, &str, Rules); 7] = [
         ],
     ),
     (
+        "sandbox-storage",
+        "User system:serviceaccount:kube-system:sandbox-storage",
+        &[
+            ("core", "persistentvolumes persistentvolumeclaims", WRITE),
+            ("core", "persistentvolumes/status persistentvolumeclaims/status", "patch update"),
+            ("storage.k8s.io", "volumeattachments", WRITE),
+            ("storage.k8s.io", "volumeattachments/status", "patch update"),
+        ],
+    ),
+    (
         "kubevirt-controller",
         "kubevirt-controller",
         &[
@@ -77,6 +87,12 @@ const ROLES: [(&str, &str, Rules); 7] = [
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
+            ("cdi.kubevirt.io", "datavolumes", READ),
+            (
+                "subresources.kubevirt.io",
+                "virtualmachineinstances/addvolume virtualmachineinstances/removevolume",
+                "update",
+            ),
         ],
     ),
     (
@@ -136,6 +152,9 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
         "metadata": {"name": "kubevirt-cluster-critical"}, "value": 1_000_000_000, "globalDefault": false,
         "description": "This priority class should be used for core kubevirt components only."});
     ensure(client, &PRIORITY_CLASSES, class).await?;
+    for class in super::hotplug::storage_classes::classes() {
+        ensure(client, &STORAGE_CLASSES, class).await?;
+    }
     let kubevirt = kubevirt(config);
     ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;
     let path = KUBEVIRTS.path(KUBEVIRT_NAMESPACE, json::name(&kubevirt), "status");

@@ -49,6 +49,17 @@ impl Identity {
         }
     }
 
+    /// Provisioner and attacher of the simulated storage.
+    pub fn storage() -> Self {
+        Self {
+            user: "system:serviceaccount:kube-system:sandbox-storage".into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
+                .into(),
+            node: None,
+            agent: "csi-provisioner/v6.1.0 (linux/amd64)",
+        }
+    }
+
     pub fn virt_controller() -> Self {
         Self::kubevirt("kubevirt-controller", "virt-controller/v1.9.0 (linux/amd64)")
     }

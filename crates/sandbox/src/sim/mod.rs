@@ -23,6 +23,7 @@ pub mod export;
 mod guest;
 mod handler_calls;
 pub mod hooks;
+pub mod hotplug;
 mod identity;
 mod instancetype;
 mod json;
@@ -123,6 +124,10 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// What the release does about hotplugged volumes.
+    pub hotplug: hotplug::Rules,
+    /// How long things about volumes take.
+    pub timing: hotplug::Timing,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -148,6 +153,8 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            hotplug: hotplug::Rules::default(),
+            timing: hotplug::Timing::default(),
             hook_binary: None,
         }
     }
@@ -222,6 +229,7 @@ impl From<ClientError> for SimError {
 pub struct Simulation {
     launchers: Arc<Launchers>,
     exports: Option<export::Exports>,
+    hotplug: Arc<hotplug::Hotplug>,
     /// The disks that were exported; gone with the simulation.
     disks: tempfile::TempDir,
     hooks: Hooks,
@@ -277,8 +285,18 @@ impl Simulation {
         // Dropped on a failure below, which ends what was started by then.
         let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
-        let mut simulation =
-            Self { launchers, hooks, exports: None, disks, stop: stop.clone(), controller: Mutex::default() };
+        let claims = Cache::new(&resource::CLAIMS, |_| "");
+        let classes = Cache::new(&resource::STORAGE_CLASSES, |_| "");
+        let volumes = hotplug::Hotplug::new((config.hotplug, config.timing), (&claims, &classes), &launchers);
+        let mut simulation = Self {
+            launchers,
+            hooks,
+            exports: None,
+            hotplug: volumes.clone(),
+            disks,
+            stop: stop.clone(),
+            controller: Mutex::default(),
+        };
         bootstrap::cluster(&client, &config).await?;
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
@@ -289,6 +307,7 @@ impl Simulation {
             policies: Cache::new(&resource::MIGRATION_POLICIES, |_| ""),
             nodes: Cache::new(&resource::NODES, |_| ""),
             namespaces: Cache::new(&resource::NAMESPACES, |_| ""),
+            claims: claims.clone(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
@@ -301,6 +320,8 @@ impl Simulation {
             caches.vms.clone(),
             caches.vmis.clone(),
             caches.pods.clone(),
+            claims.clone(),
+            classes.clone(),
         ]
         .into();
         for cache in all.iter() {
@@ -329,7 +350,13 @@ impl Simulation {
             writer.clone(),
             recorder.clone(),
             (&caches.pods, &nodes),
-            launchers,
+            (launchers, &volumes),
+            &stop,
+        );
+        hotplug::storage_classes::Volumes::start(
+            writer.clone(),
+            (&claims, &classes, &caches.pods),
+            &volumes,
             &stop,
         );
         if let Some(root) = &config.kubelet_root {
@@ -337,7 +364,7 @@ impl Simulation {
         }
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);
-        let guests = (launchers, &simulation.hooks);
+        let guests = (launchers, &simulation.hooks, &volumes);
         VirtHandler::start(names, writer.clone(), recorder.clone(), seen, guests, &stop);
         let controller = {
             let (seed, writer, recorder, caches) =
@@ -345,7 +372,7 @@ impl Simulation {
             Replaceable {
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
-                    VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
+                    VirtController::start(seed, writer.clone(), recorder.clone(), (&caches, &volumes), stop);
                 }),
             }
         };
@@ -371,6 +398,12 @@ impl Simulation {
     /// The export server, and its faults.
     pub fn exports(&self) -> Option<&export::Exports> {
         self.exports.as_ref()
+    }
+
+    /// What became of hotplugged volumes: devices that died under guests, and disks that were unplugged although they
+    /// were wanted.
+    pub fn volumes(&self) -> &hotplug::Hotplug {
+        &self.hotplug
     }
 
     /// Where the disks that were exported lie, as `NAMESPACE_CLAIM`.

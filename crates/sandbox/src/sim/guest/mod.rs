@@ -21,6 +21,8 @@ use machine::Machine;
 pub struct Guest {
     /// Its vCPUs stand still.
     pub paused: bool,
+    /// The volume that its vCPUs stand still because of.
+    pub io_error: Option<String>,
     /// Its file systems are frozen until then.
     frozen_until: Option<Timestamp>,
     /// How often it was reset or rebooted.

@@ -19,6 +19,7 @@ use super::client::ClientError;
 use super::events::{Note, Recorder};
 use super::identity::Identity;
 use super::json::{self, map, micro_time, text, time};
+use super::hotplug::{Hotplug, is_attachment};
 use super::launcher::Launchers;
 use super::node;
 use super::queue::Queue;
@@ -29,6 +30,8 @@ use decide::{Observation, Step};
 
 const COMPONENT: &str = "kubelet";
 const WORKERS: usize = 32;
+/// How often a volume that cannot be published is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 /// How often a node's Lease is renewed (`nodeLeaseDurationSeconds` / 4).
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often a resize that waits for room is tried again; kubelet takes 30 s and then 3 minutes.
@@ -44,6 +47,7 @@ pub struct Kubelet {
     pods: Arc<Cache>,
     node_cache: Arc<Cache>,
     launchers: Arc<Launchers>,
+    hotplug: Arc<Hotplug>,
     queue: Queue,
     next_ip: AtomicU32,
     admitted: Mutex<Admitted>,
@@ -92,7 +96,7 @@ impl Kubelet {
         writer: Writer,
         recorder: Recorder,
         (pods, node_cache): (&Arc<Cache>, &Arc<Cache>),
-        launchers: &Arc<Launchers>,
+        (launchers, hotplug): (&Arc<Launchers>, &Arc<Hotplug>),
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let nodes = (0..config.nodes)
@@ -108,6 +112,7 @@ impl Kubelet {
             pods: pods.clone(),
             node_cache: node_cache.clone(),
             launchers: launchers.clone(),
+            hotplug: hotplug.clone(),
             queue: Queue::default(),
             next_ip: AtomicU32::new(1),
             admitted: Mutex::default(),
@@ -135,12 +140,51 @@ impl Kubelet {
         }
         if change.new.is_none() || !requests::holds(pod) {
             self.admitted().release(json::uid(pod));
+            self.take_down(pod);
         }
         if change.new.is_some() {
             self.queue.add(change.key);
         } else {
             self.launchers.forget(json::uid(pod));
+            self.hotplug.forget(json::uid(pod));
         }
+    }
+
+    /// Takes the volumes of a pod down that has ended: after a while, since it has gone from the API first.
+    fn take_down(&self, pod: &Value) {
+        let (node, uid) = (text(pod, "/spec/nodeName").to_owned(), json::uid(pod).to_owned());
+        if self.hotplug.storage.claims_of(&node, &uid).is_empty() {
+            return;
+        }
+        let hotplug = self.hotplug.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(hotplug.timing.unpublish_after).await;
+            hotplug.unpublish(&node, &uid);
+        });
+    }
+
+    /// Publishes what a pod uses, if it is about to start; when to try again if that is not possible.
+    fn publish(&self, node: &Node, pod: &Value) -> Option<Duration> {
+        let starts = text(pod, "/status/phase") == "Pending"
+            && pod.pointer("/status/startTime").is_some()
+            && !json::is_deleting(pod);
+        let (reason, message) = if starts { self.hotplug.publish(pod).err()? } else { return None };
+        self.recorder.note(&node.who, COMPONENT, Note::warning(pod, reason, message));
+        Some(PUBLISH_RETRY)
+    }
+
+    /// How much longer the container of an attachment pod is not ready.
+    fn unready(&self, pod: &Value, now: Timestamp) -> Option<Duration> {
+        let wait = self.hotplug.timing.ready_after;
+        if wait.is_zero() || !is_attachment(pod) {
+            return None;
+        }
+        let started = json::list(pod, "/status/containerStatuses")
+            .iter()
+            .find_map(|one| text(one, "/state/running/startedAt").parse::<Timestamp>().ok());
+        let ran = started.map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+        let was_ready = json::list(pod, "/status/containerStatuses").iter().any(|one| one["ready"] == true);
+        (!was_ready && ran < wait).then(|| wait.saturating_sub(ran))
     }
 
     async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
@@ -149,9 +193,14 @@ impl Kubelet {
             let Some(pod) = self.pods.get(key) else { return Ok(None) };
             let Some(node) = self.nodes.get(text(&pod, "/spec/nodeName")) else { return Ok(None) };
             let (rejection, pod_ip) = self.admission(&pod);
+            if let Some(wait) = self.publish(node, &pod) {
+                return Ok(Some(wait));
+            }
             let now = self.writer.client.now();
+            let unready = self.unready(&pod, now);
             let seen = Observation {
                 pod: &pod,
+                unready: unready.is_some(),
                 domain: self.launchers.domain(json::uid(&pod)),
                 rejection,
                 host_ip: &node.address,
@@ -160,7 +209,7 @@ impl Kubelet {
             match decide::decide(&seen, now) {
                 Step::Nothing => match self.resized(&pod, now) {
                     Some(status) => self.patch(node, &pod, status).await?,
-                    None => return Ok(remaining_grace(&pod, now).or_else(|| deferred(&pod))),
+                    None => return Ok(remaining_grace(&pod, now).or_else(|| deferred(&pod)).or(unready)),
                 },
                 Step::Stop => {
                     self.launchers.end(json::uid(&pod), false);
