@@ -1,10 +1,7 @@
 //! `virt-steward volume`: hotplugged volumes of a VM, many at once.
 //!
-//! Each verb is a wish; `hotplug::plan` says the next step, and a loop observes, carries the step
-//! out and tells what is waited for, until all is as wished.
+//! Each verb is a change that the library `volumes` carries out; here are arguments and words.
 
-mod apply;
-mod observe;
 mod status;
 
 use std::path::PathBuf;
@@ -13,8 +10,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 use hotplug::plan::{Addition, Bus, DiskKind, Source};
+use volumes::{Change, Error, Machine, Outcome};
 
+use crate::cli::FAILED;
 use crate::cluster::Cluster;
+use crate::output::print;
 use crate::problem::Problem;
 
 /// Arguments of `volume`.
@@ -118,6 +118,10 @@ struct Add {
     target: Target,
     #[command(flatten)]
     disks: Disks,
+    /// Detach all other hotplugged volumes first, and attach all in one change: for drivers that cannot serve a volume to two
+    /// pods of a node; the guest is without its volumes meanwhile
+    #[arg(long)]
+    detach_others: bool,
     #[command(flatten)]
     pace: Pace,
 }
@@ -152,6 +156,9 @@ struct Swap {
     remove: Vec<String>,
     #[command(flatten)]
     disks: Disks,
+    /// Detach all other hotplugged volumes as well, and attach them again with the new ones
+    #[arg(long)]
+    detach_others: bool,
     #[command(flatten)]
     pace: Pace,
 }
@@ -160,39 +167,28 @@ struct Swap {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward volume status web
-  virt-steward volume status web -o json")]
+  virt-steward volume status web -o wide
+  virt-steward volume status web -o yaml")]
 struct Status {
     #[command(flatten)]
     target: Target,
-    /// Output: table or json
-    #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+    /// Output: table, wide, json or yaml
+    #[arg(short, long, default_value = "table", value_parser = ["table", "wide", "json", "yaml"])]
     output: String,
 }
 
-/// A VM in a cluster.
-struct Vm {
-    cluster: Cluster,
-    namespace: String,
-    name: String,
-}
-
-impl Vm {
-    async fn connect(target: Target) -> Result<Self> {
-        let cluster = Cluster::connect(target.kubeconfig.as_deref(), target.context).await?;
-        let namespace = target.namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
-        for (what, name) in [("virtual machine", &target.vm), ("namespace", &namespace)] {
-            if !is_name(name) {
-                let wrong = "that is not the name of an object: 1 to 253 of a-z, 0-9, - and .";
-                let remedy = "see `kubectl get virtualmachines`";
-                return Err(Problem::new(format!("looking for {what} `{name}`"), wrong, remedy).into());
-            }
+/// Finds the VM that a command is about.
+async fn connect(target: Target) -> Result<Machine> {
+    let cluster = Cluster::connect(target.kubeconfig.as_deref(), target.context).await?;
+    let namespace = target.namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
+    for (what, name) in [("virtual machine", &target.vm), ("namespace", &namespace)] {
+        if !is_name(name) {
+            let wrong = "that is not the name of an object: 1 to 253 of a-z, 0-9, - and .";
+            let remedy = "see `kubectl get virtualmachines`";
+            return Err(Problem::new(format!("looking for {what} `{name}`"), wrong, remedy).into());
         }
-        Ok(Self { cluster, namespace, name: target.vm })
     }
-
-    fn label(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
+    Ok(Machine::new(cluster.client(), &namespace, &target.vm))
 }
 
 /// Characters that may go into a path as they are.
@@ -237,6 +233,7 @@ impl Disks {
                     serial: self.serial.clone(),
                     cache: self.cache.clone(),
                     read_only: self.read_only,
+                    given: None,
                 })
             })
             .collect()
@@ -247,16 +244,80 @@ impl Disks {
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Add(add) => {
-            let additions = add.disks.additions()?;
-            apply::run(&Vm::connect(add.target).await?, additions, Vec::new(), &add.pace).await
+            let change = Change {
+                add: add.disks.additions()?,
+                detach_others: add.detach_others,
+                ..Change::default()
+            };
+            carry_out(add.target, change, &add.pace).await
         }
         Verb::Remove(remove) => {
-            apply::run(&Vm::connect(remove.target).await?, Vec::new(), remove.volumes, &remove.pace).await
+            let change = Change { remove: remove.volumes, ..Change::default() };
+            carry_out(remove.target, change, &remove.pace).await
         }
         Verb::Swap(swap) => {
-            let additions = swap.disks.additions()?;
-            apply::run(&Vm::connect(swap.target).await?, additions, swap.remove, &swap.pace).await
+            let add = swap.disks.additions()?;
+            let change = Change { add, remove: swap.remove, detach_others: swap.detach_others };
+            carry_out(swap.target, change, &swap.pace).await
         }
-        Verb::Status(wanted) => status::run(&Vm::connect(wanted.target).await?, &wanted.output).await,
+        Verb::Status(wanted) => status::run(&connect(wanted.target).await?, &wanted.output).await,
     }
+}
+
+async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCode> {
+    let machine = connect(target).await?;
+    let pace = volumes::Pace {
+        limit: pace.timeout,
+        wait: !pace.no_wait,
+        dry_run: pace.dry_run,
+        holder: holder(&machine),
+        ..volumes::Pace::default()
+    };
+    let outcome = machine.change(change, &pace, &mut |news| eprintln!("{news}")).await.map_err(problem)?;
+    match outcome {
+        Outcome::Done => Ok(ExitCode::SUCCESS),
+        Outcome::Planned(patch) => {
+            if !patch.is_null() {
+                print(&format!("{}\n", serde_json::to_string_pretty(&patch)?))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::TakenBack(volumes) => {
+            eprintln!(
+                "error: attaching to {}: volume {} did not reach the guest within {} s and was taken back\n  \
+                 try: `kubectl describe pod -l kubevirt.io=hotplug-disk` while it is tried again, or a longer `--timeout`",
+                machine.label(),
+                volumes.join(", "),
+                pace.limit
+            );
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// Whose locks of claims these are: the VM that wants them, and a number that no other process has.
+fn holder(machine: &Machine) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{} ({:x}-{:x})", machine.label(), std::process::id(), since.as_nanos())
+}
+
+/// What to do about each kind of error.
+fn problem(error: Error) -> Problem {
+    let remedy = match &error {
+        Error::Api { code: 0, .. } => "check the connection: `kubectl cluster-info`".to_owned(),
+        Error::Api { code: 403, wrong, .. } if wrong.contains("is forbidden") => {
+            "check your rights: `kubectl auth can-i --list`".to_owned()
+        }
+        Error::Api { .. } => "see the API server's message, and `virt-steward volume status`".to_owned(),
+        Error::NoSuchMachine(_) => "see `kubectl get virtualmachines`".to_owned(),
+        Error::NoKubeVirt => "install KubeVirt".to_owned(),
+        Error::SwitchedOff { gate } => {
+            format!("add `{gate}` to spec.configuration.developerConfiguration.featureGates")
+        }
+        Error::Contended(_) => "try again later".to_owned(),
+        Error::Plan { .. } | Error::NotSettled { .. } => "see `virt-steward volume status`".to_owned(),
+    };
+    let text = error.to_string();
+    let (doing, wrong) = text.split_once(": ").unwrap_or((text.as_str(), "it failed"));
+    Problem::new(doing, wrong, remedy)
 }

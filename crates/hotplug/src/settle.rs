@@ -47,6 +47,11 @@ pub enum Wait {
         /// Its name.
         volume: String,
     },
+    /// KubeVirt has noted a request for a volume, and not served it.
+    Requested {
+        /// Its name.
+        volume: String,
+    },
     /// A volume that has just left is to come back.
     Returning {
         /// Its name.
@@ -82,6 +87,9 @@ impl Wait {
             }
             Self::Stale { volume } => {
                 format!("volume {volume} still refers to an attachment pod that is gone")
+            }
+            Self::Requested { volume } => {
+                format!("KubeVirt has noted the request for volume {volume}, and not served it yet")
             }
             Self::Returning { volume } => {
                 format!("volume {volume} has just left, and comes back in a moment")

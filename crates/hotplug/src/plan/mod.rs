@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::Seconds;
 use crate::settle::{Wait, waits};
-use crate::view::{AttachmentPod, Instance, SpecVolume, list};
+use crate::view::{AttachmentPod, Instance, SpecVolume, list, text};
 
 /// A wish for volumes of one VM.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -224,6 +224,14 @@ pub fn unsettled(vm: &Value, instance: &Instance<'_>, pods: &[AttachmentPod<'_>]
         phase: "requested",
         message: "KubeVirt has not taken it over into the VMI yet".into(),
     }));
+    let requests = list(vm, &["status", "volumeRequests"]).iter();
+    let named = requests.filter_map(|request| {
+        ["addVolumeOptions", "removeVolumeOptions"]
+            .iter()
+            .map(|kind| text(request, &[*kind, "name"]))
+            .find(|name| !name.is_empty())
+    });
+    found.extend(named.map(|volume| Wait::Requested { volume: volume.to_owned() }));
     let going = instance.hotplugged().filter(|volume| !volume.utility && !wanted.contains(volume));
     found.extend(going.filter(|volume| !volume_only_in_vmi(vm, volume)).map(|volume| Wait::Leaving {
         volume: volume.name.to_owned(),

@@ -124,8 +124,6 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
-    /// What the release does about hotplugged volumes.
-    pub hotplug: hotplug::Rules,
     /// How long things about volumes take.
     pub timing: hotplug::Timing,
     /// The program that stands for our sidecar image; without it sidecars are not run.
@@ -153,7 +151,6 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
-            hotplug: hotplug::Rules::default(),
             timing: hotplug::Timing::default(),
             hook_binary: None,
         }
@@ -287,7 +284,7 @@ impl Simulation {
         let launchers = Arc::new(Launchers::default());
         let claims = Cache::new(&resource::CLAIMS, |_| "");
         let classes = Cache::new(&resource::STORAGE_CLASSES, |_| "");
-        let volumes = hotplug::Hotplug::new((config.hotplug, config.timing), (&claims, &classes), &launchers);
+        let volumes = hotplug::Hotplug::new((config.release, config.timing), (&claims, &classes), &launchers);
         let mut simulation = Self {
             launchers,
             hooks,

@@ -88,7 +88,7 @@ impl Nodes {
         let recorder = Recorder::start(&client, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&objects, &kubevirts), &stop);
-        let hotplug = Hotplug::new((config.hotplug, config.timing), (&claims, &classes), &launchers);
+        let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes), &launchers);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),

@@ -19,7 +19,7 @@ pub(in crate::sim) mod disks;
 pub(in crate::sim) mod handler;
 pub(in crate::sim) mod informer;
 pub(in crate::sim) mod pod;
-mod rules;
+pub(in crate::sim) mod rules;
 pub(in crate::sim) mod status;
 pub(in crate::sim) mod storage;
 pub(in crate::sim) mod storage_classes;
@@ -27,16 +27,17 @@ pub(in crate::sim) mod takeover;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::cache::Cache;
 use super::json::{self, list, text};
+use super::Release;
 use super::launcher::Launchers;
 use super::virt_controller::launcher_pod::claim_of;
 use disks::Disks;
-pub use rules::Rules;
+use rules::Rules;
 use storage::{Device, Place, Storage};
 
 /// The label that attachment pods have under `kubevirt.io`.
@@ -51,6 +52,8 @@ pub const BROKEN: &str = "sandbox.vm-feature-manager.io/cannot-be-published";
 pub struct Timing {
     /// How far virt-controller's cache of attachment pods is behind.
     pub informer_lag: Duration,
+    /// How long a kubelet takes to get an attachment pod's volumes and image; a second in the recordings.
+    pub start_after: Duration,
     /// From the start of an attachment pod until it is ready.
     pub ready_after: Duration,
     /// From the end of a pod in the API until its kubelet has taken its volumes down.
@@ -65,6 +68,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             informer_lag: Duration::ZERO,
+            start_after: Duration::from_millis(250),
             ready_after: Duration::ZERO,
             unpublish_after: Duration::from_millis(100),
             plug: Duration::from_millis(100),
@@ -94,6 +98,8 @@ pub struct Hotplug {
     launchers: Arc<Launchers>,
     /// By uid of the launcher pod.
     disks: Mutex<HashMap<String, Disks>>,
+    /// When a kubelet began with an attachment pod, by uid.
+    begun: Mutex<HashMap<String, Instant>>,
     io_errors: Mutex<Vec<IoError>>,
     /// Wanted volumes that were unplugged.
     unplugged: Mutex<Vec<IoError>>,
@@ -102,21 +108,28 @@ pub struct Hotplug {
 impl Hotplug {
     /// Nothing is published yet.
     pub(in crate::sim) fn new(
-        (rules, timing): (Rules, Timing),
+        (release, timing): (Release, Timing),
         (claims, classes): (&Arc<Cache>, &Arc<Cache>),
         launchers: &Arc<Launchers>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            rules,
+            rules: Rules::of(release),
             timing,
             storage: Storage::default(),
             claims: claims.clone(),
             classes: classes.clone(),
             launchers: launchers.clone(),
             disks: Mutex::default(),
+            begun: Mutex::default(),
             io_errors: Mutex::default(),
             unplugged: Mutex::default(),
         })
+    }
+
+    /// How much longer a kubelet takes with an attachment pod before it can publish anything.
+    pub(in crate::sim) fn still_starting(&self, pod: &Value) -> Option<Duration> {
+        let begun = *lock(&self.begun).entry(json::uid(pod).to_owned()).or_insert_with(Instant::now);
+        self.timing.start_after.checked_sub(begun.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Publishes what a pod uses to it, as its kubelet does before it starts the containers. `Err`: reason and message
@@ -221,8 +234,9 @@ impl Hotplug {
         self.disks().contains_key(launcher)
     }
 
-    /// A launcher has gone, with all that it had.
+    /// A pod has gone, with all that it had.
     pub(in crate::sim) fn forget(&self, launcher: &str) {
+        lock(&self.begun).remove(launcher);
         if self.has_disks(launcher) {
             self.with_disks(launcher, |disks| *disks = Disks::default());
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{ATTACHMENT, Rules, entry};
 use crate::sim::json::{self, text};
 use crate::sim::resource::PODS;
-use crate::sim::virt_controller::launcher_pod::{LAUNCHER_IMAGE, claim_of};
+use crate::sim::virt_controller::launcher_pod::claim_of;
 use crate::sim::virt_controller::migration::decide::JOB_LABEL;
 
 /// A volume that goes into an attachment pod.
@@ -42,7 +42,7 @@ pub fn render(
     }
     let mut container = json!({
         "name": ATTACHMENT,
-        "image": LAUNCHER_IMAGE,
+        "image": image(launcher),
         "command": ["/bin/sh", "-c", "/usr/bin/container-disk --copy-path /path/hp"],
         "resources": {"limits": {"cpu": "100m", "memory": "80M"}, "requests": {"cpu": "10m", "memory": "2M"}},
         "volumeMounts": mounts,
@@ -82,6 +82,14 @@ pub fn render(
             "volumes": volumes,
         },
     })
+}
+
+/// The image of the launcher, which has the program that an attachment pod runs.
+fn image(launcher: &Value) -> &str {
+    json::list(launcher, "/spec/containers")
+        .iter()
+        .find(|one| one["name"] == "compute")
+        .map_or("", |one| text(one, "/image"))
 }
 
 /// Those of the launcher, and pressure and a cordon of the node (#14661, template.go:1084).

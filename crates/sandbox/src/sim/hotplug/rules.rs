@@ -1,5 +1,7 @@
 //! What distinguishes releases in the handoff of hotplugged volumes, with the change that brought it.
 
+use crate::sim::Release;
+
 /// The rules of one release.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent rules, each with its own history")]
@@ -30,6 +32,19 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The rules of a release.
+    pub fn of(release: Release) -> Self {
+        match release {
+            Release::V1_3 => Self::V1_3,
+            Release::V1_4 | Release::V1_5 => Self::V1_4,
+            Release::V1_6 | Release::V1_7 => Self::V1_6,
+            Release::V1_8 => Self::V1_8,
+            Release::V1_9 => Self::V1_9,
+            Release::Main => Self::MAIN,
+            Release::Pr18862 => Self::PR_18862,
+        }
+    }
+
     /// v1.3.1
     pub const V1_3: Self = Self { deletes_with_the_vmi: true, ..Self::V1_4 };
     /// v1.4 and v1.5
@@ -54,10 +69,4 @@ impl Rules {
     pub const MAIN: Self = Self { mounts_by_spec: true, names_owner: true, ..Self::V1_9 };
     /// The same with #18862.
     pub const PR_18862: Self = Self { pending_is_enough: true, ..Self::MAIN };
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self::V1_9
-    }
 }

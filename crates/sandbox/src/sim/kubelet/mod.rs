@@ -168,6 +168,12 @@ impl Kubelet {
         let starts = text(pod, "/status/phase") == "Pending"
             && pod.pointer("/status/startTime").is_some()
             && !json::is_deleting(pod);
+        if starts
+            && is_attachment(pod)
+            && let Some(left) = self.hotplug.still_starting(pod)
+        {
+            return Some(left);
+        }
         let (reason, message) = if starts { self.hotplug.publish(pod).err()? } else { return None };
         self.recorder.note(&node.who, COMPONENT, Note::warning(pod, reason, message));
         Some(PUBLISH_RETRY)
