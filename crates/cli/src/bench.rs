@@ -3,6 +3,7 @@
 pub mod admission;
 mod child;
 mod connection;
+pub mod guard;
 mod histogram;
 mod load;
 mod process;
@@ -17,7 +18,8 @@ use anyhow::Result;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward bench admission --self --rate 2000
-  virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000")]
+  virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000
+  virt-steward bench guard --vms 1000")]
 pub struct Args {
     #[command(subcommand)]
     service: Service,
@@ -27,11 +29,14 @@ pub struct Args {
 enum Service {
     /// Measure an admission webhook over HTTPS
     Admission(admission::Args),
+    /// Measure verdicts about attachment pods, in a cluster with many VMs
+    Guard(guard::Args),
 }
 
 /// Measures, prints.
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.service {
         Service::Admission(args) => admission::run(args).await,
+        Service::Guard(args) => guard::run(args).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::controller;
 use crate::node;
-use crate::state::{Guest, Migration, Phase, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Guest, Migration, Phase, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::{Volume, Volumes};
 
@@ -54,7 +54,7 @@ pub enum Action {
     Fence(Uid),
     /// The namespace controller deletes a pod, and asks nobody.
     Collect(Uid),
-    /// A pod that cannot start has waited for longer than any deadline.
+    /// A pod that cannot start has waited for longer: than a kubelet tries before it says so, then than any deadline.
     Age(Uid),
     /// A change of volumes has been held back for as long as that may last.
     Overdue,
@@ -161,7 +161,7 @@ impl World {
             return;
         }
         for pod in &self.pods {
-            if pod.phase <= PodPhase::Scheduled && !pod.old {
+            if pod.phase <= PodPhase::Scheduled && pod.age < Age::Old {
                 actions.push(Action::Age(pod.uid));
             }
         }
@@ -230,7 +230,7 @@ impl World {
                         actions.push(Action::Complete);
                     }
                     None if volumes.is_empty() => actions.push(Action::Complete),
-                    Some(pod) if pod.phase == PodPhase::Failed || pod.old => actions.push(Action::Abort),
+                    Some(pod) if pod.phase == PodPhase::Failed || pod.age == Age::Old => actions.push(Action::Abort),
                     None => actions.push(Action::Abort),
                     Some(_) => {}
                 }
@@ -284,7 +284,7 @@ impl World {
             }
             Action::Age(uid) => {
                 if let Some(pod) = self.pod_mut(uid) {
-                    pod.old = true;
+                    pod.age = if pod.age == Age::Fresh { Age::Tried } else { Age::Old };
                 }
             }
             Action::Overdue => self.overdue = true,

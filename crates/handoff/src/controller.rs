@@ -3,7 +3,7 @@
 //! before it cleans up, and stops cleaning up at the first delete that is refused.
 
 use crate::release::Release;
-use crate::state::{Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::{Volume, Volumes};
 
@@ -123,7 +123,7 @@ fn sync_pods(world: &mut World, setup: Setup, steward: &dyn Steward) {
     }
     let pending = |uid: Uid, world: &World| {
         world.pod(uid).is_some_and(|pod| {
-            pod.phase <= PodPhase::Scheduled && !pod.old && !world.spec.within(pod.volumes)
+            pod.phase <= PodPhase::Scheduled && pod.age < Age::Old && !world.spec.within(pod.volumes)
         })
     };
     let plan = plan(setup.release, world.spec, world.ready, in_guest(world), &own);
@@ -148,7 +148,7 @@ pub(crate) fn create(world: &mut World, launcher: u8, volumes: Volumes, used: Vo
         volumes,
         used,
         phase: PodPhase::Pending,
-        old: false,
+        age: Age::Fresh,
         granted: false,
     });
     world.uids

@@ -75,6 +75,18 @@ pub enum PodPhase {
     Failed,
 }
 
+/// How long a pod has been there.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Age {
+    /// A moment.
+    #[default]
+    Fresh,
+    /// Long enough for its kubelet to have reported what it cannot mount.
+    Tried,
+    /// Longer than any deadline.
+    Old,
+}
+
 /// An attachment pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Pod {
@@ -88,8 +100,8 @@ pub struct Pod {
     pub used: Volumes,
     /// How far it is.
     pub phase: PodPhase,
-    /// It has been there for longer than any deadline.
-    pub old: bool,
+    /// How long it has been there.
+    pub age: Age,
     /// Its delete was allowed, and has not been carried out.
     pub granted: bool,
 }
@@ -310,7 +322,7 @@ impl World {
             volumes: attached,
             used: attached.minus(setup.broken),
             phase: PodPhase::Ready,
-            old: true,
+            age: Age::Old,
             granted: false,
         };
         world.pods.push(pod);

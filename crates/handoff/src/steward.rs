@@ -16,7 +16,7 @@ use hotplug::view::{
 use hotplug::view::{Phase as PhaseView, PodPhase as PodPhaseView};
 
 use crate::drivers::Driver;
-use crate::state::{Device, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Device, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
 use crate::volumes::{Volume, Volumes};
 
 /// What is asked before something happens.
@@ -175,7 +175,11 @@ impl Texts {
             deleting: false,
             node: if pod.phase == PodPhase::Pending { "" } else { self.launcher(pod.launcher) },
             // In the order of their uids, and none of them of the same second.
-            created: if pod.old { 0 } else { NOW } + i64::from(pod.uid),
+            created: match pod.age {
+                Age::Old => i64::from(pod.uid),
+                Age::Tried => NOW - 60,
+                Age::Fresh => NOW + i64::from(pod.uid),
+            },
             trigger: false,
             volumes: volumes.collect(),
             trouble: "",
@@ -327,7 +331,7 @@ impl Steward for Present {
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
         // One pod that has started needs no healing.
         let suspicious = world.pods.len() > 1
-            || world.pods.iter().any(|pod| pod.phase == PodPhase::Failed || (pod.old && pod.phase <= PodPhase::Scheduled));
+            || world.pods.iter().any(|pod| pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled));
         if !self.heal || !suspicious {
             return Vec::new();
         }
@@ -352,7 +356,7 @@ impl Steward for Present {
         let stuck = world
             .pods
             .iter()
-            .filter(|pod| pod.launcher == world.launcher && pod.old && pod.phase <= PodPhase::Scheduled)
+            .filter(|pod| pod.launcher == world.launcher && pod.age == Age::Old && pod.phase <= PodPhase::Scheduled)
             .fold(Volumes::NONE, |set, pod| set.or(pod.volumes))
             .minus(world.domain);
         let bad = stuck.and(setup.broken);
@@ -372,7 +376,7 @@ fn unmountable<'t>(world: &World, texts: &'t Texts) -> Vec<(&'t str, &'t str)> {
     world
         .pods
         .iter()
-        .filter(|other| other.phase == PodPhase::Scheduled && other.old)
+        .filter(|other| other.phase == PodPhase::Scheduled && other.age > Age::Fresh)
         .flat_map(|other| other.used.iter().map(move |volume| (texts.uid(other.uid), name(volume))))
         .collect()
 }

@@ -223,8 +223,11 @@ impl Steward {
 
     async fn read(&self, namespace: &str, pod: &AttachmentPod<'_>) -> Result<Read, Unreadable> {
         let core = format!("/api/v1/namespaces/{namespace}");
-        let (launcher_path, pods_path) =
-            (format!("{core}/pods/{}", pod.launcher_name), format!("{core}/pods?{ATTACHMENT_PODS}"));
+        // Only a pod of the same node can serve the guest: the others need not be read.
+        let (launcher_path, pods_path) = (
+            format!("{core}/pods/{}", pod.launcher_name),
+            format!("{core}/pods?{ATTACHMENT_PODS}&fieldSelector=spec.nodeName%3D{}", pod.node),
+        );
         let claims = self.claims(namespace, pod.volumes.iter().map(|volume| volume.claim));
         let (namespace_object, (launcher, pods), claims) = try_join3(
             find(&self.api, &core),
