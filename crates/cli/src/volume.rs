@@ -244,11 +244,8 @@ impl Disks {
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Add(add) => {
-            let change = Change {
-                add: add.disks.additions()?,
-                detach_others: add.detach_others,
-                ..Change::default()
-            };
+            let change =
+                Change { add: add.disks.additions()?, detach_others: add.detach_others, ..Change::default() };
             carry_out(add.target, change, &add.pace).await
         }
         Verb::Remove(remove) => {
@@ -273,7 +270,10 @@ async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCo
         holder: holder(&machine),
         ..volumes::Pace::default()
     };
-    let outcome = machine.change(change, &pace, &mut |news| eprintln!("{news}")).await.map_err(problem)?;
+    let outcome = machine
+        .change(change, &pace, &mut |news| eprintln!("{news}"))
+        .await
+        .map_err(|error| problem(&error))?;
     match outcome {
         Outcome::Done => Ok(ExitCode::SUCCESS),
         Outcome::Planned(patch) => {
@@ -302,8 +302,8 @@ fn holder(machine: &Machine) -> String {
 }
 
 /// What to do about each kind of error.
-fn problem(error: Error) -> Problem {
-    let remedy = match &error {
+fn problem(error: &Error) -> Problem {
+    let remedy = match error {
         Error::Api { code: 0, .. } => "check the connection: `kubectl cluster-info`".to_owned(),
         Error::Api { code: 403, wrong, .. } if wrong.contains("is forbidden") => {
             "check your rights: `kubectl auth can-i --list`".to_owned()

@@ -89,7 +89,11 @@ async fn a_dry_run_writes_nothing_and_no_wait_returns_at_once() {
     let disks = vmi["spec"]["domain"]["devices"]["disks"].as_array().unwrap();
     assert!(disks.iter().any(|disk| disk["name"] == "cd"), "{disks:?}");
     let wrong = cluster.run("volume add v --volume a=other").await;
-    assert!(wrong.status == 1 && wrong.stderr.contains("in the VM already, with another source"), "{}", wrong.stderr);
+    assert!(
+        wrong.status == 1 && wrong.stderr.contains("in the VM already, with another source"),
+        "{}",
+        wrong.stderr
+    );
     let absent = cluster.run("volume status nobody").await;
     assert!(absent.status == 1 && absent.stderr.contains("there is none"), "{}", absent.stderr);
     cluster.stop().await;
@@ -343,7 +347,8 @@ async fn two_vms_exchange_their_claims() {
     for claim in ["own-v", "own-w", "p", "q"] {
         cluster.claim(claim, "force-teardown", "Block", "ReadWriteOnce").await;
     }
-    let nodes: Vec<String> = items(&cluster.get("/api/v1/nodes").await.unwrap()).iter().map(name_of).collect();
+    let nodes: Vec<String> =
+        items(&cluster.get("/api/v1/nodes").await.unwrap()).iter().map(name_of).collect();
     cluster.vm("v", Some(&nodes[0])).await;
     cluster.vm("w", Some(&nodes[1])).await;
     cluster.operate().await;

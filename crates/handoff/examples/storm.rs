@@ -24,8 +24,8 @@ fn main() -> Result<(), String> {
     let present = Present::whole(setup.driver);
     let sides: [(&str, &dyn Steward); 2] = [("without", &Absent), ("with", &present)];
     for (side, steward) in sides {
-        let tally =
-            (number(first)?..=number(last)?).fold(Tally::default(), |sum, seed| sum.plus(run(&storm, seed, steward)));
+        let tally = (number(first)?..=number(last)?)
+            .fold(Tally::default(), |sum, seed| sum.plus(run(&storm, seed, steward)));
         println!(
             "{release} {driver} {mode} {side}: vms {} broken {} io-errors {} unplugged {} migrations {} unfinished {} \
              wedged {} taken-back {} denials {} steps {}",

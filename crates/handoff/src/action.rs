@@ -230,7 +230,9 @@ impl World {
                         actions.push(Action::Complete);
                     }
                     None if volumes.is_empty() => actions.push(Action::Complete),
-                    Some(pod) if pod.phase == PodPhase::Failed || pod.age == Age::Old => actions.push(Action::Abort),
+                    Some(pod) if pod.phase == PodPhase::Failed || pod.age == Age::Old => {
+                        actions.push(Action::Abort)
+                    }
                     None => actions.push(Action::Abort),
                     Some(_) => {}
                 }

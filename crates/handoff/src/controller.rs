@@ -85,7 +85,8 @@ pub(crate) fn may_do_something(world: &World) -> bool {
         && !world.lost;
     let reported = |volume: Volume| {
         let status = world.status_of(volume);
-        status.pod == pod.uid && !matches!(status.phase, Phase::Bound | Phase::Detaching | Phase::UnMountedFromPod)
+        status.pod == pod.uid
+            && !matches!(status.phase, Phase::Bound | Phase::Detaching | Phase::UnMountedFromPod)
     };
     !(at_rest && world.spec.iter().all(reported)) || world.expectation != Expectation::None
 }

@@ -331,7 +331,9 @@ impl Steward for Present {
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
         // One pod that has started needs no healing.
         let suspicious = world.pods.len() > 1
-            || world.pods.iter().any(|pod| pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled));
+            || world.pods.iter().any(|pod| {
+                pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled)
+            });
         if !self.heal || !suspicious {
             return Vec::new();
         }
@@ -356,7 +358,9 @@ impl Steward for Present {
         let stuck = world
             .pods
             .iter()
-            .filter(|pod| pod.launcher == world.launcher && pod.age == Age::Old && pod.phase <= PodPhase::Scheduled)
+            .filter(|pod| {
+                pod.launcher == world.launcher && pod.age == Age::Old && pod.phase <= PodPhase::Scheduled
+            })
             .fold(Volumes::NONE, |set, pod| set.or(pod.volumes))
             .minus(world.domain);
         let bad = stuck.and(setup.broken);
@@ -408,7 +412,11 @@ impl Present {
             launcher: Some(texts.launcher_view(world, pod.launcher)),
             instance: Some(texts.instance(world, world.spec)),
             siblings,
-            node: Some(Node { name: texts.launcher(pod.launcher), away_since: None, out_of_service: world.lost }),
+            node: Some(Node {
+                name: texts.launcher(pod.launcher),
+                away_since: None,
+                out_of_service: world.lost,
+            }),
             classes,
             unmountable,
         }

@@ -354,33 +354,39 @@ fn a_migration_waits_for_a_guest_that_has_not_let_go_and_not_for_ever() {
 #[test]
 fn a_pod_in_the_way_of_its_replacement_goes_where_the_class_says_so() {
     let once = Class { exclusive_publish: true, ..Class::default() };
-    let heal = |age: i64, class: Class, unmountable: &[(&'static str, &'static str)], change: fn(&mut Value)| {
-        let mut vmi = vmi(&["a"]);
-        vmi["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
-        let mut waiting = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
-        waiting["status"] = json!({"phase": "Pending"});
-        waiting["metadata"]["creationTimestamp"] = ago(age).into();
-        change(&mut waiting);
-        let pods = [pod("old", &[("a", Use::Device)]), waiting];
-        let classes: Classes<'_> = [("pvc-a", class)].into();
-        let blocked = Blocked { classes, unmountable: unmountable.to_vec() };
-        let (instance, launcher) = (Instance::read(&vmi), launcher());
-        let found = heal::decide(
-            &instance,
-            &Launcher::read(&launcher),
-            &views(&pods),
-            &blocked,
-            &Limits::default(),
-            NOW,
-        );
-        found.into_iter().map(|(name, ailment)| (name.to_owned(), ailment)).collect::<Vec<_>>()
-    };
+    let heal =
+        |age: i64, class: Class, unmountable: &[(&'static str, &'static str)], change: fn(&mut Value)| {
+            let mut vmi = vmi(&["a"]);
+            vmi["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+            let mut waiting = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
+            waiting["status"] = json!({"phase": "Pending"});
+            waiting["metadata"]["creationTimestamp"] = ago(age).into();
+            change(&mut waiting);
+            let pods = [pod("old", &[("a", Use::Device)]), waiting];
+            let classes: Classes<'_> = [("pvc-a", class)].into();
+            let blocked = Blocked { classes, unmountable: unmountable.to_vec() };
+            let (instance, launcher) = (Instance::read(&vmi), launcher());
+            let found = heal::decide(
+                &instance,
+                &Launcher::read(&launcher),
+                &views(&pods),
+                &blocked,
+                &Limits::default(),
+                NOW,
+            );
+            found.into_iter().map(|(name, ailment)| (name.to_owned(), ailment)).collect::<Vec<_>>()
+        };
     let named = [("u-new", "a")];
     assert_eq!(heal(16, once, &named, |_| {}), [("old".to_owned(), Ailment::InTheWay)]);
     assert_eq!(heal(15, once, &named, |_| {}), [], "it has not tried long enough");
-    assert_eq!(heal(16, Class::default(), &named, |_| {}), [], "nobody has said that the driver is like that");
+    assert_eq!(
+        heal(16, Class::default(), &named, |_| {}),
+        [],
+        "nobody has said that the driver is like that"
+    );
     assert_eq!(heal(16, once, &[("u-new", "b")], |_| {}), [], "it fails for another volume");
     assert_eq!(heal(16, once, &named, |pod| pod["spec"]["nodeName"] = "".into()), [], "no kubelet has it");
-    let other = |pod: &mut Value| pod["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"] = "pvc-c".into();
+    let other =
+        |pod: &mut Value| pod["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"] = "pvc-c".into();
     assert_eq!(heal(16, once, &named, other), [], "it is not the replacement that is wanted");
 }

@@ -43,7 +43,12 @@ impl Search {
     fn found(self) -> bool {
         let checker = self.checker().spawn_bfs().join();
         let found = checker.discovery("served").is_some();
-        println!("{:>9} states  {:?}, sets {:?}: found {found}", checker.unique_state_count(), self.driver, self.sets);
+        println!(
+            "{:>9} states  {:?}, sets {:?}: found {found}",
+            checker.unique_state_count(),
+            self.driver,
+            self.sets
+        );
         found
     }
 }

@@ -35,7 +35,8 @@ fn with_volumes(names: &[&str]) -> Value {
     let mut volumes = vec![json!({"name": "root", "containerDisk": {"image": "registry.example/fedora:41"}})];
     let mut disks = vec![json!({"name": "root", "disk": {"bus": "virtio"}})];
     for name in names {
-        volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name, "hotpluggable": true}}));
+        volumes
+            .push(json!({"name": name, "persistentVolumeClaim": {"claimName": name, "hotpluggable": true}}));
         disks.push(json!({"name": name, "disk": {"bus": "scsi"}}));
     }
     json!({"spec": {"template": {"spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}}})
@@ -44,16 +45,19 @@ fn with_volumes(names: &[&str]) -> Value {
 /// Declares the volumes of a VM; with the older gate by one call for each.
 async fn want(cluster: &Cluster, name: &str, volumes: &[&str]) {
     let kubevirt = cluster.get("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt").await.unwrap();
-    if !kubevirt["spec"]["configuration"]["developerConfiguration"].to_string().contains("\"HotplugVolumes\"") {
+    if !kubevirt["spec"]["configuration"]["developerConfiguration"].to_string().contains("\"HotplugVolumes\"")
+    {
         cluster.call(Method::PATCH, &vm_path(name), with_volumes(volumes)).await.unwrap();
         return;
     }
     let vm = cluster.get(&vm_path(name)).await.unwrap();
     let spec = vm.pointer("/spec/template/spec/volumes").and_then(Value::as_array).unwrap();
-    let have: Vec<&str> = spec.iter().map(|one| one["name"].as_str().unwrap()).filter(|one| *one != "root").collect();
+    let have: Vec<&str> =
+        spec.iter().map(|one| one["name"].as_str().unwrap()).filter(|one| *one != "root").collect();
     let at = format!("/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/{name}");
     for removed in have.iter().filter(|one| !volumes.contains(one)) {
-        let (code, answer) = cluster.raw(Method::PUT, &format!("{at}/removevolume"), json!({"name": removed})).await;
+        let (code, answer) =
+            cluster.raw(Method::PUT, &format!("{at}/removevolume"), json!({"name": removed})).await;
         assert_eq!(code, 202, "{answer}");
     }
     for added in volumes.iter().filter(|one| !have.contains(one)) {
@@ -171,7 +175,8 @@ async fn a_second_volume_costs_the_guest_its_first() {
 async fn the_last_volume_of_1_3_goes_before_the_guest_has_let_go() {
     let slow = Timing { unplug: Duration::from_secs(2), ..Timing::default() };
     for (rules, breaks) in [(Release::V1_3, true), (Release::V1_6, false)] {
-        let cluster = start(SimConfig { timing: slow, ..config(rules) }, "force-teardown", &["a"], "Block").await;
+        let cluster =
+            start(SimConfig { timing: slow, ..config(rules) }, "force-teardown", &["a"], "Block").await;
         want(&cluster, "v", &["a"]).await;
         settle(&cluster, "v", &["a Ready sda"]).await;
         want(&cluster, "v", &[]).await;
@@ -205,7 +210,10 @@ async fn a_failed_pod_is_never_replaced_until_somebody_deletes_it() {
     settle(&cluster, "v", &["a Ready sda"]).await;
     let pods = wait_for_pods(&cluster, 1).await;
     let path = format!("{PODS}/{}", pods[0]["metadata"]["name"].as_str().unwrap());
-    cluster.call(Method::PATCH, &format!("{path}/status"), json!({"status": {"phase": "Failed"}})).await.unwrap();
+    cluster
+        .call(Method::PATCH, &format!("{path}/status"), json!({"status": {"phase": "Failed"}}))
+        .await
+        .unwrap();
     // Something happens, so that virt-controller has looked at it.
     let touch = json!({"metadata": {"labels": {"touched": "true"}}});
     cluster.call(Method::PATCH, &path, touch).await.unwrap();
@@ -213,7 +221,9 @@ async fn a_failed_pod_is_never_replaced_until_somebody_deletes_it() {
     assert_eq!(attachments(&cluster).await.len(), 1);
     cluster.call(Method::DELETE, &path, Value::Null).await.unwrap();
     let other = |list: Option<&Value>| {
-        list.is_some_and(|list| items(list).iter().any(|pod| pod["metadata"]["uid"] != pods[0]["metadata"]["uid"]))
+        list.is_some_and(|list| {
+            items(list).iter().any(|pod| pod["metadata"]["uid"] != pods[0]["metadata"]["uid"])
+        })
     };
     cluster.wait(&format!("{PODS}?labelSelector=kubevirt.io%3Dhotplug-disk"), "replaced", other).await;
     cluster.stop().await;
@@ -370,7 +380,9 @@ async fn settle_with(cluster: &Cluster, name: &str, expected: &[&str]) {
         vmi.is_some_and(|vmi| {
             let all = volumes(vmi);
             all.len() == expected.len()
-                && expected.iter().all(|one| all.iter().any(|have| have.starts_with(&format!("{one} Ready sd"))))
+                && expected
+                    .iter()
+                    .all(|one| all.iter().any(|have| have.starts_with(&format!("{one} Ready sd"))))
         })
     };
     cluster.wait(&vmi_path(name), &expected.join(", "), is).await;
@@ -389,7 +401,8 @@ async fn a_claim_for_one_node_is_attached_to_one_node_at_a_time() {
     let nodes = cluster.get("/api/v1/nodes").await.unwrap();
     let there = items(&nodes).iter().find(|node| node["metadata"]["name"] != here.as_str()).unwrap();
     let mut other = vm("w", "Always");
-    other["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": there["metadata"]["name"]});
+    other["spec"]["template"]["spec"]["nodeSelector"] =
+        json!({"kubernetes.io/hostname": there["metadata"]["name"]});
     cluster.call(Method::POST, sim::VMS, other).await.unwrap();
     cluster.printable("w", "Running").await;
     want(&cluster, "v", &["once"]).await;

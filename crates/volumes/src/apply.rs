@@ -130,7 +130,8 @@ impl Work<'_> {
     /// The hotplugged volumes that a change does not name.
     async fn others(&self, add: &[Addition], remove: &[String]) -> Result<Vec<Addition>, Error> {
         let snapshot = self.machine.observe(&[]).await?;
-        let named = |name: &str| remove.iter().any(|one| one == name) || add.iter().any(|one| one.name == name);
+        let named =
+            |name: &str| remove.iter().any(|one| one == name) || add.iter().any(|one| one.name == name);
         Ok(Addition::hotplugged_in(&snapshot.vm).into_iter().filter(|one| !named(&one.name)).collect())
     }
 
@@ -200,7 +201,12 @@ impl Work<'_> {
     }
 
     /// Takes the locks of the claims that a step adds; who has one otherwise.
-    async fn lock(&mut self, snapshot: &Snapshot, wish: &Wish, adds: &[String]) -> Result<Option<String>, Error> {
+    async fn lock(
+        &mut self,
+        snapshot: &Snapshot,
+        wish: &Wish,
+        adds: &[String],
+    ) -> Result<Option<String>, Error> {
         let claims = snapshot.exclusive(&wish.add, adds);
         let taken = self.locks.take(self.machine, &self.pace.holder, &claims).await?;
         Ok(taken.map(|taken| format!("claim {} is being moved by {}", taken.claim, taken.by)))

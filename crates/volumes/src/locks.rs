@@ -42,7 +42,12 @@ pub(crate) fn holder_of(lease: &Value, me: &str, now: Timestamp) -> Option<Strin
 
 impl Locks {
     /// Takes the locks of `claims`, which are in order; holding others is an error of the caller. `Some`: somebody has one.
-    pub(crate) async fn take(&mut self, machine: &Machine, me: &str, claims: &[&str]) -> Result<Option<Taken>, Error> {
+    pub(crate) async fn take(
+        &mut self,
+        machine: &Machine,
+        me: &str,
+        claims: &[&str],
+    ) -> Result<Option<Taken>, Error> {
         for claim in claims {
             if self.held.iter().any(|held| held == claim) {
                 continue;
@@ -115,7 +120,8 @@ async fn acquire(api: &Api, namespace: &str, claim: &str, me: &str) -> Result<Ac
         if let Some(by) = holder_of(&found, me, now) {
             return Ok(Acquired::Taken(by));
         }
-        let patch = json!({"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "spec": spec});
+        let patch =
+            json!({"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "spec": spec});
         api.send(Method::PATCH, &path, "application/merge-patch+json", &patch).await?
     };
     match reply.status {
@@ -133,9 +139,7 @@ mod tests {
     #[test]
     fn a_lock_is_anothers_as_long_as_it_is_renewed() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-        let lease = |holder: &str, renewed: &str| {
-            json!({"spec": {"holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": renewed}})
-        };
+        let lease = |holder: &str, renewed: &str| json!({"spec": {"holderIdentity": holder, "leaseDurationSeconds": 60, "renewTime": renewed}});
         for (lease, holder) in [
             (lease("other", "2026-01-01T00:00:30.000000Z"), Some("other")),
             (lease("other", "2025-12-31T23:59:59.000000Z"), None),

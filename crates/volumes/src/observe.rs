@@ -72,7 +72,8 @@ impl Machine {
         if vm.is_null() {
             return Err(Error::NoSuchMachine(self.label()));
         }
-        let vmi = self.api.find(&format!("{}/{}", self.kubevirt("virtualmachineinstances"), self.name)).await?;
+        let vmi =
+            self.api.find(&format!("{}/{}", self.kubevirt("virtualmachineinstances"), self.name)).await?;
         let mut circumstances = self.circumstances().await?;
         let selector = format!("{}?labelSelector=kubevirt.io%3Dhotplug-disk", self.core("pods"));
         let all = self.api.items(&selector).await?;
@@ -81,9 +82,10 @@ impl Machine {
             let selector = format!("{}?labelSelector=kubevirt.io%3Dvirt-launcher", self.core("pods"));
             let launchers = self.api.items(&selector).await?;
             let (uid, node) = (text(&vmi, "/metadata/uid"), text(&vmi, "/status/nodeName"));
-            let active = launchers.iter().map(Launcher::read).find(|launcher| {
-                launcher.instance == uid && launcher.node == node && !launcher.down
-            });
+            let active = launchers
+                .iter()
+                .map(Launcher::read)
+                .find(|launcher| launcher.instance == uid && launcher.node == node && !launcher.down);
             circumstances.launcher_not_ready = active.is_none();
             if let Some(active) = active {
                 let own = |pod: &&Value| {
@@ -141,7 +143,8 @@ impl Machine {
         }
         let machines = self.api.items(&self.kubevirt("virtualmachineinstances")).await?;
         // Cluster-scoped: who may not read them does without.
-        let attachments = self.api.items("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap_or_default();
+        let attachments =
+            self.api.items("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap_or_default();
         let to = Instance::read(vmi);
         let others: Vec<Instance<'_>> =
             machines.iter().map(Instance::read).filter(|other| other.name != self.name).collect();
@@ -170,8 +173,7 @@ impl Machine {
                 .filter(|one| !volume.is_empty() && text(one, "/spec/source/persistentVolumeName") == volume)
                 .map(|one| text(one, "/spec/nodeName"))
                 .collect();
-            claim.held_by =
-                holders(name, &to, &others, &foreign, &nodes).iter().map(Holder::words).collect();
+            claim.held_by = holders(name, &to, &others, &foreign, &nodes).iter().map(Holder::words).collect();
             claims.insert(name.to_owned(), claim);
         }
         Ok(claims)

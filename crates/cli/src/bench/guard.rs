@@ -176,15 +176,20 @@ async fn machine(
     };
     let container = json!({"nodeName": node, "containers": [{"name": "compute", "image": "x"}]});
     let of_vmi = owner(&vmi, "kubevirt.io/v1", "VirtualMachineInstance");
-    let launcher =
-        create(cluster, &collection, &pod(&format!("virt-launcher-{name}"), "virt-launcher", of_vmi, container)).await?;
+    let launcher = create(
+        cluster,
+        &collection,
+        &pod(&format!("virt-launcher-{name}"), "virt-launcher", of_vmi, container),
+    )
+    .await?;
     run_pod(cluster, &collection, &launcher, "compute").await?;
     let mut made = Vec::new();
     for suffix in pods {
         let spec = json!({"nodeName": node, "terminationGracePeriodSeconds": 0,
             "volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": format!("{name}-a")}}],
             "containers": [{"name": "hotplug-disk", "image": "x", "volumeDevices": [{"name": "a", "devicePath": "/path/a"}]}]});
-        let object = pod(&format!("hp-volume-{name}-{suffix}"), "hotplug-disk", owner(&launcher, "v1", "Pod"), spec);
+        let object =
+            pod(&format!("hp-volume-{name}-{suffix}"), "hotplug-disk", owner(&launcher, "v1", "Pod"), spec);
         let object = create(cluster, &collection, &object).await?;
         made.push(run_pod(cluster, &collection, &object, "hotplug-disk").await?);
     }

@@ -11,7 +11,7 @@ use crate::table;
 
 /// Prints it; exit status 0 also while something is waited for.
 pub(super) async fn run(machine: &Machine, output: &str) -> Result<ExitCode> {
-    let report = machine.report().await.map_err(super::problem)?;
+    let report = machine.report().await.map_err(|error| super::problem(&error))?;
     let text = match output {
         "json" => format!("{}\n", serde_json::to_string_pretty(&report)?),
         "yaml" => serde_saphyr::to_string(&report)?,

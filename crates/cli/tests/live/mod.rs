@@ -1,7 +1,11 @@
 //! A simulated cluster with guests that do I/O, the operator beside it, and the program as people call it.
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests: whatever fails here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of tests: whatever fails here fails the test"
+)]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,9 +59,11 @@ impl Cluster {
         };
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let sandbox = Sandbox::start(options).await.unwrap();
-        let simulation = Simulation::start(connect(&sandbox.kubeconfig()).await.unwrap(), config).await.unwrap();
+        let simulation =
+            Simulation::start(connect(&sandbox.kubeconfig()).await.unwrap(), config).await.unwrap();
         let file = Kubeconfig::read_from(&kubeconfig).unwrap();
-        let mut found = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        let mut found =
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
         // 429 is an answer that is looked for here
         found.default_retry = false;
         let client = kube::Client::try_from(found).unwrap();
@@ -168,7 +174,8 @@ impl Cluster {
 
     pub async fn opt_in(&self, class: &str, annotation: &str) {
         let patch = json!({"metadata": {"annotations": {annotation: "true"}}});
-        let (code, answer) = self.merge(&format!("/apis/storage.k8s.io/v1/storageclasses/{class}"), &patch).await;
+        let (code, answer) =
+            self.merge(&format!("/apis/storage.k8s.io/v1/storageclasses/{class}"), &patch).await;
         assert!(code < 300, "{answer}");
     }
 
@@ -249,7 +256,7 @@ impl Cluster {
     pub async fn stop(self) {
         for (stop, serving) in self.operators {
             stop.cancel();
-            let _ = tokio::time::timeout(Duration::from_secs(60), serving).await;
+            let _ = tokio::time::timeout(Duration::from_mins(1), serving).await;
         }
         drop(self.simulation);
         self.sandbox.shutdown().await;
@@ -282,7 +289,8 @@ fn with_volumes(names: &[&str]) -> Value {
     let mut volumes = template["volumes"].as_array().unwrap().clone();
     let mut disks = template["domain"]["devices"]["disks"].as_array().unwrap().clone();
     for name in names {
-        volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name, "hotpluggable": true}}));
+        volumes
+            .push(json!({"name": name, "persistentVolumeClaim": {"claimName": name, "hotpluggable": true}}));
         disks.push(json!({"name": name, "disk": {"bus": "scsi"}}));
     }
     json!({"spec": {"template": {"spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}}})
@@ -291,8 +299,8 @@ fn with_volumes(names: &[&str]) -> Value {
 fn ready(vmi: &Value, volumes: &[&str]) -> bool {
     let all = vmi["status"]["volumeStatus"].as_array().map_or(&[][..], Vec::as_slice);
     let hotplugged: Vec<&Value> = all.iter().filter(|one| one["hotplugVolume"].is_object()).collect();
-    let is = |name: &&str| {
-        hotplugged.iter().any(|one| one["name"] == **name && one["phase"] == "Ready" && one["target"] != "")
+    let is = |name: &str| {
+        hotplugged.iter().any(|one| one["name"] == *name && one["phase"] == "Ready" && one["target"] != "")
     };
-    hotplugged.len() == volumes.len() && volumes.iter().all(|name| is(&name))
+    hotplugged.len() == volumes.len() && volumes.iter().all(|name| is(name))
 }

@@ -69,9 +69,8 @@ pub fn decide_namespace<'a>(
         return Vec::new();
     }
     let overdue = |vmi: &Instance<'_>| {
-        vmi.deletion.is_some_and(|at| {
-            now > at.saturating_add(vmi.termination_grace).saturating_add(limits.slack)
-        })
+        vmi.deletion
+            .is_some_and(|at| now > at.saturating_add(vmi.termination_grace).saturating_add(limits.slack))
     };
     instances.iter().filter(|vmi| vmi.running && !overdue(vmi)).map(|vmi| vmi.name).collect()
 }

@@ -181,7 +181,8 @@ impl Model for Scenario {
             && running
             && world.migration == Migration::None
             && steward.may_migrate(world, self.setup);
-        let may_end = left.namespace_deletions > 0 && !world.terminating && steward.may_delete_namespace(world);
+        let may_end =
+            left.namespace_deletions > 0 && !world.terminating && steward.may_delete_namespace(world);
         let possible = [
             (may_migrate, Action::Migrate),
             (left.node_losses > 0 && !world.lost && world.guest != Guest::Down, Action::LoseNode),
@@ -237,9 +238,10 @@ impl Model for Scenario {
                 !state.world.harm.migration
             }),
             // Claims that come and go leave pods behind that no change has thrown away.
-            Property::always("W6 no handoff is thrown away for the next change", |model: &Self, state: &State| {
-                model.events.claim_flaps > 0 || !state.world.harm.wasted
-            }),
+            Property::always(
+                "W6 no handoff is thrown away for the next change",
+                |model: &Self, state: &State| model.events.claim_flaps > 0 || !state.world.harm.wasted,
+            ),
             Property::always("no removed volume is mounted again", |_, state: &State| {
                 state.world.harm.remounted.is_empty()
             }),

@@ -191,7 +191,11 @@ pub fn protected() -> Vec<Scenario> {
     all.push(Scenario {
         events: Events { namespace_deletions: 1, deletions: 1, ..Events::default() },
         program: protecting,
-        ..guarded(base("main: a protected namespace and its VM are deleted", Release::Main, Driver::ForceTeardown))
+        ..guarded(base(
+            "main: a protected namespace and its VM are deleted",
+            Release::Main,
+            Driver::ForceTeardown,
+        ))
     });
     all.push(Scenario {
         events: Events { deletes: 2, ..Events::default() },

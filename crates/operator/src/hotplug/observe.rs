@@ -260,7 +260,8 @@ impl Steward {
         if classes.is_empty() {
             return Ok(Vec::new());
         }
-        let reads = names.map(|name| async {
+        let classes = &classes;
+        let reads = names.map(|name| async move {
             let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}");
             let claim = find(&self.api, &path).await?;
             let class = claim["spec"]["storageClassName"].as_str().unwrap_or_default();
@@ -421,10 +422,13 @@ impl Steward {
                 find(&self.api, &format!("{core}/pods?{ATTACHMENT_PODS}")),
             )
             .await?;
-            let Some(instance) = some(&vmi).map(Instance::read) else { return Ok(Answer::allow("no-instance")) };
-            let launcher = items(&launchers).iter().map(Launcher::read).find(|pod| {
-                pod.instance == instance.uid && pod.node == instance.node && !pod.down
-            });
+            let Some(instance) = some(&vmi).map(Instance::read) else {
+                return Ok(Answer::allow("no-instance"));
+            };
+            let launcher = items(&launchers)
+                .iter()
+                .map(Launcher::read)
+                .find(|pod| pod.instance == instance.uid && pod.node == instance.node && !pod.down);
             let Some(launcher) = launcher else { return Ok(Answer::allow("no-launcher")) };
             let stored = Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)).await?;
             let pods: Vec<_> = items(&pods)
@@ -558,9 +562,7 @@ mod tests {
                 {"name": "b", "persistentVolumeClaim": {"claimName": "logs"}}]}});
         let pod = AttachmentPod::read(&pod).unwrap();
         let claims = [ClaimRead { name: "data".into(), class: Class::default(), volume: "pvc-7".into() }];
-        let event = |reason: &str, message: &str| {
-            json!({"items": [{"reason": reason, "message": message, "involvedObject": {"uid": "new"}}]})
-        };
+        let event = |reason: &str, message: &str| json!({"items": [{"reason": reason, "message": message, "involvedObject": {"uid": "new"}}]});
         for (reason, message, found) in [
             ("FailedMapVolume", "MapVolume.SetUpDevice failed for volume \"pvc-7\" : rpc error", &["a"][..]),
             (

@@ -187,14 +187,12 @@ impl Steward {
         if instance.uid != launcher.instance {
             return Ok(());
         }
-        let claims: Vec<ClaimRead> = match self.blocking_claims(namespace, pods).await {
-            Ok(claims) => claims,
-            // Without them everything else is healed as well.
-            Err(_) => Vec::new(),
-        };
+        // Without them everything else is healed as well.
+        let claims: Vec<ClaimRead> = self.blocking_claims(namespace, pods).await.unwrap_or_default();
         let exclusive = claims.iter().any(|claim| claim.class.exclusive_publish);
         let events = if exclusive {
-            let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=type%3DWarning&limit=500");
+            let path =
+                format!("/api/v1/namespaces/{namespace}/events?fieldSelector=type%3DWarning&limit=500");
             self.api.get(&path).await?
         } else {
             Value::Null

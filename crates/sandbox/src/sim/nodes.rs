@@ -68,15 +68,9 @@ impl Nodes {
         let objects = Cache::new(&resource::NODES, |_| "");
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
-        let all: Arc<[_]> = [
-            vmis.clone(),
-            pods.clone(),
-            kubevirts.clone(),
-            objects.clone(),
-            claims.clone(),
-            classes.clone(),
-        ]
-        .into();
+        let all: Arc<[_]> =
+            [vmis.clone(), pods.clone(), kubevirts.clone(), objects.clone(), claims.clone(), classes.clone()]
+                .into();
         for cache in all.iter() {
             tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
         }

@@ -88,8 +88,7 @@ pub static STORAGE_CLASSES: Resource =
     Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
 pub static VOLUME_ATTACHMENTS: Resource =
     Resource::cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
-pub static DATA_VOLUMES: Resource =
-    Resource::new("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume");
+pub static DATA_VOLUMES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume");
 pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
 pub static EXPORTS: Resource =
     Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");

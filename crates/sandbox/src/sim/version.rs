@@ -100,9 +100,11 @@ impl Release {
         }
         match Version::parse(observed) {
             Some(Version { major: 1, minor }) if minor < 3 => Self::V1_3,
-            Some(Version { major: 1, minor }) => {
-                Self::ALL.get(minor as usize - 3).copied().filter(|one| *one < Self::Main).unwrap_or(Self::Main)
-            }
+            Some(Version { major: 1, minor }) => Self::ALL
+                .get(minor as usize - 3)
+                .copied()
+                .filter(|one| *one < Self::Main)
+                .unwrap_or(Self::Main),
             _ => Self::default(),
         }
     }

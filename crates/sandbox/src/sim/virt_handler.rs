@@ -167,7 +167,13 @@ impl VirtHandler {
     }
 
     /// Looks at the volumes of a VMI as its node sees them.
-    fn look<R>(&self, vmi: &Value, node: &str, now: Timestamp, work: impl FnOnce(&handler::Observation<'_>) -> R) -> R {
+    fn look<R>(
+        &self,
+        vmi: &Value,
+        node: &str,
+        now: Timestamp,
+        work: impl FnOnce(&handler::Observation<'_>) -> R,
+    ) -> R {
         let namespace = json::namespace(vmi);
         let device = |pod: &str, claim: &str| self.hotplug.device(node, namespace, pod, claim);
         work(&handler::Observation {

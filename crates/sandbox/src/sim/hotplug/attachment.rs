@@ -42,7 +42,11 @@ impl Plan<'_> {
 }
 
 /// The current pod is the last that matches; the others are old, newest first (`getActiveAndOldAttachmentPods`).
-fn sorted<'p>(pods: &'p [Arc<Value>], volumes: &[&Value], rules: Rules) -> (Option<&'p Arc<Value>>, Vec<&'p Arc<Value>>) {
+fn sorted<'p>(
+    pods: &'p [Arc<Value>],
+    volumes: &[&Value],
+    rules: Rules,
+) -> (Option<&'p Arc<Value>>, Vec<&'p Arc<Value>>) {
     let is_current = |pod: &&Arc<Value>| matches(pod, volumes) && !(rules.skips_deleted && is_deleting(pod));
     let current = pods.iter().rev().find(is_current);
     let mut old: Vec<&Arc<Value>> = pods.iter().filter(|pod| !is_current(pod)).collect();
@@ -136,7 +140,10 @@ fn in_spec(vmi: &Value, volume: &str) -> bool {
 }
 
 fn names(pod: &Value) -> impl Iterator<Item = &str> {
-    json::list(pod, "/spec/volumes").iter().filter(|one| claim_of(one).is_some()).map(|one| text(one, "/name"))
+    json::list(pod, "/spec/volumes")
+        .iter()
+        .filter(|one| claim_of(one).is_some())
+        .map(|one| text(one, "/name"))
 }
 
 /// `podContainsVolumesToPreserve`
@@ -184,7 +191,8 @@ mod tests {
             rules,
         };
         let plan = decide(&seen).unwrap();
-        let created = plan.create.iter().flatten().map(|(volume, _)| text(volume, "/name").to_owned()).collect();
+        let created =
+            plan.create.iter().flatten().map(|(volume, _)| text(volume, "/name").to_owned()).collect();
         (created, plan.delete.iter().map(|pod| json::name(pod).to_owned()).collect())
     }
 
@@ -201,7 +209,11 @@ mod tests {
             let added = planned(&wanted, std::slice::from_ref(&old), rules);
             let early: Vec<String> = if rules.pending_is_enough { vec!["1".into()] } else { vec![] };
             assert_eq!(added, (vec!["a".into(), "b".into()], early.clone()), "{rules:?}");
-            assert_eq!(planned(&wanted, &[old.clone(), pending.clone()], rules), (vec![], early), "{rules:?}");
+            assert_eq!(
+                planned(&wanted, &[old.clone(), pending.clone()], rules),
+                (vec![], early),
+                "{rules:?}"
+            );
             let done = planned(&wanted, &[old.clone(), new.clone()], rules);
             assert_eq!(done, (vec![], vec!["1".into()]), "Running is enough, ready or not (W4): {rules:?}");
             assert_eq!(planned(&wanted, std::slice::from_ref(&new), rules), (vec![], vec![]), "{rules:?}");
@@ -233,7 +245,10 @@ mod tests {
             rules: Rules::MAIN,
         };
         let plan = decide(&seen).unwrap();
-        assert!(plan.create.is_none() && plan.delete.len() == 1, "W2: the only pod goes under a running guest");
+        assert!(
+            plan.create.is_none() && plan.delete.len() == 1,
+            "W2: the only pod goes under a running guest"
+        );
     }
 
     #[test]

@@ -51,11 +51,13 @@ pub struct Disks {
 impl Disks {
     /// A free name for a disk, after those of the guest's other disks.
     pub fn free_target(&self, prefix: &str, taken: &[&str]) -> String {
-        let used = |name: &str| taken.contains(&name) || self.plugged.values().any(|disk| disk.target == name);
+        let used =
+            |name: &str| taken.contains(&name) || self.plugged.values().any(|disk| disk.target == name);
         (b'a'..=b'z')
             .map(|letter| format!("{prefix}{}", char::from(letter)))
             .chain((b'a'..=b'z').flat_map(|first| {
-                (b'a'..=b'z').map(move |second| format!("{prefix}{}{}", char::from(first), char::from(second)))
+                (b'a'..=b'z')
+                    .map(move |second| format!("{prefix}{}{}", char::from(first), char::from(second)))
             }))
             .find(|name| !used(name))
             .unwrap_or_default()

@@ -122,7 +122,10 @@ fn keeps(vmi: &Value, volume: &str) -> bool {
 fn prefix(vmi: &Value, volume: &str) -> &'static str {
     let disk = list(vmi, "/spec/domain/devices/disks").iter().find(|disk| disk["name"] == volume);
     let bus = disk.and_then(|disk| {
-        ["/disk/bus", "/cdrom/bus", "/lun/bus"].iter().map(|path| text(disk, path)).find(|bus| !bus.is_empty())
+        ["/disk/bus", "/cdrom/bus", "/lun/bus"]
+            .iter()
+            .map(|path| text(disk, path))
+            .find(|bus| !bus.is_empty())
     });
     if bus == Some("virtio") { "vd" } else { "sd" }
 }
@@ -152,7 +155,9 @@ fn sync(seen: &Observation<'_>, disks: &mut Disks) -> Vec<String> {
         .map(|status| text(status, "/target"))
         .collect();
     for name in wanted {
-        let Some(device) = disks.mounts.get(name).copied().filter(|device| (seen.alive)(*device)) else { continue };
+        let Some(device) = disks.mounts.get(name).copied().filter(|device| (seen.alive)(*device)) else {
+            continue;
+        };
         if stands_still || disks.plugged.contains_key(name) {
             continue;
         }
@@ -220,7 +225,8 @@ pub fn describe(seen: &Observation<'_>, disks: &Disks) -> Vec<Value> {
         if mounted && may_mount && matches!(phase.as_str(), "Bound" | "Pending" | "AttachedToNode") {
             let message = format!("Volume {name} has been mounted in virt-launcher pod");
             say(status, "MountedToPod", "VolumeMountedToPod", message);
-        } else if !mounted && !wanted && matches!(phase.as_str(), "Ready" | "MountedToPod" | "AttachedToNode") {
+        } else if !mounted && !wanted && matches!(phase.as_str(), "Ready" | "MountedToPod" | "AttachedToNode")
+        {
             let message = format!("Volume {name} has been unmounted from virt-launcher pod");
             say(status, "UnMountedFromPod", "VolumeUnMountedFromPod", message);
         }
@@ -238,8 +244,12 @@ pub fn may_boot(vmi: &Value, disks: &Disks) -> bool {
 
 /// The guest starts with the disks that its launcher has.
 pub fn boot(vmi: &Value, disks: &mut Disks) {
-    let mounts: Vec<(String, Device)> =
-        disks.mounts.iter().filter(|(name, _)| in_spec(vmi, name)).map(|(name, device)| (name.clone(), *device)).collect();
+    let mounts: Vec<(String, Device)> = disks
+        .mounts
+        .iter()
+        .filter(|(name, _)| in_spec(vmi, name))
+        .map(|(name, device)| (name.clone(), *device))
+        .collect();
     let others: Vec<&str> = list(vmi, "/status/volumeStatus")
         .iter()
         .filter(|status| !status["hotplugVolume"].is_object())
@@ -253,7 +263,8 @@ pub fn boot(vmi: &Value, disks: &mut Disks) {
 
 /// The disks of a guest that has moved: the same, with the devices of the target. `Err`: the target lacks one.
 pub fn moved(guest: &Disks, target: &Disks) -> Result<Disks, String> {
-    let mut arrived = Disks { mounts: target.mounts.clone(), plugged: guest.plugged.clone(), failed: guest.failed.clone() };
+    let mut arrived =
+        Disks { mounts: target.mounts.clone(), plugged: guest.plugged.clone(), failed: guest.failed.clone() };
     for (name, disk) in &mut arrived.plugged {
         disk.device = *target.mounts.get(name).ok_or_else(|| name.clone())?;
     }

@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::Release;
 use super::cache::Cache;
 use super::json::{self, list, text};
-use super::Release;
 use super::launcher::Launchers;
 use super::virt_controller::launcher_pod::claim_of;
 use disks::Disks;
@@ -139,7 +139,8 @@ impl Hotplug {
         let strict = is_attachment(pod);
         for (_, name) in pod::used_claims(pod) {
             let key = json::join_key(json::namespace(pod), name);
-            let Some(claim) = self.claims.get(&key).filter(|claim| text(claim, "/status/phase") == "Bound") else {
+            let Some(claim) = self.claims.get(&key).filter(|claim| text(claim, "/status/phase") == "Bound")
+            else {
                 if strict {
                     let message = format!(
                         "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], \
@@ -156,7 +157,9 @@ impl Hotplug {
                 let message = if attached.is_empty() {
                     format!("AttachVolume.Attach for volume \"{volume}\" has not been done yet")
                 } else {
-                    format!("Multi-Attach error for volume \"{volume}\" Volume is already used by a pod on another node")
+                    format!(
+                        "Multi-Attach error for volume \"{volume}\" Volume is already used by a pod on another node"
+                    )
                 };
                 return Err(("FailedAttachVolume", message));
             }
@@ -189,7 +192,9 @@ impl Hotplug {
     fn device_died(&self, device: Device) {
         let hit: Vec<(String, String)> = {
             let mut all = self.disks();
-            all.iter_mut().filter_map(|(launcher, disks)| Some((launcher.clone(), disks.lose(device)?))).collect()
+            all.iter_mut()
+                .filter_map(|(launcher, disks)| Some((launcher.clone(), disks.lose(device)?)))
+                .collect()
         };
         for (launcher, volume) in hit {
             let Some(vmi) = self.launchers.vmi_of(&launcher) else { continue };
@@ -200,7 +205,13 @@ impl Hotplug {
     }
 
     /// The device of a claim as it is published to a pod.
-    pub(in crate::sim) fn device(&self, node: &str, namespace: &str, pod: &str, claim: &str) -> Option<Device> {
+    pub(in crate::sim) fn device(
+        &self,
+        node: &str,
+        namespace: &str,
+        pod: &str,
+        claim: &str,
+    ) -> Option<Device> {
         let key = json::join_key(namespace, claim);
         self.storage.device(Place { node, claim: &key, pod })
     }
@@ -244,7 +255,8 @@ impl Hotplug {
 
     /// Notes wanted volumes that a guest lost for a while.
     pub(in crate::sim) fn note_unplugged(&self, vmi: &str, launcher: &str, volumes: Vec<String>) {
-        let lost = volumes.into_iter().map(|volume| IoError { vmi: vmi.into(), volume, launcher: launcher.into() });
+        let lost =
+            volumes.into_iter().map(|volume| IoError { vmi: vmi.into(), volume, launcher: launcher.into() });
         lock(&self.unplugged).extend(lost);
     }
 

@@ -32,8 +32,8 @@ pub fn render(
     for Content { volume, claim } in contents {
         let name = text(volume, "/name");
         volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": claim_of(volume)}}));
-        let had = entry(vmi, name)
-            .is_some_and(|status| matches!(text(status, "/phase"), "Ready" | "MountedToPod"));
+        let had =
+            entry(vmi, name).is_some_and(|status| matches!(text(status, "/phase"), "Ready" | "MountedToPod"));
         if text(claim, "/spec/volumeMode") == "Block" {
             devices.push(json!({"name": name, "devicePath": format!("/path/{name}/{}", json::uid(claim))}));
         } else if !had || migration.is_some() {

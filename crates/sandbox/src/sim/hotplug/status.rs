@@ -40,7 +40,9 @@ pub fn decide(seen: &Observation<'_>) -> Vec<Value> {
     // What has left the spec stays until no pod has it any more.
     for status in left {
         let holder = seen.pods.iter().find(|pod| {
-            list(pod, "/spec/volumes").iter().any(|one| claim_of(one).is_some() && one["name"] == status["name"])
+            list(pod, "/spec/volumes")
+                .iter()
+                .any(|one| claim_of(one).is_some() && one["name"] == status["name"])
         });
         if let Some(pod) = holder {
             all.push(leaving(status, pod, seen.rules));
@@ -67,8 +69,11 @@ fn attach(status: &mut Value, volume: &Value, pod: Option<&Value>, seen: &Observ
     };
     set_uid(status, if ready { json::uid(pod) } else { "" });
     if matches!(phase.as_str(), "" | "Bound" | "Pending") {
-        let message =
-            format!("Created hotplug attachment pod {}, for volume {}", json::name(pod), text(volume, "/name"));
+        let message = format!(
+            "Created hotplug attachment pod {}, for volume {}",
+            json::name(pod),
+            text(volume, "/name")
+        );
         say(status, "AttachedToNode", "SuccessfulCreate", message);
     }
 }
@@ -155,8 +160,10 @@ mod tests {
     fn pod(name: &str, volumes: &[&str], ready: bool) -> Arc<Value> {
         let mut listed = vec![json!({"name": "hotplug-disks"}), json!({"name": "token"})];
         listed.extend(volumes.iter().map(|name| volume(name)));
-        Arc::new(json!({"metadata": {"name": name, "uid": format!("uid-{name}")}, "spec": {"volumes": listed},
-            "status": {"containerStatuses": [{"ready": ready}]}}))
+        Arc::new(
+            json!({"metadata": {"name": name, "uid": format!("uid-{name}")}, "spec": {"volumes": listed},
+            "status": {"containerStatuses": [{"ready": ready}]}}),
+        )
     }
 
     fn entries(spec: &[&str], status: &Value, pods: &[Arc<Value>], rules: Rules) -> Vec<String> {
@@ -176,9 +183,15 @@ mod tests {
     fn a_volume_on_its_way_in() {
         let rules = Rules::MAIN;
         assert_eq!(entries(&["a"], &json!([]), &[], rules), ["a Bound"]);
-        let made = entries(&["a"], &json!([{"name": "a", "phase": "Bound"}]), &[pod("p", &["a"], false)], rules);
+        let made =
+            entries(&["a"], &json!([{"name": "a", "phase": "Bound"}]), &[pod("p", &["a"], false)], rules);
         assert_eq!(made, ["a AttachedToNode"]);
-        let ready = entries(&["a"], &json!([{"name": "a", "phase": "AttachedToNode"}]), &[pod("p", &["a"], true)], rules);
+        let ready = entries(
+            &["a"],
+            &json!([{"name": "a", "phase": "AttachedToNode"}]),
+            &[pod("p", &["a"], true)],
+            rules,
+        );
         assert_eq!(ready, ["a AttachedToNode uid-p"]);
     }
 

@@ -1,6 +1,6 @@
 //! Volumes on nodes: what kubelets have published for which pod, the devices behind, and what drivers do to a
 //! device in use. Pods are counted as kubelets count them: those that *use* a volume in a container; one that
-//! only lists it does not hold it on the node ("Skipping unused volume", desired_state_of_world_populator.go).
+//! only lists it does not hold it on the node ("Skipping unused volume", `desired_state_of_world_populator.go`).
 //!
 //! ```text
 //!  publish(pod) ──► device ──► guests open it
@@ -171,22 +171,27 @@ impl Storage {
     /// Whether a claim is on a node: published, or staged because a guest has it open.
     pub fn is_on(&self, node: &str, claim: &str) -> bool {
         let state = self.state();
-        state.staged.get(&(node.to_owned(), claim.to_owned())).is_some_and(|staged| {
-            !staged.pods.is_empty() || state.open.contains_key(&staged.device)
-        })
+        state
+            .staged
+            .get(&(node.to_owned(), claim.to_owned()))
+            .is_some_and(|staged| !staged.pods.is_empty() || state.open.contains_key(&staged.device))
     }
 
     /// Whether anything is published to a pod on a node, by claims.
     pub fn claims_of(&self, node: &str, pod: &str) -> Vec<String> {
         let state = self.state();
-        let has = |((on, _), staged): &(&(String, String), &Staged)| on == node && staged.pods.contains_key(pod);
+        let has =
+            |((on, _), staged): &(&(String, String), &Staged)| on == node && staged.pods.contains_key(pod);
         state.staged.iter().filter(has).map(|((_, claim), _)| claim.clone()).collect()
     }
 
     /// Whether there is something behind a device.
     pub fn is_alive(&self, device: Device) -> bool {
         let state = self.state();
-        state.staged.values().any(|staged| staged.pods.values().any(|one| *one == device) || staged.device == device)
+        state
+            .staged
+            .values()
+            .any(|staged| staged.pods.values().any(|one| *one == device) || staged.device == device)
     }
 
     /// A guest opens a device.

@@ -188,7 +188,11 @@ impl Volumes {
             storage.attach(node, key, false);
             let name = attachment_name(&volume, node);
             let gone = json!({"metadata": {"name": name}});
-            match self.writer.write(&self.who, &Write::to(&VOLUME_ATTACHMENTS, &gone, "", Op::Delete(Value::Null))).await {
+            match self
+                .writer
+                .write(&self.who, &Write::to(&VOLUME_ATTACHMENTS, &gone, "", Op::Delete(Value::Null)))
+                .await
+            {
                 Err(error) if error.code() != 404 => return Err(error),
                 _ => {}
             }
@@ -243,7 +247,10 @@ mod tests {
     #[test]
     fn there_is_a_class_for_each_kind_of_driver() {
         let names: Vec<String> = classes().iter().map(|class| json::name(class).to_owned()).collect();
-        assert_eq!(names, ["busy-check", "force-teardown", "exclusive-publish", "per-publish-device", "first-consumer"]);
+        assert_eq!(
+            names,
+            ["busy-check", "force-teardown", "exclusive-publish", "per-publish-device", "first-consumer"]
+        );
         for (class, profile) in classes().iter().zip(Profile::ALL) {
             assert_eq!(Profile::of(text(class, "/parameters/profile")), profile);
         }
@@ -251,7 +258,9 @@ mod tests {
 
     #[test]
     fn one_node_at_a_time_unless_the_modes_say_more() {
-        for (modes, single) in [(json!(["ReadWriteOnce"]), true), (json!(["ReadWriteOnce", "ReadWriteMany"]), false)] {
+        for (modes, single) in
+            [(json!(["ReadWriteOnce"]), true), (json!(["ReadWriteOnce", "ReadWriteMany"]), false)]
+        {
             assert_eq!(is_single_node(&json!({"spec": {"accessModes": modes}})), single);
         }
         assert_ne!(attachment_name("v", "n1"), attachment_name("v", "n2"));

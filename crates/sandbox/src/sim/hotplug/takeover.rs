@@ -127,7 +127,8 @@ mod tests {
     }
 
     fn vm(volumes: Vec<Value>) -> Value {
-        let mut disks: Vec<Value> = volumes.iter().map(|one| json!({"name": one["name"], "disk": {}})).collect();
+        let mut disks: Vec<Value> =
+            volumes.iter().map(|one| json!({"name": one["name"], "disk": {}})).collect();
         disks.insert(0, json!({"name": "root", "disk": {}}));
         let mut all = vec![json!({"name": "root", "containerDisk": {}})];
         all.extend(volumes);
@@ -182,7 +183,10 @@ mod tests {
             {"removeVolumeOptions": {"name": "root"}}]);
         let guest = vmi(vec![], &json!([]));
         let all = requests(&asked, Some(&guest));
-        assert_eq!(all.iter().map(|one| (one.verb, one.is_due)).collect::<Vec<_>>(), [("addvolume", true), ("removevolume", true)]);
+        assert_eq!(
+            all.iter().map(|one| (one.verb, one.is_due)).collect::<Vec<_>>(),
+            [("addvolume", true), ("removevolume", true)]
+        );
         let with = applied(&asked["spec"]["template"]["spec"], &all[0]).unwrap();
         assert_eq!(with["volumes"][1]["persistentVolumeClaim"]["claimName"], "a");
         assert_eq!(applied(&with, &all[0]), None);

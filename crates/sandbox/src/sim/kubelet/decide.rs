@@ -368,7 +368,14 @@ mod tests {
     }
 
     fn step(pod: &Value, domain: Option<Domain>) -> Step {
-        let seen = Observation { pod, domain, rejection: None, unready: false, host_ip: "198.18.0.1", pod_ip: "10.128.0.1" };
+        let seen = Observation {
+            pod,
+            domain,
+            rejection: None,
+            unready: false,
+            host_ip: "198.18.0.1",
+            pod_ip: "10.128.0.1",
+        };
         decide(&seen, "2026-11-21T01:00:00Z".parse().unwrap())
     }
 

@@ -17,9 +17,9 @@ use super::SimConfig;
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::events::{Note, Recorder};
+use super::hotplug::{Hotplug, is_attachment};
 use super::identity::Identity;
 use super::json::{self, map, micro_time, text, time};
-use super::hotplug::{Hotplug, is_attachment};
 use super::launcher::Launchers;
 use super::node;
 use super::queue::Queue;
@@ -188,7 +188,8 @@ impl Kubelet {
         let started = json::list(pod, "/status/containerStatuses")
             .iter()
             .find_map(|one| text(one, "/state/running/startedAt").parse::<Timestamp>().ok());
-        let ran = started.map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+        let ran = started
+            .map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
         let was_ready = json::list(pod, "/status/containerStatuses").iter().any(|one| one["ready"] == true);
         (!was_ready && ran < wait).then(|| wait.saturating_sub(ran))
     }

@@ -54,7 +54,8 @@ impl Attachments {
         let (pods, of_pods) = (caches.pods.clone(), queue.clone());
         let informer = Informer::start(&caches.pods, node.timing.informer_lag, stop, move |pod| {
             let owner = list(pod, "/metadata/ownerReferences").iter().find(|one| one["controller"] == true);
-            let launcher = owner.and_then(|one| pods.get(&json::join_key(json::namespace(pod), text(one, "/name"))));
+            let launcher =
+                owner.and_then(|one| pods.get(&json::join_key(json::namespace(pod), text(one, "/name"))));
             let vmi = launcher.as_deref().and_then(|launcher| {
                 list(launcher, "/metadata/ownerReferences").iter().find(|one| one["kind"] == VMIS.kind)
             });
@@ -67,13 +68,22 @@ impl Attachments {
             let claim = change.object();
             for vmi in vmis.all() {
                 let uses = |volume: &Value| claim_of(volume) == Some(json::name(claim));
-                if json::namespace(&vmi) == json::namespace(claim) && list(&vmi, "/spec/volumes").iter().any(uses) {
+                if json::namespace(&vmi) == json::namespace(claim)
+                    && list(&vmi, "/spec/volumes").iter().any(uses)
+                {
                     of_claims.add(&json::key(&vmi));
                 }
             }
         });
         let (writer, recorder) = (writer, recorder);
-        Self { who: Identity::virt_controller(), writer, recorder, caches: caches.clone(), node: node.clone(), informer }
+        Self {
+            who: Identity::virt_controller(),
+            writer,
+            recorder,
+            caches: caches.clone(),
+            node: node.clone(),
+            informer,
+        }
     }
 
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
@@ -155,12 +165,18 @@ impl Attachments {
     }
 
     /// Phases of the `DataVolumes` that own claims of hotplugged volumes.
-    async fn data_volumes(&self, vmi: &Value, launcher: &Value) -> Result<HashMap<String, String>, ClientError> {
+    async fn data_volumes(
+        &self,
+        vmi: &Value,
+        launcher: &Value,
+    ) -> Result<HashMap<String, String>, ClientError> {
         let mut phases = HashMap::new();
         let namespace = json::namespace(vmi);
         for claim in hotplugged(vmi, launcher).into_iter().filter_map(claim_of) {
             let owned = self.claim(namespace, claim).is_some_and(|claim| {
-                list(&claim, "/metadata/ownerReferences").iter().any(|owner| owner["kind"] == DATA_VOLUMES.kind)
+                list(&claim, "/metadata/ownerReferences")
+                    .iter()
+                    .any(|owner| owner["kind"] == DATA_VOLUMES.kind)
             });
             if !owned {
                 continue;
@@ -217,7 +233,11 @@ impl Attachments {
                     self.informer.forget(key);
                     let message =
                         format!("Failed to delete attachment pod {}: {}", json::name(pod), error.message());
-                    self.recorder.note(&self.who, COMPONENT, Note::warning(vmi, "FailedDelete", message.clone()));
+                    self.recorder.note(
+                        &self.who,
+                        COMPONENT,
+                        Note::warning(vmi, "FailedDelete", message.clone()),
+                    );
                     return Ok(Synced::Failed(SyncError { reason: "FailedDelete", message }));
                 }
                 Err(error) => {
@@ -281,7 +301,8 @@ impl Attachments {
             if error.code() == 0 {
                 return Err(error);
             }
-            let message = format!("Error encountered while handling volume hotplug requests: {}", error.message());
+            let message =
+                format!("Error encountered while handling volume hotplug requests: {}", error.message());
             Ok(Some(SyncError { reason: "HotPlugVolumeError", message }))
         };
         if is_deleting(vm) {

@@ -115,7 +115,8 @@ impl VirtController {
     ) {
         caches.follow_config();
         let vmi_queue = Queue::default();
-        let hotplug = Attachments::start(writer.clone(), recorder.clone(), (caches, hotplug), &vmi_queue, stop);
+        let hotplug =
+            Attachments::start(writer.clone(), recorder.clone(), (caches, hotplug), &vmi_queue, stop);
         Migrations::start(writer.clone(), recorder.clone(), (caches, &hotplug), stop);
         Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);

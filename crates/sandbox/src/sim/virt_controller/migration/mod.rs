@@ -244,7 +244,11 @@ impl Migrations {
     /// The attachment pod of a target, where the guest has hotplugged volumes.
     fn attachment(&self, vmi: &Value, source: Option<&Value>, target: Option<&Value>) -> Volumes {
         let none = source.is_none_or(|source| hotplugged(vmi, source).is_empty());
-        if none { Volumes::None } else { Volumes::Some(target.and_then(|target| self.hotplug.first_of(target))) }
+        if none {
+            Volumes::None
+        } else {
+            Volumes::Some(target.and_then(|target| self.hotplug.first_of(target)))
+        }
     }
 
     /// Makes the target pod; says why it could not.
