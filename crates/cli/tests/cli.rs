@@ -11,6 +11,7 @@ fn help_texts() {
         "admit",
         "bench",
         "bench admission",
+        "bench guard",
         "completion",
         "image",
         "image convert",

@@ -198,7 +198,7 @@ impl VirtHandler {
         }
         let (uid, node) = (json::uid(pod), text(pod, "/spec/nodeName"));
         let (may_boot, status) = self.hotplug.with_disks(uid, |disks| {
-            self.look(vmi, node, Timestamp::now(), |seen| {
+            self.look(vmi, node, self.writer.client.now(), |seen| {
                 handler::mount(seen, disks);
                 let may_boot = handler::may_boot(vmi, disks);
                 let status = handler::describe(seen, disks);
@@ -286,7 +286,7 @@ impl VirtHandler {
         let attachment = text(vmi, "/status/migrationState/targetAttachmentPodUID");
         if !attachment.is_empty() {
             self.hotplug.with_disks(json::uid(pod), |disks| {
-                self.look(vmi, node, Timestamp::now(), |seen| handler::mount_target(seen, attachment, disks));
+                self.look(vmi, node, self.writer.client.now(), |seen| handler::mount_target(seen, attachment, disks));
             });
         }
         let address = text(pod, "/status/hostIP");

@@ -1,7 +1,7 @@
 //! Attachment pods as virt-controller knows them: a watch cache that is behind by a set time, and what it waits to see
 //! there (`pkg/controller/expectations.go`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ enum Expectation {
 #[derive(Default)]
 struct State {
     /// By uid of the pod.
-    pods: HashMap<String, Arc<Value>>,
+    pods: BTreeMap<String, Arc<Value>>,
     /// By key of the VMI.
-    expected: HashMap<String, Expectation>,
+    expected: BTreeMap<String, Expectation>,
     /// Uids that have been seen to go.
-    gone: std::collections::HashSet<String>,
+    gone: std::collections::BTreeSet<String>,
 }
 
 /// A cache of attachment pods that is behind.
@@ -73,6 +73,7 @@ impl Informer {
         tokio::spawn(async move {
             while let Some((due, pod, gone)) = events.recv().await {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep_until(due) => {}
                 }

@@ -25,11 +25,12 @@ pub(in crate::sim) mod storage;
 pub(in crate::sim) mod storage_classes;
 pub(in crate::sim) mod takeover;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Release;
 use super::cache::Cache;
@@ -97,9 +98,9 @@ pub struct Hotplug {
     classes: Arc<Cache>,
     launchers: Arc<Launchers>,
     /// By uid of the launcher pod.
-    disks: Mutex<HashMap<String, Disks>>,
+    disks: Mutex<BTreeMap<String, Disks>>,
     /// When a kubelet began with an attachment pod, by uid.
-    begun: Mutex<HashMap<String, Instant>>,
+    begun: Mutex<BTreeMap<String, Instant>>,
     io_errors: Mutex<Vec<IoError>>,
     /// Wanted volumes that were unplugged.
     unplugged: Mutex<Vec<IoError>>,
@@ -216,7 +217,7 @@ impl Hotplug {
         self.storage.device(Place { node, claim: &key, pod })
     }
 
-    fn disks(&self) -> MutexGuard<'_, HashMap<String, Disks>> {
+    fn disks(&self) -> MutexGuard<'_, BTreeMap<String, Disks>> {
         lock(&self.disks)
     }
 

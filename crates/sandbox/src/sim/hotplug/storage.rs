@@ -10,7 +10,7 @@
 //!                     └ per-publish-device: each publication has its own, which dies with it
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a driver does to a volume in use.
@@ -64,11 +64,11 @@ struct Staged {
 #[derive(Debug, Default)]
 struct State {
     /// (node, claim as `namespace/name`)
-    staged: HashMap<(String, String), Staged>,
+    staged: BTreeMap<(String, String), Staged>,
     /// Devices that guests have open, with the number of guests.
-    open: HashMap<Device, usize>,
+    open: BTreeMap<Device, usize>,
     /// Claim → the nodes that it is attached to.
-    attached: HashMap<String, BTreeSet<String>>,
+    attached: BTreeMap<String, BTreeSet<String>>,
     last: Device,
 }
 

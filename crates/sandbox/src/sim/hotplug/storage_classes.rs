@@ -2,7 +2,7 @@
 //! attachment of volumes to nodes (`VolumeAttachment`), which follows the pods that list a claim, whether they use it or
 //! not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub struct Volumes {
     hotplug: Arc<Hotplug>,
     queue: Queue,
     /// By claim: the pods on nodes that list it.
-    users: Mutex<HashMap<String, Pods>>,
+    users: Mutex<BTreeMap<String, Pods>>,
 }
 
 impl Volumes {
@@ -97,7 +97,7 @@ impl Volumes {
         });
     }
 
-    fn users(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pods>> {
+    fn users(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pods>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

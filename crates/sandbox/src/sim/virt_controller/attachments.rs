@@ -1,6 +1,6 @@
 //! virt-controller's part in hotplugged volumes: it reads, lets `hotplug` decide, and writes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -169,8 +169,8 @@ impl Attachments {
         &self,
         vmi: &Value,
         launcher: &Value,
-    ) -> Result<HashMap<String, String>, ClientError> {
-        let mut phases = HashMap::new();
+    ) -> Result<BTreeMap<String, String>, ClientError> {
+        let mut phases = BTreeMap::new();
         let namespace = json::namespace(vmi);
         for claim in hotplugged(vmi, launcher).into_iter().filter_map(claim_of) {
             let owned = self.claim(namespace, claim).is_some_and(|claim| {
