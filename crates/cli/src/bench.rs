@@ -1,4 +1,4 @@
-//! `virt-steward bench`: load on a running service.
+//! `virt-steward bench`: what things cost.
 
 pub mod admission;
 mod child;
@@ -9,6 +9,7 @@ mod load;
 mod process;
 mod report;
 mod review;
+pub mod volumes;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,8 @@ use anyhow::Result;
 #[command(after_help = "Examples:
   virt-steward bench admission --self --rate 2000
   virt-steward bench admission --url https://127.0.0.1:8443/mutate --insecure --rate 2000
-  virt-steward bench guard --vms 1000")]
+  virt-steward bench guard --vms 1000
+  virt-steward bench volumes")]
 pub struct Args {
     #[command(subcommand)]
     service: Service,
@@ -31,6 +33,8 @@ enum Service {
     Admission(admission::Args),
     /// Measure verdicts about attachment pods, in a cluster with many VMs
     Guard(guard::Args),
+    /// Measure how long volumes take into a guest, in one change and one after the other
+    Volumes(volumes::Args),
 }
 
 /// Measures, prints.
@@ -38,5 +42,6 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.service {
         Service::Admission(args) => admission::run(args).await,
         Service::Guard(args) => guard::run(args).await,
+        Service::Volumes(args) => volumes::run(args).await,
     }
 }

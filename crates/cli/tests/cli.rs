@@ -12,6 +12,7 @@ fn help_texts() {
         "bench",
         "bench admission",
         "bench guard",
+        "bench volumes",
         "completion",
         "image",
         "image convert",

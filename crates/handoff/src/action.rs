@@ -285,8 +285,11 @@ impl World {
                 }
             }
             Action::Age(uid) => {
-                if let Some(pod) = self.pod_mut(uid) {
-                    pod.age = if pod.age == Age::Fresh { Age::Tried } else { Age::Old };
+                let age = self.pod(uid).map_or(Age::Fresh, |pod| pod.age);
+                let older = if age == Age::Fresh { Age::Tried } else { Age::Old };
+                // Whatever was there before has been there for at least as long.
+                for pod in self.pods.iter_mut().filter(|pod| pod.uid <= uid) {
+                    pod.age = pod.age.max(older);
                 }
             }
             Action::Overdue => self.overdue = true,

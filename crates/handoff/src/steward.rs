@@ -138,7 +138,8 @@ impl Texts {
     fn get() -> &'static Self {
         static TEXTS: OnceLock<Texts> = OnceLock::new();
         TEXTS.get_or_init(|| Self {
-            uids: (0..=Uid::MAX).map(|uid| uid.to_string()).collect(),
+            // As long as each other, so that they sort as numbers do.
+            uids: (0..=Uid::MAX).map(|uid| format!("{uid:05}")).collect(),
             launchers: (0..=u8::MAX).map(|launcher| format!("l{launcher}")).collect(),
         })
     }
@@ -174,11 +175,11 @@ impl Texts {
             ready: pod.phase == PodPhase::Ready,
             deleting: false,
             node: if pod.phase == PodPhase::Pending { "" } else { self.launcher(pod.launcher) },
-            // In the order of their uids, and none of them of the same second.
+            // Of those of one second the uid tells the order.
             created: match pod.age {
-                Age::Old => i64::from(pod.uid),
+                Age::Old => 0,
                 Age::Tried => NOW - 60,
-                Age::Fresh => NOW + i64::from(pod.uid),
+                Age::Fresh => NOW,
             },
             trigger: false,
             volumes: volumes.collect(),

@@ -16,7 +16,7 @@ use crate::guard::in_use;
 use crate::policy::Limits;
 use crate::record::Record;
 use crate::settle::{Wait, waits};
-use crate::view::{AttachmentPod, Instance, rfc3339};
+use crate::view::{AttachmentPod, Instance, Phase, rfc3339};
 
 /// An UPDATE of a VMI, and what was read to judge it.
 #[derive(Clone, Debug)]
@@ -124,7 +124,14 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         return Verdict::Allow(Reason::Settled);
     }
     let until = since.saturating_add(limits.gate);
-    if now > until {
+    // A disk that is on its way into the guest would be taken out again (W7), so that one is waited for, once more as long.
+    let arriving = old.hotplugged().any(|volume| {
+        let status = old.status_of(volume.name);
+        !volume.utility
+            && status.is_some_and(|status| status.phase == Phase::MountedToPod && status.target.is_empty())
+    });
+    let last = if arriving { until.saturating_add(limits.gate) } else { until };
+    if now > last {
         return Verdict::Allow(Reason::Overdue);
     }
     Verdict::Hold(Hold { migrating: false, waits, since, until: Some(until) })

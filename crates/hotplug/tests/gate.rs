@@ -155,6 +155,17 @@ fn a_change_is_held_for_a_bounded_time() {
     };
     assert!(matches!(held(120), Verdict::Hold(_)));
     assert_eq!(held(121), Verdict::Allow(Reason::Overdue));
+    // A disk on its way into the guest is waited for, twice as long.
+    let arriving = |ago: i64| {
+        let record = Record { held: Some(NOW - ago), ..Record::default() };
+        let change = |old: &mut Value, _: &mut Value, pods: &mut Vec<Value>| {
+            unsettle(pods);
+            old["status"]["volumeStatus"] = json!([status("a", "MountedToPod", "u-old", "")]);
+        };
+        gate(change, &record, false)
+    };
+    assert!(matches!(arriving(240), Verdict::Hold(_)));
+    assert_eq!(arriving(241), Verdict::Allow(Reason::Overdue));
 }
 
 /// Up to v1.5 virt-handler unmounts only when the status entry has gone, and a volume that comes

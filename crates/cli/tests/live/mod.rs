@@ -37,6 +37,7 @@ pub struct Cluster {
     client: kube::Client,
     kubeconfig: PathBuf,
     operators: Vec<(CancellationToken, tokio::task::JoinHandle<()>)>,
+    process: Option<tokio::process::Child>,
     pub metrics: Option<std::net::SocketAddr>,
     _dir: tempfile::TempDir,
 }
@@ -67,7 +68,16 @@ impl Cluster {
         // 429 is an answer that is looked for here
         found.default_retry = false;
         let client = kube::Client::try_from(found).unwrap();
-        Self { sandbox, simulation, client, kubeconfig, operators: Vec::new(), metrics: None, _dir: dir }
+        Self {
+            sandbox,
+            simulation,
+            client,
+            kubeconfig,
+            operators: Vec::new(),
+            process: None,
+            metrics: None,
+            _dir: dir,
+        }
     }
 
     /// Starts an operator with all that it does about volumes, and waits until the API server calls it.
@@ -99,11 +109,45 @@ impl Cluster {
         panic!("not registered: {:?}", readiness.report());
     }
 
-    /// The operator dies where it stands; its webhooks stay registered.
+    /// Starts an operator as a process of its own, and waits until the API server calls it.
+    pub async fn operate_process(&mut self) {
+        let before = self.registered().await;
+        let config = self.kubeconfig.with_file_name("operator.yaml");
+        std::fs::write(&config, "hotplug: {guard: true, gate: true, heal: true}\n").unwrap();
+        let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_virt-steward"))
+            .args(["operator", "--register", "url", "--port", "0", "--metrics-bind-address", "0"])
+            .arg("--config")
+            .arg(&config)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .env_remove("KUBECONFIG")
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        for _ in 0..6000 {
+            let now = self.registered().await;
+            if now.is_some() && now != before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("not registered");
+    }
+
+    /// Where the guard is called.
+    async fn registered(&self) -> Option<String> {
+        let path =
+            "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/00-virt-steward-hotplug";
+        let found = self.get(path).await?;
+        found["webhooks"][0]["clientConfig"]["url"].as_str().map(str::to_owned)
+    }
+
+    /// The operator dies where it stands (`SIGKILL`); its webhooks stay registered.
     pub async fn kill_operator(&mut self) {
-        let (_, serving) = self.operators.remove(0);
-        serving.abort();
-        let _ = serving.await;
+        let mut process = self.process.take().unwrap();
+        process.kill().await.unwrap();
     }
 
     pub async fn send(&self, method: Method, path: &str, kind: &str, body: &Value) -> (u16, Value) {

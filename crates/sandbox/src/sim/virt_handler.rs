@@ -286,7 +286,9 @@ impl VirtHandler {
         let attachment = text(vmi, "/status/migrationState/targetAttachmentPodUID");
         if !attachment.is_empty() {
             self.hotplug.with_disks(json::uid(pod), |disks| {
-                self.look(vmi, node, self.writer.client.now(), |seen| handler::mount_target(seen, attachment, disks));
+                self.look(vmi, node, self.writer.client.now(), |seen| {
+                    handler::mount_target(seen, attachment, disks)
+                });
             });
         }
         let address = text(pod, "/status/hostIP");
