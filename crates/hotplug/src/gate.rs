@@ -15,7 +15,7 @@ use crate::Seconds;
 use crate::guard::in_use;
 use crate::policy::Limits;
 use crate::record::Record;
-use crate::settle::{Wait, waits};
+use crate::settle::{Wait, is_at_rest_with_several, waits};
 use crate::view::{AttachmentPod, Instance, Phase, rfc3339};
 
 /// An UPDATE of a VMI, and what was read to judge it.
@@ -117,6 +117,9 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         return Verdict::Allow(Reason::NeverAttached);
     }
     let mut waits = waits(old, pods);
+    if is_at_rest_with_several(old, pods, now) {
+        waits.clear();
+    }
     if waits.is_empty() && now.saturating_sub(since) < limits.comeback {
         waits = returning(change, record);
     }

@@ -401,3 +401,23 @@ fn a_pod_in_the_way_of_its_replacement_goes_where_the_class_says_so() {
         |pod: &mut Value| pod["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"] = "pvc-c".into();
     assert_eq!(heal(16, once, &named, other), [], "it is not the replacement that is wanted");
 }
+
+/// Pins: pods that stay beside each other on purpose are no handoff that one waits for.
+#[test]
+fn several_pods_that_serve_for_a_while_are_at_rest() {
+    let pods = |age: i64, ready: bool| {
+        let mut newer = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
+        newer["metadata"]["creationTimestamp"] = ago(age).into();
+        newer["status"]["containerStatuses"][0]["ready"] = ready.into();
+        vec![pod("old", &[("a", Use::Device)]), newer]
+    };
+    let at_rest = |vmi: &Value, pods: &[Value]| {
+        hotplug::settle::is_at_rest_with_several(&Instance::read(vmi), &views(pods), NOW)
+    };
+    let both = vmi(&["a", "b"]);
+    assert!(at_rest(&both, &pods(31, true)));
+    assert!(!at_rest(&both, &pods(30, true)), "it may be a handoff");
+    assert!(!at_rest(&both, &pods(31, false)));
+    assert!(!at_rest(&both, &pods(31, true)[..1]), "one pod is the usual case");
+    assert!(!at_rest(&vmi(&["b"]), &pods(31, true)), "no pod has just that");
+}

@@ -59,6 +59,9 @@ struct Staged {
     device: Device,
     /// Uid of the pod → its device.
     pods: BTreeMap<String, Device>,
+    /// Pods that the kubelet has been given and that were refused: it does not unstage the volume for their sake
+    /// (`desiredStateOfWorld.VolumeExists`, reconciler).
+    waiting: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +110,9 @@ impl Storage {
         if profile == Profile::ExclusivePublish
             && let Some(other) = other
         {
+            if let Some(staged) = state.staged.get_mut(&at.key()) {
+                staged.waiting.insert(at.pod.to_owned());
+            }
             return Err(format!(
                 "rpc error: code = FailedPrecondition desc = volume is already published to pod {other} on this node"
             ));
@@ -115,6 +121,7 @@ impl Storage {
         let fresh = state.last;
         let staged = state.staged.entry(at.key()).or_default();
         staged.profile = profile;
+        staged.waiting.remove(at.pod);
         if staged.device == 0 {
             staged.device = fresh;
         }
@@ -132,8 +139,14 @@ impl Storage {
     pub fn unpublish(&self, at: Place<'_>) -> Vec<Device> {
         let mut state = self.state();
         let Some(staged) = state.staged.get_mut(&at.key()) else { return Vec::new() };
-        let Some(device) = staged.pods.remove(at.pod) else { return Vec::new() };
-        let (profile, shared, last) = (staged.profile, staged.device, staged.pods.is_empty());
+        let waited = staged.waiting.remove(at.pod);
+        let removed = staged.pods.remove(at.pod);
+        if removed.is_none() && !waited {
+            return Vec::new();
+        }
+        let device = removed.unwrap_or_default();
+        let last = staged.pods.is_empty() && staged.waiting.is_empty();
+        let (profile, shared) = (staged.profile, staged.device);
         if profile == Profile::PerPublishDevice {
             if last {
                 state.staged.remove(&at.key());
@@ -180,8 +193,9 @@ impl Storage {
     /// Whether anything is published to a pod on a node, by claims.
     pub fn claims_of(&self, node: &str, pod: &str) -> Vec<String> {
         let state = self.state();
-        let has =
-            |((on, _), staged): &(&(String, String), &Staged)| on == node && staged.pods.contains_key(pod);
+        let has = |((on, _), staged): &(&(String, String), &Staged)| {
+            on == node && (staged.pods.contains_key(pod) || staged.waiting.contains(pod))
+        };
         state.staged.iter().filter(has).map(|((_, claim), _)| claim.clone()).collect()
     }
 
@@ -258,8 +272,15 @@ mod tests {
         storage.publish(at("old"), Profile::ExclusivePublish).unwrap();
         storage.publish(at("old"), Profile::ExclusivePublish).unwrap();
         assert!(storage.publish(at("new"), Profile::ExclusivePublish).unwrap_err().contains("pod old"));
-        storage.unpublish(at("old"));
+        let device = storage.device(at("old"));
+        assert_eq!(
+            storage.unpublish(at("old")),
+            Vec::<Device>::new(),
+            "the kubelet has a pod that waits for it"
+        );
         storage.publish(at("new"), Profile::ExclusivePublish).unwrap();
+        assert_eq!(storage.device(at("new")), device);
+        assert_eq!(storage.unpublish(at("new")).len(), 1);
     }
 
     #[test]
