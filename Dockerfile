@@ -34,6 +34,8 @@ LABEL org.opencontainers.image.title="virt-steward" \
       org.opencontainers.image.description="Features for KubeVirt virtual machines, asked for by annotation" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /virt-steward /usr/local/bin/virt-steward
+# Whom to trust outside the cluster: object stores, trace collectors.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY LICENSE /usr/share/doc/virt-steward/LICENSE
 # No shell, no package and no file is needed at run time: root stays read-only, nothing is written.
 USER 65532:65532

@@ -105,7 +105,11 @@ def inspect(name, objects):
             excluded = [e for e in hook["namespaceSelector"]["matchExpressions"] if e["operator"] == "NotIn"]
             check(f"{name}: own namespace and kube-system are exempt",
                   {NAMESPACE, "kube-system"} <= set(excluded[0]["values"]), excluded)
-            if configuration["metadata"]["name"].endswith("-hotplug"):
+            if configuration["metadata"]["name"].endswith("-launcher"):
+                check(f"{name}: only launcher pods of VMs that ask for a hook wait for us",
+                      hook["objectSelector"]["matchLabels"] == {"kubevirt.io": "virt-launcher"}
+                      and "launcher-hooks" in hook["matchConditions"][0]["expression"], hook)
+            elif configuration["metadata"]["name"].endswith("-hotplug"):
                 narrowed = "objectSelector" in hook or "matchConditions" in hook
                 check(f"{name}: hooks of hotplugged volumes are asked about KubeVirt's pods only", narrowed, hook["name"])
                 deletes = any("DELETE" in r["operations"] for r in hook["rules"])
@@ -140,7 +144,8 @@ def reads(objects, resource):
     """Namespaces in which the account may get a resource: a name, or `*` for all of them."""
     found = []
     for o in objects:
-        if o["kind"] in ("ClusterRole", "Role"):
+        # The role of pods of export jobs is bound in the namespaces that ask for it, to another account.
+        if o["kind"] in ("ClusterRole", "Role") and not o["metadata"]["name"].endswith("-exporter"):
             for rule in o["rules"]:
                 if resource in rule["resources"] and "get" in rule["verbs"] and "resourceNames" not in rule:
                     found.append("*" if o["kind"] == "ClusterRole" else o["metadata"]["namespace"])
@@ -171,7 +176,12 @@ def inspect_each(rendered):
     check("default: reinvoked when others change the VM", hook["webhooks"][0]["reinvocationPolicy"] == "IfNeeded")
     check("default: fails closed", hook["webhooks"][0]["failurePolicy"] == "Fail")
     check("default: notes say the way out", "kubectl delete mutatingwebhookconfiguration 00-virt-steward" in notes)
-    check("default: no validating webhook", of_kind(default, "ValidatingWebhookConfiguration") == [])
+    validating = of_kind(default, "ValidatingWebhookConfiguration")[0]["webhooks"][0]
+    check("default: the validating webhook fails open", validating["failurePolicy"] == "Ignore")
+    check("default: the chart and the program ask /validate about the same VMs",
+          validating["matchConditions"] == json.loads(REGISTERED.read_text().split("---\n", 2)[2])[1]["webhooks"][0]["matchConditions"],
+          validating["matchConditions"])
+    check("default: no Plugin, no agent", of_kind(default, "Plugin") + of_kind(default, "DaemonSet") == [])
 
     seed, notes = rendered["seed"]
     hook = of_kind(seed, "MutatingWebhookConfiguration")[0]["webhooks"][0]
@@ -211,9 +221,40 @@ def inspect_each(rendered):
     named = [r for r in rules(own) if "secrets" in r["resources"] and "get" in r["verbs"]]
     check("self-made: only its own Secret is readable", [r.get("resourceNames") for r in named] == [["virt-steward-tls"]], named)
 
+    rest, _ = rendered["rest"]
+    ports = {port["name"]: port["port"] for port in of_kind(rest, "Service")[0]["spec"]["ports"]}
+    check("rest: the Service has its port", ports.get("rest") == 8444, ports)
+    config = yaml.safe_load(config_file(rest))["rest"]
+    check("rest: the program is told", (config["enabled"], config["auth"], config["audiences"]) == (True, "impersonate", ["virt-steward"]), config)
+    pod = of_kind(rest, "Deployment")[0]["spec"]["template"]["spec"]
+    mounted = [m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == "clients"]
+    check("rest: authorities of clients are where the program looks", mounted == [config["clientCaFile"].rsplit("/", 1)[0]], mounted)
+    peers = [r["from"] for r in of_kind(rest, "NetworkPolicy")[0]["spec"]["ingress"] if r["ports"][0]["port"] == "rest"]
+    check("rest: only who is named may connect", peers and "automation" in str(peers[0]), peers)
+    for name, (objects, _) in rendered.items():
+        check(f"{name}: impersonation is granted exactly where it is asked for",
+              any("impersonate" in r["verbs"] and "groups" in r["resources"] for r in rules(objects)) == (name == "rest"))
+
     manual, _ = rendered["manual"]
     check("manual: Secret of type tls", of_kind(manual, "Secret")[0]["type"] == "kubernetes.io/tls")
     check("manual: caBundle", of_kind(manual, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["caBundle"])
+
+    devices, _ = rendered["devices"]
+    agent = of_kind(devices, "DaemonSet")[0]["spec"]["template"]["spec"]
+    check("devices: the agent of the inventory has nothing of the host",
+          "volumes" not in agent and agent["securityContext"]["runAsNonRoot"] is True
+          and agent["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}, agent)
+    own_rules = [o["rules"] for o in of_kind(devices, "ClusterRole") if o["metadata"]["name"].endswith("-inventory")]
+    check("devices: and may write inventories alone",
+          [r["resources"] for r in own_rules[0] if set(r["verbs"]) - {"get"}] == [["nodeinventories"]], own_rules)
+    source = (CHART.parent.parent / "crates" / "features" / "src" / "launcher.rs").read_text()
+    spec = of_kind(devices, "Plugin")[0]["spec"]
+    check("devices: the chart's Plugin waits for the socket of the program",
+          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source
+          and spec["domainHooks"][0]["sidecar"]["socketPath"] == spec["launcherHooks"][0]["sidecar"]["socketPath"]
+          == "/var/run/kubevirt-plugin/virt-steward/virt-steward.sock", spec)
+    features = yaml.safe_load(config_file(devices))["features"]
+    check("devices: the program knows", (features["availability"], features["vbiosInjection"]["registerPlugin"]) == ("Deny", True))
 
     existing, _ = rendered["existing-secret"]
     pod = of_kind(existing, "Deployment")[0]["spec"]["template"]["spec"]
@@ -224,6 +265,13 @@ def inspect_each(rendered):
     check("strict: Secrets only where asked", reads(strict, "secrets") == ["team-a"], reads(strict, "secrets"))
     check("strict: ConfigMaps only where asked", reads(strict, "configmaps") == ["team-a", "team-b"])
     check("strict: digest", of_kind(strict, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"].endswith("@sha256:" + 64 * "0"))
+    objects, _ = rendered["files"]
+    files = yaml.safe_load(config_file(objects))
+    check("files: the paths are the program's", (files["tls"]["certFile"], files["tls"]["source"]) == ("/path/to/tls.crt", "files"))
+    check("files: no Secret of ours is mounted", all(v["name"] != "certs" for v in of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]))
+    check("files: traces are sent", files["telemetry"]["otlpEndpoint"].endswith(":4318"))
+    out = [p["port"] for rule in of_kind(objects, "NetworkPolicy")[0]["spec"]["egress"] for p in rule["ports"]]
+    check("files: the collector is let out", 4318 in out, out)
     alerts = {r["alert"] for g in of_kind(strict, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
     runbooks = (CHART.parent.parent / "docs" / "runbooks.md").read_text()
     for alert in sorted(alerts):
@@ -236,6 +284,33 @@ def inspect_each(rendered):
     for metric in sorted(used):
         name = re.sub("_(total|bucket)$", "", metric)
         check(f"strict: the program exports {metric}", f'"{name}"' in exported)
+
+
+    resize, _ = rendered["resize"]
+    alerts = {r["alert"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
+    check("resize: alerts", {"VirtStewardResizeLasts", "VirtStewardResizesFail"} <= alerts, alerts)
+    for alert in sorted(alerts):
+        check(f"resize: {alert} has a runbook", f"## {alert}" in runbooks)
+    expressions = " ".join(r["expr"] for g in of_kind(resize, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"])
+    for metric in sorted(set(re.findall(r"\b(resize[a-z_]*)\{", expressions))):
+        check(f"resize: the program exports {metric}", f'"{re.sub("_(total|bucket)$", "", metric)}"' in exported)
+    grants = [o for o in resize if o["kind"] in ("ClusterRole", "Role") and any("impersonate" in r["verbs"] for r in o["rules"])]
+    check("resize: acting as virt-controller is a Role of its own, in KubeVirt's namespace, for one account",
+          [(o["kind"], o["metadata"]["namespace"], [(r["resourceNames"], r["verbs"]) for r in o["rules"]]) for o in grants]
+          == [("Role", "kubevirt", [(["kubevirt-controller"], ["impersonate"])])], grants)
+    for name, (objects, _) in rendered.items():
+        check(f"{name}: nobody acts as virt-controller unasked",
+              name == "resize" or not any("impersonate" in r["verbs"] for r in rules(objects)))
+    agent = of_kind(resize, "DaemonSet")[0]["spec"]["template"]["spec"]
+    context = agent["containers"][0]["securityContext"]
+    check("resize: the agent is root with one capability, and no more",
+          (context["runAsUser"], context["capabilities"], context["allowPrivilegeEscalation"], context.get("privileged", False))
+          == (0, {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}, False, False), context)
+    check("resize: the agent has neither the node's network nor its processes, and opens no port",
+          not any(agent.get(k) for k in ("hostNetwork", "hostPID", "hostIPC")) and "ports" not in agent["containers"][0])
+    check("resize: the agent reads kubelet's pods and nothing else of the node",
+          [(v["hostPath"]["path"], m["readOnly"]) for v, m in zip(agent["volumes"], agent["containers"][0]["volumeMounts"])]
+          == [("/var/lib/kubelet/pods", True)], agent["volumes"])
 
 
 REFUSED = {
@@ -251,8 +326,10 @@ REFUSED = {
     "a malformed address": {"features": {"pciPassthrough": {"addressMap": {"00:02.0": "a/b"}}}},
     "a digest that is none": {"image": {"digest": "latest"}},
     "a privileged port": {"webhook": {"port": 443}},
+    "a wrong way to tell callers apart": {"rest": {"enabled": True, "auth": "none"}},
     "a certificate without its CA": {"tls": {"certManager": {"enabled": False}, "manual": {"existingSecret": "x"}}},
     "a key without its certificate": {"tls": {"certManager": {"enabled": False}, "manual": {"tlsKey": "eA==", "caCert": "eA=="}}},
+    "a certificate file without its key": {"tls": {"certManager": {"enabled": False}, "manual": {"caCert": "eA=="}, "certFile": "/a"}},
     "a foreign issuer without a name": {"tls": {"certManager": {"createIssuer": False}}},
 }
 

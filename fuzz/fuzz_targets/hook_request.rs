@@ -11,7 +11,8 @@ use hook::service::Sidecar;
 use libfuzzer_sys::fuzz_target;
 
 static SIDECAR: LazyLock<Sidecar> = LazyLock::new(|| {
-    let arguments = Arguments::parse(["vbios", "--rom", "ua-gpu-a=/nowhere/a.rom"]).expect("arguments");
+    let list = ["edit", "--hide-kvm", "--igd", "ua-gpu-a", "--qemu-arg", "-no-hpet"];
+    let arguments = Arguments::parse(list).expect("arguments");
     Sidecar::new(arguments, Layout::hooks(Some("hook-sidecar-0"), Some("/nowhere".into()), &[]))
 });
 
@@ -23,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
         "/kubevirt.hooks.v1alpha2.Callbacks/PreCloudInitIso",
         "/kubevirt.hooks.v1alpha3.Callbacks/Shutdown",
         "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain",
+        "/kubevirt.hooks.plugins.v1alpha1.LauncherHookService/GuestDefinition",
         "/",
     ];
     let path = paths[usize::from(*method) % paths.len()];

@@ -1,3 +1,8 @@
+{{/* Whether client certificates are looked at. */}}
+{{- define "virt-steward.clientCa" -}}
+{{- and .Values.rest.enabled (eq .Values.rest.auth "impersonate") (ne .Values.rest.clientCaConfigMap "") }}
+{{- end }}
+
 {{/* Seconds that API servers wait. */}}
 {{- define "virt-steward.timeout" -}}
 {{- ternary .Values.webhook.timeoutSeconds .Values.webhook.timeout (kindIs "invalid" .Values.webhook.timeout) }}
@@ -35,6 +40,7 @@ and prints it. The values of a feature have the names of the file; what differs 
 {{- $_ := set $features "source" .Values.configSource }}
 {{- $_ := set $features "errorHandling" (include "virt-steward.errorMode" .Values.errorHandling.mode) }}
 {{- $_ := set $features "addTrackingAnnotations" .Values.addTrackingAnnotations }}
+{{- $_ := set $features "availability" .Values.availability }}
 {{- $_ := set $features "userDataSecrets" .Values.rbac.secrets.enabled }}
 {{- $timeout := include "virt-steward.timeout" . | int }}
 server:
@@ -44,6 +50,10 @@ server:
 tls:
   source: {{ ternary "self-signed" "files" $self }}
   certDir: {{ .Values.webhook.certDir }}
+  {{- if eq (include "virt-steward.certificateSource" .) "files" }}
+  certFile: {{ .Values.tls.certFile | required "tls.certFile is needed beside keyFile" }}
+  keyFile: {{ .Values.tls.keyFile | required "tls.keyFile is needed beside certFile" }}
+  {{- end }}
   secretName: {{ include "virt-steward.certificateSecretName" . }}
 register:
   # With a certificate of its own the program fills in its webhook configuration, CA included.
@@ -63,11 +73,35 @@ hotplug:
   guard: {{ .Values.hotplug.guard.enabled }}
   gate: {{ .Values.hotplug.gate.enabled }}
   heal: {{ .Values.hotplug.heal.enabled }}
+exports:
+  enabled: {{ .Values.exports.enabled }}
+  image: {{ include "virt-steward.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- if .Values.rest.enabled }}
+rest:
+  enabled: true
+  port: {{ .Values.rest.port }}
+  auth: {{ .Values.rest.auth }}
+  {{- if eq .Values.rest.auth "impersonate" }}
+  {{- with .Values.rest.audiences }}
+  audiences: {{ toJson . }}
+  {{- end }}
+  {{- if .Values.rest.clientCaConfigMap }}
+  clientCaFile: /etc/virt-steward-clients/ca.crt
+  {{- end }}
+  {{- end }}
+  {{- with .Values.rest.prometheus }}
+  prometheus: {{ . | quote }}
+  {{- end }}
+{{- end }}
 kubernetes:
   leaderElect: {{ include "virt-steward.elects" . }}
   readSecrets: {{ .Values.rbac.secrets.enabled }}
 telemetry:
   logLevel: {{ .Values.logLevel }}
+  {{- with .Values.traces.otlpEndpoint }}
+  otlpEndpoint: {{ . }}
+  {{- end }}
   metricsBindAddress: {{ ternary (printf ":%v" .Values.metrics.port) "0" .Values.metrics.enabled | quote }}
 features:
   {{- toYaml $features | nindent 2 }}

@@ -52,12 +52,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- dict "certManager" $cm "manual" $manual | toJson }}
 {{- end }}
 
-{{/* Where the certificate comes from: cert-manager, manual, existing or self. */}}
+{{/* Where the certificate comes from: cert-manager, manual, existing, files or self. */}}
 {{- define "virt-steward.certificateSource" -}}
 {{- $tls := include "virt-steward.tls" . | fromJson }}
 {{- if $tls.certManager.enabled -}}cert-manager
 {{- else if $tls.manual.existingSecret -}}existing
 {{- else if or $tls.manual.tlsCert $tls.manual.tlsKey -}}manual
+{{- else if or .Values.tls.certFile .Values.tls.keyFile -}}files
 {{- else -}}self
 {{- end }}
 {{- end }}
@@ -73,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 
 {{- define "virt-steward.caBundle" -}}
 {{- $tls := include "virt-steward.tls" . | fromJson }}
-{{- if has (include "virt-steward.certificateSource" .) (list "existing" "manual") -}}
+{{- if has (include "virt-steward.certificateSource" .) (list "existing" "manual" "files") -}}
 {{- $tls.manual.caCert | required "tls.manual.caCert is needed with a certificate of your own: the API server checks the webhook against it" }}
 {{- end }}
 {{- end }}
@@ -110,8 +111,16 @@ same expression that the program registers.
 ))
 {{- end }}
 
+{{/*
+Whether a VM has what policies, or the question whether any node can take it, are about (CEL). The same as
+`has_devices` of crates/operator/src/register/objects.rs.
+*/}}
+{{- define "virt-steward.hasDevices" -}}
+(has(object.spec) && (has(object.spec.instancetype) || (has(object.spec.template) && has(object.spec.template.spec) && (has(object.spec.template.spec.nodeSelector) || has(object.spec.template.spec.affinity) || (has(object.spec.template.spec.domain) && ((has(object.spec.template.spec.domain.devices) && (has(object.spec.template.spec.domain.devices.hostDevices) || has(object.spec.template.spec.domain.devices.gpus))) || has(object.spec.template.spec.domain.cpu) || has(object.spec.template.spec.domain.memory) && has(object.spec.template.spec.domain.memory.hugepages))) || (has(object.spec.template.metadata) && has(object.spec.template.metadata.annotations))))))
+{{- end }}
+
 {{/* Whether replicas choose one among them that reconciles. */}}
 {{- define "virt-steward.elects" -}}
-{{- $reconciles := or .Values.resize.enabled .Values.hotplug.guard.enabled .Values.hotplug.gate.enabled .Values.hotplug.heal.enabled }}
+{{- $reconciles := or .Values.resize.enabled .Values.hotplug.guard.enabled .Values.hotplug.gate.enabled .Values.hotplug.heal.enabled .Values.exports.enabled }}
 {{- ternary "true" "false" (and $reconciles (gt (int (default .Values.replicaCount .Values.replicas)) 1)) }}
 {{- end }}

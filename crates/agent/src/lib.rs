@@ -16,6 +16,7 @@
 //! [ADR 8]: ../../../docs/adr/0008-resize-state-in-annotations.md
 
 mod complete;
+pub mod inventory;
 mod launcher;
 mod node;
 mod socket;

@@ -102,6 +102,16 @@ impl FieldError {
         Self::new(FieldErrorKind::Forbidden, field, Value::Null, detail)
     }
 
+    /// `field: Duplicate value: …`
+    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(FieldErrorKind::Duplicate, field, value, "")
+    }
+
+    /// `field: Too many: N: must have at most M items`
+    pub fn too_many(field: impl Into<String>, count: usize, limit: usize) -> Self {
+        Self::new(FieldErrorKind::TooMany, field, count, format!("must have at most {limit} items"))
+    }
+
     /// `field: Unsupported value: …: supported values: "a", "b"`
     pub fn not_supported<S: AsRef<str>>(
         field: impl Into<String>,

@@ -27,9 +27,9 @@ use crate::problem::Problem;
   virt-steward admit -f new.yaml --old stored.yaml --facts cluster.yaml -o patch
   kustomize build . | virt-steward admit -f - --facts cluster.yaml -o yaml > admitted.yaml
 
-Facts are Kubernetes objects (Node, KubeVirt, PCIDevice, PCIDeviceClaim), for example from
+Facts are Kubernetes objects (Node, KubeVirt, NodeInventory, Plugin, PCIDevice, PCIDeviceClaim), for example from
   kubectl get nodes,kubevirts -A -o yaml > cluster.yaml
-or a mapping with `nodes`, `kubevirt` and `pciDevices`. ConfigMaps and Secrets in any of the
+or a mapping with `nodes`, `kubevirt`, `pciDevices`, `hosts` and `plugins`. ConfigMaps and Secrets in any of the
 files answer what a VM asks for by name.
 
 Exit status: 0 every VM is allowed, 1 usage or IO error, 2 at least one VM is denied.")]

@@ -44,12 +44,13 @@ fn page(found: &Capabilities, namespace: &str, style: Style) -> String {
         vec!["Kubernetes:".into(), found.kubernetes.clone()],
         vec!["KubeVirt:".into(), or_none(kubevirt)],
         vec!["CDI:".into(), or_none(found.cdi.clone())],
+        vec!["Exports from outside:".into(), or_none(found.export_proxy.clone())],
     ]);
     let mut section = |title: &str, header: &[&str], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
             page.extend(["\n", &style.paint(Tone::Strong, title), "\n"]);
             let header = header.iter().map(|cell| (*cell).to_owned()).collect();
-            page.push_str(&table::render(&std::iter::once(header).chain(rows).collect::<Vec<Vec<String>>>()));
+            page.push_str(&table::fit(&std::iter::once(header).chain(rows).collect::<Vec<Vec<String>>>()));
         }
     };
     let gates = found.gates.iter().map(|gate| {
@@ -70,9 +71,11 @@ fn page(found: &Capabilities, namespace: &str, style: Style) -> String {
         let devices: Vec<String> =
             node.devices.iter().map(|(name, count)| format!("{name}={count}")).collect();
         let devices = Some(devices.join(",")).filter(|text| !text.is_empty());
-        vec![node.name.clone(), if node.schedulable { "yes" } else { "no" }.into(), or_none(devices)]
+        let hardware = Some(node.hardware.join(", ")).filter(|text| !text.is_empty());
+        let runs = if node.schedulable { "yes" } else { "no" };
+        vec![node.name.clone(), runs.into(), or_none(hardware), or_none(devices)]
     });
-    section("Nodes", &["NODE", "RUNS VMS", "DEVICES"], nodes.collect());
+    section("Nodes", &["NODE", "RUNS VMS", "HARDWARE", "DEVICES"], nodes.collect());
     let permissions = found.permissions.iter().map(|one| {
         let allowed = match one.allowed {
             Some(true) => "yes",

@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    admit, agent, bench, capabilities, clone, completion, devices, export, image, operator, policy, provider,
-    sandbox, serve, snapshot, top, version, vm, volume,
+    admit, agent, bench, capabilities, clone, completion, devices, doctor, export, image, instancetype,
+    migration, nic, node, operator, policy, provider, sandbox, serve, snapshot, template, top, version, vm,
+    volume,
 };
 
 /// A usage or IO error: nothing was decided.
@@ -55,12 +56,24 @@ enum Verb {
     Export(Box<export::Args>),
     /// Show the devices that a cluster has for VMs, and permit them
     Devices(devices::Args),
+    /// See whether a capability works in a cluster, and what keeps it from working
+    Doctor(doctor::Args),
     /// Convert, describe and verify disk images
     Image(image::Args),
+    /// Show the instance types that VMs can name
+    Instancetype(instancetype::Args),
+    /// Show, follow and end live migrations
+    Migration(migration::Args),
+    /// Add, remove and list network interfaces of VMs
+    Nic(nic::Args),
+    /// Show nodes and the VMs on them
+    Node(node::Args),
     /// Run the service that API servers call
     Operator(Box<operator::Args>),
     /// Try policies out
     Policy(policy::Args),
+    /// Show the preferences that VMs can name
+    Preference(instancetype::PreferenceArgs),
     /// VMs as other tools' users ask for them
     Provider(Box<provider::Args>),
     /// Run a cluster on this machine, with the operator working for it
@@ -71,6 +84,8 @@ enum Verb {
     Serve(serve::Args),
     /// Take, list, restore and delete snapshots of VMs
     Snapshot(snapshot::Args),
+    /// List, fill in, use and make VM templates
+    Template(template::Args),
     /// Show what VMs use
     Top(top::Args),
     /// Print the version
@@ -81,7 +96,12 @@ enum Verb {
 
 /// Parses the arguments, runs the verb, prints what went wrong.
 pub fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os().collect()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if called(&words, "kubectl_complete-steward") {
+        return completion::answer_kubectl(words);
+    }
+    completion::answer();
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(error) => {
             // clap would exit with 2, which means "denied" here
@@ -100,13 +120,16 @@ pub fn main() -> ExitCode {
 /// Parses the arguments. Called as `kubectl-steward`, the program is a plugin of kubectl and says so in its
 /// help; everything else is the same.
 fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let plugin =
-        args.first().is_some_and(|name| Path::new(name).file_stem() == Some("kubectl-steward".as_ref()));
     let mut command = Cli::command();
-    if plugin {
+    if called(&args, "kubectl-steward") {
         command = command.bin_name("kubectl steward");
     }
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Whether the program was called by this name.
+fn called(args: &[OsString], name: &str) -> bool {
+    args.first().is_some_and(|path| Path::new(path).file_stem() == Some(name.as_ref()))
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
@@ -119,7 +142,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Completion(args) => completion::run(&args),
         Verb::Export(args) => runtime()?.block_on(export::run(*args)),
         Verb::Devices(args) => runtime()?.block_on(devices::run(args)),
+        Verb::Doctor(args) => runtime()?.block_on(doctor::run(args)),
         Verb::Image(args) => image::run(args),
+        Verb::Instancetype(args) => runtime()?.block_on(instancetype::run(args)),
+        Verb::Migration(args) => runtime()?.block_on(migration::run(args)),
+        Verb::Nic(args) => runtime()?.block_on(nic::run(args)),
+        Verb::Node(args) => runtime()?.block_on(node::run(args)),
+        Verb::Preference(args) => runtime()?.block_on(instancetype::preferences(args)),
+        Verb::Template(args) => runtime()?.block_on(template::run(args)),
         Verb::Operator(args) => runtime()?.block_on(operator::run(*args)),
         Verb::Policy(args) => policy::run(args),
         Verb::Provider(args) => runtime()?.block_on(provider::run(*args)),

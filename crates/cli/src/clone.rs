@@ -7,6 +7,7 @@ use provider::snapshot::Origin;
 
 use crate::connection::{Scope, problem};
 use crate::output::print;
+use crate::presented::{Document, document};
 use crate::vm::{Patience, Progress};
 
 /// Arguments of `clone`.
@@ -18,7 +19,7 @@ use crate::vm::{Patience, Progress};
 The copy is in the same namespace, off, with MAC addresses and a serial number of its own.")]
 pub struct Args {
     /// The VM; left away with `--snapshot`
-    #[arg(value_name = "VM", num_args = 1..=2, required = true)]
+    #[arg(value_name = "VM", num_args = 1..=2, required = true, add = crate::completing::vms())]
     names: Vec<String>,
 
     /// From this snapshot instead of a VM
@@ -34,6 +35,10 @@ pub struct Args {
     /// Only let the API server check it
     #[arg(long)]
     dry_run: bool,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum)]
+    output: Option<Document>,
 }
 
 /// Makes the copy.
@@ -53,6 +58,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         let mut progress = Progress::of(&clone.name);
         let note = &mut |standing: &str| progress.note(standing);
         provider.wait_clone(&clone, args.patience.timeout, note).await.map_err(problem)?;
+    }
+    if let Some(format) = args.output {
+        document(format, &clone)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let accepted = if args.patience.wait || args.dry_run { "" } else { " (accepted)" };
     let dry = if args.dry_run { " (server dry run)" } else { "" };

@@ -1,4 +1,5 @@
-//! A cluster, spoken to in raw JSON: facts and lookups for `admit`, requests for the demo.
+//! A cluster, spoken to in raw JSON: facts and lookups for `admit`, requests for the demo. Operations on VMs
+//! are the `provider` crate's.
 
 use anyhow::Result;
 use features::{Lookup, Need};
@@ -7,9 +8,10 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kubevirt::inventory::COLLECTION;
 use serde_json::Value;
 
+use crate::connection::{ClusterArgs, config};
 use crate::inventory::Inventory;
 use crate::problem::Problem;
 
@@ -53,31 +55,20 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// A connection to a cluster.
 pub struct Cluster {
     client: Client,
-    namespace: String,
 }
 
 impl Cluster {
-    /// Connects with a kubeconfig file, or with what kubectl would use.
+    /// Connects with a kubeconfig file, or with what kubectl would use, or as the pod that this is.
     pub async fn connect(kubeconfig: Option<&std::path::Path>, context: Option<String>) -> Result<Self> {
-        let doing = "connecting to the cluster";
-        let remedy = "check `kubectl cluster-info`, or name a file with `--kubeconfig`";
-        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        let config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| Problem::new(doing, error, remedy))?;
-                kube::Config::from_custom_kubeconfig(file, &options).await
-            }
-            None => kube::Config::from_kubeconfig(&options).await,
-        }
-        .map_err(|error| Problem::new(doing, error, remedy))?;
-        let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|error| Problem::new(doing, error, remedy))?;
-        Ok(Self { client, namespace })
-    }
-
-    /// The namespace of the context.
-    pub fn namespace(&self) -> String {
-        self.namespace.clone()
+        let args = ClusterArgs { kubeconfig: kubeconfig.map(Into::into), context };
+        let mut config = config(&args).await?;
+        // a write must not be sent twice
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(|error| {
+            let remedy = "check `kubectl cluster-info`, or name a file with `--kubeconfig`";
+            Problem::new("connecting to the cluster", error, remedy)
+        })?;
+        Ok(Self { client })
     }
 
     /// The client itself, for what makes its own requests.
@@ -96,6 +87,17 @@ impl Cluster {
         for path in ["/api/v1/nodes", "/apis/kubevirt.io/v1/kubevirts"] {
             for object in self.list(path).await?.unwrap_or_default() {
                 inventory.add(object, "", origin)?;
+            }
+        }
+        // where agents publish, and where KubeVirt takes Plugins
+        for (kind, path) in
+            [("NodeInventory", COLLECTION), ("Plugin", "/apis/plugin.kubevirt.io/v1alpha1/plugins")]
+        {
+            if let Some(objects) = self.list(path).await? {
+                inventory.expect(kind);
+                for object in objects {
+                    inventory.add(object, "", origin)?;
+                }
             }
         }
         // Harvester only: absent elsewhere
@@ -179,6 +181,20 @@ impl Cluster {
             .to_bytes();
         let body = serde_json::from_slice(&bytes).map_err(|error| problem(error.to_string()))?;
         Ok(Reply { status, body, warnings })
+    }
+
+    /// Sends a request with headers of its own; the answer may be a refusal.
+    pub async fn request(&self, request: http::Request<Body>) -> Result<(StatusCode, Value)> {
+        let what = format!("sending {} `{}`", request.method(), request.uri());
+        let problem = |wrong: String| Problem::new(what.clone(), wrong, "check that the API server runs");
+        let response = self.client.send(request).await.map_err(|error| problem(error.to_string()))?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| problem(error.to_string()))?
+            .to_bytes();
+        Ok((status, serde_json::from_slice(&bytes).map_err(|error| problem(error.to_string()))?))
     }
 
     /// Reads an object.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::problem::Problem;
+use crate::provider_config::{self, Metadata};
 
 /// The flags of kubectl that choose a cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -30,6 +31,10 @@ pub struct Scope {
     /// The namespace; otherwise that of the context
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
+
+    /// A file with `provider: {type, metadata: {namespace, kubeconfig, storageClass}}`; flags win
+    #[arg(long, value_name = "FILE", alias = "config")]
+    pub provider_config: Option<PathBuf>,
 }
 
 /// The kubeconfig that was named, or what kubectl would use.
@@ -53,10 +58,21 @@ pub async fn config(args: &ClusterArgs) -> Result<kube::Config> {
 }
 
 impl Scope {
-    /// Connects; the namespace is the one that was asked for, or the context's.
+    /// A cluster, for what is in no namespace.
+    pub fn of(cluster: ClusterArgs) -> Self {
+        Self { cluster, ..Self::default() }
+    }
+
+    /// What the configuration file says; nothing without one.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.provider_config.as_deref().map_or_else(|| Ok(Metadata::default()), provider_config::read)
+    }
+
+    /// Connects; the namespace is the one that was asked for, or the file's, or the context's.
     pub async fn connect(&self) -> Result<(Provider, String)> {
-        let provider = ::provider::cluster::connect(config(&self.cluster).await?).map_err(problem)?;
-        let namespace = self.namespace.clone().unwrap_or_else(|| provider.default_namespace().to_owned());
+        let scope = self.metadata()?.under(self);
+        let provider = ::provider::cluster::connect(config(&scope.cluster).await?).map_err(problem)?;
+        let namespace = scope.namespace.unwrap_or_else(|| provider.default_namespace().to_owned());
         Ok((provider, namespace))
     }
 

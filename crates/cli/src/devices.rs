@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use http::Method;
+use kubevirt::inventory::{COLLECTION, Host};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -29,8 +30,8 @@ const HARVESTER: &str = "/apis/devices.harvesterhci.io/v1beta1";
   virt-steward devices permit 0000:01:00.0 --node node01
   virt-steward devices permit --selector 10DE:1EB8 --resource nvidia.com/TU104GL_Tesla_T4 --apply
 
-What is there comes from the nodes' device plugins, the permitted devices of the KubeVirt CR, and Harvester's
-PCIDevices; what is used comes from running VirtualMachineInstances."
+What is there comes from the nodes' device plugins, the permitted devices of the KubeVirt CR, what node agents
+published (NodeInventory), and Harvester's PCIDevices; what is used comes from running VirtualMachineInstances."
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -86,7 +87,7 @@ enum Verb {
 The change is an RFC 6902 patch. It tests the list that it was made for, so it fails when somebody was faster.
 KubeVirt selects devices by vendor and product, so all devices of the kind are permitted on all nodes.")]
 struct PermitArgs {
-    /// PCI address, looked up among Harvester's PCIDevices
+    /// PCI address, looked up among what node agents found and Harvester's PCIDevices
     #[arg(value_name = "ADDRESS", required_unless_present = "selector")]
     address: Option<String>,
 
@@ -130,6 +131,13 @@ async fn observe(cluster: &Cluster) -> Result<Seen> {
         pci_devices: cluster.list(&format!("{HARVESTER}/pcidevices")).await?.unwrap_or_default(),
         claims: cluster.list(&format!("{HARVESTER}/pcideviceclaims")).await?.unwrap_or_default(),
         machines: cluster.list("/apis/kubevirt.io/v1/virtualmachineinstances").await?.unwrap_or_default(),
+        hosts: cluster
+            .list(COLLECTION)
+            .await?
+            .unwrap_or_default()
+            .iter()
+            .filter_map(Host::from_object)
+            .collect(),
     })
 }
 
@@ -164,20 +172,9 @@ async fn permit(args: &PermitArgs) -> Result<ExitCode> {
     let Some(kubevirt) = &seen.kubevirt else {
         return Err(Problem::new(doing, "there is no KubeVirt object", "install KubeVirt first").into());
     };
-    let device = match (&args.selector, &args.address) {
-        (Some(selector), _) => {
-            Device::given(selector, args.resource.as_deref().unwrap_or_default(), args.external)
-        }
-        (None, address) => Device::find(
-            &seen.pci_devices,
-            address.as_deref().unwrap_or_default(),
-            args.node.as_deref(),
-            args.resource.as_deref(),
-        ),
-    };
     let remedy =
         "give --selector VENDOR:PRODUCT and --resource NAME, or an address of `virt-steward devices`";
-    let device = device.map_err(|wrong| Problem::new(doing, wrong, remedy))?;
+    let device = chosen(args, &seen).map_err(|wrong| Problem::new(doing, wrong, remedy))?;
     let change = match patch(kubevirt, &device) {
         Ok(change) => change,
         Err(reason) => {
@@ -199,6 +196,29 @@ async fn permit(args: &PermitArgs) -> Result<ExitCode> {
         print(&format!("kubectl patch kubevirt {name} -n {namespace} --type json -p '{change}'\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The device that is meant: described, or at an address that Harvester or an agent knows.
+fn chosen(args: &PermitArgs, seen: &Seen) -> Result<Device, String> {
+    let resource = args.resource.as_deref();
+    let Some(address) = &args.address else {
+        let selector = args.selector.as_deref().unwrap_or_default();
+        return Device::given(selector, resource.unwrap_or_default(), args.external);
+    };
+    let node = args.node.as_deref();
+    if !seen.pci_devices.is_empty() {
+        return Device::find(&seen.pci_devices, address, node, resource);
+    }
+    if seen.hosts.is_empty() {
+        return Err(
+            "nothing is known about addresses: there are neither NodeInventories nor PCIDevices".to_owned()
+        );
+    }
+    let (device, notes) = Device::found(&seen.hosts, address, node, resource)?;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    Ok(Device { external: args.external, ..device })
 }
 
 /// The text of a field of an object.

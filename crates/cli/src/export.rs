@@ -1,45 +1,56 @@
 //! `virt-steward export`: the disks of a VM out of the cluster.
 
+mod destination;
+mod job;
 mod meter;
 mod preflight;
+mod relay;
 mod subject;
 
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::export::run::{self, Report, Settings, Target};
-use ::export::store::{Credentials, Location, Store};
 use ::export::{Error, Throttle, Window};
 use anyhow::Result;
 use clap::ValueEnum;
 use image::qcow2::Compression;
 
+use self::destination::Destination;
 use crate::cli::DENIED;
 use crate::problem::Problem;
 use crate::shutdown;
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   virt-steward export web --format qcow2 --output /backups
   virt-steward export shop/web --format ova --output . --verify
   virt-steward export --provider kubevirt --vm default/my-vm --output /backups
   virt-steward export web --snapshot nightly --format vmdk --output - | ssh esxi 'cat > web.vmdk'
   virt-steward export web --format ova --output s3://backups/nightly
+  virt-steward export web --output az://backups/nightly
+  virt-steward export web --format vmdk --disk root --output https://files.example/upload
   virt-steward export web --output /backups --resume
   virt-steward export web --output /backups --dry-run
   virt-steward export --file /dev/vg0/web --format qcow2 --output /backups
+  virt-steward export job submit nightly.json
 
 While an export runs, results are named NAME.partial beside a journal; after a failure, or a kill,
 --resume goes on from the last checkpoint. When all is whole, NAME.export.json holds the digests.
-Keys of stores come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GS_…, HMAC keys).
+A VM that runs is exported from a snapshot that is taken for it and removed afterwards.
+Keys of stores come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GS_…, HMAC keys),
+AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY, and HTTP_AUTHORIZATION.
 
 Exit status: 0 done, 1 failed, 2 the pre-flight found something that would make it fail.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+
     /// The VM, as NAME or NAMESPACE/NAME
     #[arg(value_name = "VM", conflicts_with_all = ["vm_flag", "file"])]
     vm: Option<String>,
@@ -67,9 +78,17 @@ pub struct Args {
     /// The compressor's level: deflate 1-9 (vmdk 1-12), zstd 1-19
     #[arg(long)]
     level: Option<i32>,
-    /// A directory, a store as `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX` (with `?endpoint=URL` for
-    /// other servers), or `-` for standard output (raw, vmdk, ova)
-    #[arg(short = 'O', long, value_name = "DIRECTORY|URL|-")]
+    /// A directory; a store as `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX` (with
+    /// `?endpoint=URL` for other servers); `https://HOST/PATH` of a server that takes PUT; or `-` for standard
+    /// output
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "DIRECTORY|URL|-",
+        required = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     output: String,
     /// The beginning of file names; by default the VM's name
     #[arg(long)]
@@ -89,6 +108,19 @@ pub struct Args {
     /// Leave the export object in the cluster
     #[arg(long)]
     keep: bool,
+    /// Refuse a VM that runs instead of taking a snapshot of it
+    #[arg(long, conflicts_with = "snapshot")]
+    no_snapshot: bool,
+    /// Make the directory
+    #[arg(long)]
+    mkdir: bool,
+    /// Afterwards, remove older whole exports beside this one but the newest N, this one included; each is a
+    /// directory (or prefix) of its own below a common parent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    keep_last: Option<u32>,
+    /// Tell this `VMExportJob` in the VM's namespace about progress
+    #[arg(long, value_name = "NAME", hide = true)]
+    job: Option<String>,
     /// How long the export object lives, in hours; it cannot be extended
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=720))]
     ttl: u16,
@@ -122,6 +154,13 @@ pub struct Args {
     /// The context of the kubeconfig
     #[arg(long)]
     context: Option<String>,
+}
+
+/// Exports that the cluster carries out.
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Exports as objects of the cluster: schedules, many VMs, retention
+    Job(job::Args),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -172,18 +211,6 @@ impl Args {
         self.output == "-"
     }
 
-    /// The store that the output names, if it is one.
-    fn store(&self) -> Result<Option<Arc<Store>>> {
-        if !self.output.contains("://") {
-            return Ok(None);
-        }
-        let env = |name: &str| std::env::var(name).ok();
-        let store = Location::parse(&self.output, &env)
-            .and_then(|location| Store::new(location, Credentials::read(&self.output, &env)?));
-        let remedy = "give s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, and keys in the environment";
-        Ok(Some(Arc::new(store.map_err(|error| Problem::new("choosing the store", error, remedy))?)))
-    }
-
     fn settings(&self) -> Result<Settings> {
         let qcow2 = self.format == FormatName::Qcow2;
         let compression = match self.compress {
@@ -218,40 +245,76 @@ impl Args {
 }
 
 /// Exports, or says whether it would work.
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(mut args: Args) -> Result<ExitCode> {
+    if let Some(Action::Job(job)) = args.action {
+        return job::run(job).await;
+    }
+    let Some(name) = args.job.take() else { return export(args, None).await };
+    let relay = relay::Relay::start(&args, name).await?;
+    let outcome = export(args, Some(relay.clone())).await;
+    let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
+    relay.end(failure).await;
+    outcome
+}
+
+async fn export(args: Args, relay: Option<relay::Relay>) -> Result<ExitCode> {
     let settings = args.settings()?;
-    let store = args.store()?;
+    let destination = Destination::open(&args)?;
+    if args.resume && destination.is_whole(&args).await? {
+        eprintln!("everything is there already: an earlier run finished it");
+        return Ok(ExitCode::SUCCESS);
+    }
     let subject = subject::find(&args).await?;
     let findings = preflight::look(&args, &subject, args.target()).await?;
     if args.dry_run {
         return preflight::show(&args, &findings);
     }
-    if preflight::refuse(&args, &findings) {
+    if let Some(blocked) = preflight::refuse(&args, &findings) {
+        if let Some(relay) = &relay {
+            relay.fail(&blocked);
+        }
         return Ok(ExitCode::from(DENIED));
     }
     let stop = shutdown::token()?;
     let opened = subject::open(&args, subject).await?;
     let meter = meter::Meter::new(&args);
+    let total = opened.job.disks.iter().map(|disk| disk.source.size()).sum();
     let listener: run::Listener = {
-        let meter = meter.clone();
-        Arc::new(move |event| meter.event(&event))
+        let (meter, relay) = (meter.clone(), relay.clone());
+        Arc::new(move |event| {
+            if let Some(relay) = &relay {
+                relay.event(&event, total);
+            }
+            meter.event(&event);
+        })
     };
-    let outcome = if args.pipe() {
-        let sink = BufWriter::with_capacity(1 << 20, std::io::stdout());
-        run::to_pipe(&opened.job, sink, &settings, listener, stop).await
-    } else if let Some(store) = store {
-        run::to_store(&opened.job, store, &settings, listener, stop).await
-    } else {
-        run::to_directory(&opened.job, Path::new(&args.output), &settings, listener, stop).await
-    };
+    let outcome = destination.write(&opened.job, &settings, listener, stop).await;
     meter.clear();
     let report = outcome.map_err(|error| failed(&args, &opened.job.source, &error))?;
-    if !args.keep
-        && let Some(export) = &opened.export
-        && let Err(error) = export.delete().await
-    {
-        // The disks are safe: what is left in the cluster goes with its TTL.
-        eprintln!("warning: {error}");
+    if !args.keep {
+        // The disks are safe: what is left in the cluster goes with its TTL, or is named here.
+        if let Some(export) = &opened.export
+            && let Err(error) = export.delete().await
+        {
+            eprintln!("warning: {error}");
+        }
+        if let Some(snapshot) = &opened.snapshot
+            && let Err(error) = snapshot.delete().await
+        {
+            eprintln!("warning: {error}");
+        }
+    }
+    if let Some(keep) = args.keep_last {
+        for gone in destination
+            .prune(&opened.job.name, keep)
+            .await
+            .map_err(|error| failed(&args, &opened.job.source, &error))?
+        {
+            eprintln!("removed the older export {gone}");
+        }
+    }
+    if let Some(relay) = &relay {
+        relay.finished(&report);
     }
     say(&args, &report);
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use features::{ClusterFacts, Lookup, Need, Node, PciDevice};
+use kubevirt::inventory::Host;
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -16,8 +17,8 @@ pub struct Inventory {
     claimed: BTreeSet<String>,
     /// `ConfigMap`s and `Secret`s by namespace and need.
     named: BTreeMap<(String, Need), Value>,
-    /// Cluster instancetypes by name; they have no namespace.
-    instancetypes: BTreeMap<String, Value>,
+    /// Cluster instancetypes and cluster preferences; they have no namespace.
+    clusterwide: BTreeMap<Need, Value>,
     /// The `VirtualMachine`s, in the order in which they were given.
     pub machines: Vec<Value>,
 }
@@ -60,7 +61,26 @@ impl Inventory {
                 self.add_named(Need::Instancetype(name(&object).to_owned()), object, namespace);
             }
             ("instancetype.kubevirt.io", "VirtualMachineClusterInstancetype") => {
-                self.instancetypes.insert(name(&object).to_owned(), object);
+                self.clusterwide.insert(Need::ClusterInstancetype(name(&object).to_owned()), object);
+            }
+            ("instancetype.kubevirt.io", "VirtualMachinePreference") => {
+                self.add_named(Need::Preference(name(&object).to_owned()), object, namespace);
+            }
+            ("instancetype.kubevirt.io", "VirtualMachineClusterPreference") => {
+                self.clusterwide.insert(Need::ClusterPreference(name(&object).to_owned()), object);
+            }
+            ("vm-feature-manager.io", "NodeInventory") => {
+                let host = Host::from_object(&object).ok_or_else(|| {
+                    Problem::new(
+                        format!("reading NodeInventory `{}` from `{origin}`", name(&object)),
+                        "its status is not one",
+                        "take it from the cluster: `kubectl get nodeinventories -o yaml`",
+                    )
+                })?;
+                self.facts.hosts.get_or_insert_default().push(host);
+            }
+            ("plugin.kubevirt.io", "Plugin") => {
+                self.facts.plugins.get_or_insert_default().push(name(&object).to_owned());
             }
             ("", "Secret") => self.add_named(Need::Secret(name(&object).to_owned()), object, namespace),
             // other kinds in a user's files say nothing about admission
@@ -81,7 +101,7 @@ impl Inventory {
     /// Answers a need of a VM in a namespace, when the object was given.
     pub fn lookup(&self, namespace: &str, need: &Need) -> Option<Lookup> {
         let found = match need {
-            Need::ClusterInstancetype(name) => self.instancetypes.get(name),
+            Need::ClusterInstancetype(_) | Need::ClusterPreference(_) => self.clusterwide.get(need),
             _ => self.named.get(&(namespace.to_owned(), need.clone())),
         };
         found.cloned().map(Lookup::Found)
@@ -90,6 +110,15 @@ impl Inventory {
     /// Records that a cluster has the `PCIDevice` kind, even when it has no device.
     pub fn expect_pci_devices(&mut self) {
         self.facts.pci_devices.get_or_insert_default();
+    }
+
+    /// Records that a cluster has the kinds `NodeInventory` or `Plugin`, even when it has no such object.
+    pub fn expect(&mut self, kind: &str) {
+        match kind {
+            "NodeInventory" => drop(self.facts.hosts.get_or_insert_default()),
+            "Plugin" => drop(self.facts.plugins.get_or_insert_default()),
+            _ => {}
+        }
     }
 
     /// A network is named alone in its own namespace and with its namespace in every other.
@@ -108,16 +137,18 @@ impl Inventory {
     }
 
     fn add_facts(&mut self, document: Value, origin: &str) -> Result<()> {
-        let ClusterFacts { nodes, kubevirt, pci_devices } =
+        let ClusterFacts { nodes, kubevirt, pci_devices, hosts, plugins } =
             serde_json::from_value(document).map_err(|error| {
                 Problem::new(
                     format!("reading cluster facts from `{origin}`"),
                     error,
-                    "give Kubernetes objects, or a mapping with `nodes`, `kubevirt` and `pciDevices`",
+                    "give Kubernetes objects, or a mapping with `nodes`, `kubevirt`, `pciDevices`, `hosts` and `plugins`",
                 )
             })?;
         merge(&mut self.facts.nodes, nodes);
         merge(&mut self.facts.pci_devices, pci_devices);
+        merge(&mut self.facts.hosts, hosts);
+        merge(&mut self.facts.plugins, plugins);
         self.facts.kubevirt = kubevirt.or(self.facts.kubevirt.take());
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use features::policy::{PolicyFacts, PolicyRequest, PolicyVerdict, evaluate};
+use features::policy::{Availability, PolicyFacts, PolicyRequest, PolicyVerdict, evaluate};
 use serde_json::{Value, json};
 
 use crate::cli::DENIED;
@@ -54,6 +54,10 @@ struct TestArgs {
     #[arg(short, long, default_value = "default")]
     namespace: String,
 
+    /// What a VM that no node can take gets where no policy is in force
+    #[arg(long, value_enum, default_value = "warn")]
+    availability: WithoutNode,
+
     /// What to print
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -65,6 +69,26 @@ enum Output {
     Table,
     /// One JSON list
     Json,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum WithoutNode {
+    /// A warning
+    Warn,
+    /// A denial
+    Deny,
+    /// Nothing
+    Ignore,
+}
+
+impl From<WithoutNode> for Availability {
+    fn from(chosen: WithoutNode) -> Self {
+        match chosen {
+            WithoutNode::Warn => Self::Warn,
+            WithoutNode::Deny => Self::Deny,
+            WithoutNode::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// Runs the verb.
@@ -96,9 +120,12 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
             }
         }
     }
-    if facts.policies.is_empty() || inventory.machines.is_empty() {
-        let missing = if facts.policies.is_empty() { "policy" } else { "VirtualMachine" };
-        let remedy = "give files with both, each with `-f`";
+    // without a policy it is still told whether a node can take each VM
+    if inventory.machines.is_empty()
+        || (facts.policies.is_empty() && inventory.cluster_facts().nodes.is_none())
+    {
+        let missing = if inventory.machines.is_empty() { "VirtualMachine" } else { "policy and no Node" };
+        let remedy = "give files with VirtualMachines, and with policies or Nodes, each with `-f`";
         return Err(
             Problem::new("testing policies", format!("there is no {missing} in the files"), remedy).into()
         );
@@ -116,7 +143,7 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
             object: machine,
             old_object: None,
         };
-        let verdict = evaluate(&request, &facts, cluster.nodes.as_deref());
+        let verdict = evaluate(&request, &facts, cluster.nodes.as_deref(), args.availability.into());
         if verdict.denial.is_none() {
             facts.count(namespace, name(machine), machine);
         }

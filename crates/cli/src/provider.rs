@@ -1,12 +1,11 @@
 //! `virt-steward provider`: VMs as other tools' users ask for them.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::provider_config::{TYPE, check_type, read};
+use crate::provider_config::{TYPE, check_type};
 use crate::vm::{Choice, show};
 
 /// Arguments of `provider`.
@@ -33,20 +32,13 @@ struct ListArgs {
     #[arg(long = "type", value_name = "TYPE", default_value = TYPE, value_parser = |name: &str| check_type(name).map(|()| name.to_owned()))]
     kind: String,
 
-    /// A file with `provider: {type, metadata: {namespace, kubeconfig, storageClass}}`; flags win
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
     #[command(flatten)]
     choice: Choice,
 }
 
 /// Runs the verb.
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let Verb::List(mut args) = args.verb;
-    if let Some(path) = &args.config {
-        args.choice.scope = read(path)?.under(&args.choice.scope);
-    }
+    let Verb::List(args) = args.verb;
     let (provider, namespace) = args.choice.scope.connect().await?;
     let selection = args.choice.selection(namespace);
     show(&provider, selection, &args.choice).await

@@ -24,7 +24,7 @@ struct Provider {
 }
 
 /// What the file says about a cluster.
-#[derive(Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Metadata {
     /// The namespace of VMs that name none.
@@ -71,7 +71,7 @@ impl Metadata {
             kubeconfig: flags.cluster.kubeconfig.clone().or(from_file),
             context: flags.cluster.context.clone(),
         };
-        Scope { cluster, namespace: flags.namespace.clone().or(self.namespace) }
+        Scope { cluster, namespace: flags.namespace.clone().or(self.namespace), provider_config: None }
     }
 }
 

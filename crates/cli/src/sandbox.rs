@@ -6,6 +6,8 @@
 //!
 //! Both run in this process, and know of each other only what a kubeconfig says.
 
+mod agents;
+mod compare;
 pub mod demo;
 mod fault;
 mod nodes;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ::agent::inventory::{Publisher, Roots};
 use ::operator::config::{LogFormat, LogLevel, RegisterMode};
 use ::operator::readiness::State;
 use ::operator::{Config, Operator};
@@ -45,6 +48,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
   virt-steward sandbox --crds ./kubevirt-crds --audit-log ./audit.jsonl
   virt-steward sandbox --demo --exit
   virt-steward sandbox --vms 1 --resize --kubeconfig-out ./kubeconfig
+  virt-steward sandbox resize-compare --vms 100
   virt-steward sandbox --seed 7 --fault error:code=500,rate=0.05 --fault watch-drop:events=20,rate=0.5
 
 The API listens on 127.0.0.1 only. Nothing is kept: the cluster is gone when the program ends.")]
@@ -97,6 +101,10 @@ pub struct Args {
     #[arg(long, conflicts_with = "no_operator")]
     resize: bool,
 
+    /// Publish what the simulated hosts have, with an agent for every node (`virt-steward devices` shows it)
+    #[arg(long)]
+    inventory: bool,
+
     /// Start the API alone
     #[arg(long)]
     no_operator: bool,
@@ -120,6 +128,8 @@ enum Action {
     Nodes(nodes::Args),
     /// Random changes of hotplugged volumes, without and with the guard, side by side
     HotplugStorm(storm::Args),
+    /// CPU and memory for running VMs by KubeVirt alone and in place, side by side
+    ResizeCompare(compare::Args),
 }
 
 /// Starts everything, shows the demo when asked for, waits for the end.
@@ -128,6 +138,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Some(Action::Fault(action)) => return fault::run(action).await,
         Some(Action::Nodes(args)) => return nodes::run(args).await,
         Some(Action::HotplugStorm(args)) => return storm::run(&args),
+        Some(Action::ResizeCompare(args)) => return compare::run(args).await,
         None => {}
     }
     let stop = shutdown::token()?;
@@ -143,10 +154,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crds: args.crds.clone(),
         audit_log: args.audit_log.clone(),
         hook_binary: args.hook_binary.clone().or_else(beside_us),
+        program_binary: std::env::current_exe().ok(),
         release: args.kubevirt_version,
         kubelet_root: args.resize.then(|| temporary.path().join("kubelet")),
+        host_roots: args.inventory.then(|| temporary.path().join("hosts")),
         faults: args.fault.clone(),
     };
+    let host_roots = options.host_roots.clone();
     let pods = options.kubelet_root.as_ref().map(|root| root.join("pods"));
     let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
         let remedy = remedy(&error);
@@ -159,7 +173,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.vms
     ))?;
     if let Some(pods) = pods {
-        start_agents(&kubeconfig, &pods, &stop).await?;
+        agents::start(&kubeconfig, &pods, &stop).await?;
+    }
+    if let Some(roots) = host_roots {
+        start_publishers(&kubeconfig, &roots, &stop).await?;
     }
     let outcome = inhabit(&args, &kubeconfig, &stop).await;
     sandbox.shutdown().await;
@@ -183,12 +200,37 @@ fn remedy(error: &::sandbox::Error) -> &'static str {
     }
 }
 
+/// The chart brings this definition; the operator watches what it defines.
+async fn define_export_jobs(cluster: &Cluster) -> Result<()> {
+    let doing = "defining export jobs in the sandbox";
+    let text = include_str!("../../../charts/virt-steward/crds/vmexportjobs.yaml");
+    let definition: serde_json::Value = serde_saphyr::from_str(text)
+        .map_err(|error| Problem::new(doing, error, "report this: it is a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    if reply.status != http::StatusCode::CONFLICT {
+        reply.object(doing)?;
+    }
+    Ok(())
+}
+
 /// Runs the operator and the demo in the sandbox.
 async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Result<ExitCode> {
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
     // before the operator starts, so that its first look at KubeVirt shows it
     demo::prepare(&cluster).await?;
-    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, args.resize).await?) };
+    if !args.no_operator {
+        define_export_jobs(&cluster).await?;
+    }
+    let configure = |config: &mut Config| {
+        config.resize.enabled = args.resize;
+        config.resize.in_place = args.resize;
+        config.resize.declare_memory = args.resize;
+    };
+    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, configure).await?) };
+    if let Some(operator) = &operator {
+        print(&format!("Operator  https://{}\n", operator.address))?;
+    }
     let mut status = ExitCode::SUCCESS;
     if args.demo {
         let demo = demo::run(&cluster, operator.is_some(), Style::of_stdout());
@@ -214,23 +256,31 @@ async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Re
     Ok(status)
 }
 
-/// An agent for every node, as the chart's `DaemonSet` has them.
-async fn start_agents(kubeconfig: &Path, pods: &Path, stop: &CancellationToken) -> Result<()> {
+/// The definition of `NodeInventory`, as the chart has it.
+const NODE_INVENTORIES: &str = include_str!("../../../charts/virt-steward/crds/nodeinventories.yaml");
+
+/// An agent for every node that publishes what is below its root.
+async fn start_publishers(kubeconfig: &Path, roots: &Path, stop: &CancellationToken) -> Result<()> {
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
-    let nodes = cluster
-        .get("/api/v1/nodes")
-        .await
-        .map_err(|error| Problem::new("listing the sandbox's nodes", error, "report this as a defect"))?;
-    for node in nodes["items"].as_array().into_iter().flatten() {
-        let name = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let settings = ::agent::Settings { node: name, pods: pods.to_path_buf() };
-        tokio::spawn(::agent::Agent::new(cluster.client(), settings).run(stop.clone()));
+    let doing = "publishing what the sandbox's nodes have";
+    let definition: serde_json::Value = serde_saphyr::from_str(NODE_INVENTORIES)
+        .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let reply = cluster.send(http::Method::POST, path, "application/json", &definition).await?;
+    reply.object("defining NodeInventory")?;
+    let entries = std::fs::read_dir(roots).context("listing the simulated hosts")?;
+    for entry in entries.flatten() {
+        let node = entry.file_name().to_string_lossy().into_owned();
+        let publisher = Publisher::new(cluster.client(), node, Roots::below(&entry.path()));
+        publisher.once().await.map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
+        tokio::spawn(publisher.run(stop.clone()));
     }
     Ok(())
 }
 
 /// An operator that runs.
 struct Running {
+    address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -244,13 +294,13 @@ impl Running {
 }
 
 /// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it.
-async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
+async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) -> Result<Running> {
     let doing = "starting the operator in the sandbox";
     let mut config: Config = serde_saphyr::from_str(demo::CONFIG)
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
     config.kubernetes.kubeconfig = Some(kubeconfig.to_path_buf());
-    config.resize.enabled = resize;
-    config.resize.in_place = resize;
+    configure(&mut config);
+    config.exports.enabled = true;
     config.register.mode = RegisterMode::Url;
     config.server.port = 0;
     config.telemetry.metrics_bind_address = "0".into();
@@ -260,7 +310,7 @@ async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
     let operator = Operator::start(config).await.map_err(|error| {
         Problem::new(doing, error, "start the sandbox with `--no-operator` and the operator beside it")
     })?;
-    print(&format!("Operator  https://{}\n", operator.address()))?;
+    let address = operator.address();
     let readiness = operator.readiness();
     let stop = CancellationToken::new();
     let serving = tokio::spawn(operator.serve(stop.clone()));
@@ -268,7 +318,7 @@ async fn start_operator(kubeconfig: &Path, resize: bool) -> Result<Running> {
     loop {
         let report = readiness.report();
         if report.ready && report.parts.get("registration") == Some(&State::Ok) {
-            return Ok(Running { stop, serving });
+            return Ok(Running { address, stop, serving });
         }
         if Instant::now() > end {
             let remedy = "start the sandbox with `--no-operator` and the operator beside it";

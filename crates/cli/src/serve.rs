@@ -29,6 +29,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8765")]
     listen: SocketAddr,
 
+    /// A Prometheus that scrapes KubeVirt: a URL, or a Service as `[https:]NAMESPACE/NAME[:PORT]`
+    #[arg(long, value_name = "ADDRESS", env = "VIRT_STEWARD_PROMETHEUS")]
+    prometheus: Option<String>,
+
     /// Refuse requests without a token instead of acting as the kubeconfig says
     #[arg(long)]
     require_token: bool,
@@ -41,6 +45,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         let wrong = "the service has no TLS, so it listens on loopback only";
         return Err(Problem::new(doing, wrong, "choose an address such as 127.0.0.1:8765").into());
     }
+    let prometheus =
+        args.prometheus.as_deref().map(provider::cluster::Prometheus::parse).transpose().map_err(problem)?;
     let cluster = config(&args.cluster).await?;
     let anonymous = provider::cluster::connect_without_identity(cluster.clone()).map_err(problem)?;
     let own_identity =
@@ -53,8 +59,11 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     })?;
     let address = listener.local_addr()?;
     let stop = shutdown::token()?;
-    print(&format!("Serving http://{address} until ctrl-c; the operations are at /openapi.json\n"))?;
-    rest::serve(listener, rest::Config { anonymous, own_identity }, stop.cancelled_owned())
+    print(&format!(
+        "Serving http://{address} until ctrl-c; the page shows the operations, /openapi.json describes them\n"
+    ))?;
+    let config = rest::Config { anonymous, own_identity, impersonation: None, prometheus };
+    rest::serve(listener, config, stop.cancelled_owned())
         .await
         .map_err(|error| Problem::new(doing, error, "look at the message"))?;
     Ok(ExitCode::SUCCESS)

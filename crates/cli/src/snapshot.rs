@@ -44,7 +44,7 @@ enum Verb {
 With a guest agent the file systems are frozen meanwhile; memory is not in a snapshot.")]
 struct CreateArgs {
     /// The VM, as `name` or `namespace/name`
-    #[arg(value_name = "VM")]
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     vm: String,
     /// The snapshot's name; otherwise one is made from the VM's
     #[arg(long, value_name = "NAME")]
@@ -132,6 +132,9 @@ struct RestoreArgs {
     /// Only let the API server check it
     #[arg(long)]
     dry_run: bool,
+    /// Form of the answer
+    #[arg(short, long, value_enum)]
+    output: Option<Document>,
 }
 
 /// Runs the verb.
@@ -208,6 +211,9 @@ async fn restore(args: RestoreArgs) -> Result<()> {
         let note = &mut |standing: &str| progress.note(standing);
         provider.wait_restore(&restore, args.patience.timeout, note).await.map_err(problem)?;
     }
+    if let Some(format) = args.output {
+        return document(format, &restore);
+    }
     let accepted = if args.patience.wait || args.dry_run { "" } else { " (accepted)" };
     let name = target.name();
     print(&format!("virtualmachine.kubevirt.io/{name} restored{accepted}{}\n", dry(args.dry_run)))
@@ -231,5 +237,5 @@ fn present(snapshots: &[Snapshot]) -> Result<()> {
             or_none(one.error.clone()),
         ]
     }));
-    print(&table::render(&rows))
+    print(&table::fit(&rows))
 }

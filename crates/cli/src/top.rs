@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 use jiff::Timestamp;
-use provider::usage::SOURCE;
-use serde_json::json;
+use provider::cluster::Prometheus;
+use provider::usage::{MemoryOf, Source, Usage};
 
 use crate::connection::{Scope, problem};
 use crate::output::print;
-use crate::presented::{Document, age, document, size};
+use crate::presented::{Document, age, document, or_none, size};
 use crate::table;
 
 /// Arguments of `top`.
@@ -18,9 +18,12 @@ use crate::table;
 #[command(after_help = "Examples:
   virt-steward top
   virt-steward top -A --sort-by memory
-  virt-steward top -o json
+  virt-steward top --prometheus monitoring/prometheus-k8s
+  virt-steward top --source metrics.k8s.io -o json
 
-MEMORY is that of QEMU on the node, not what the guest counts as used. AGE says how old a figure is.")]
+Figures come from the best source there is: a Prometheus that is named, else virt-handlers (two looks, a
+second apart), else metrics.k8s.io. MEMORY is what the guest uses, or with metrics.k8s.io what QEMU uses on
+the node. AGE says how old a figure is.")]
 pub struct Args {
     #[command(flatten)]
     scope: Scope,
@@ -33,9 +36,50 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "COLUMN", default_value_t = Column::Cpu)]
     sort_by: Column,
 
+    #[command(flatten)]
+    from: From,
+
     /// Form of the answer
     #[arg(short, long, value_enum)]
     output: Option<Document>,
+}
+
+/// Where figures come from.
+#[derive(Debug, clap::Args)]
+pub struct From {
+    /// A Prometheus that scrapes KubeVirt: a URL, or a Service as `[https:]NAMESPACE/NAME[:PORT]`
+    #[arg(long, value_name = "ADDRESS", env = "VIRT_STEWARD_PROMETHEUS")]
+    prometheus: Option<String>,
+    /// Take this source and no other
+    #[arg(long, value_enum, value_name = "SOURCE")]
+    source: Option<SourceName>,
+}
+
+impl From {
+    /// The Prometheus, if one is named.
+    pub fn prometheus(&self) -> Result<Option<Prometheus>> {
+        self.prometheus.as_deref().map(Prometheus::parse).transpose().map_err(problem)
+    }
+
+    /// The source, if one is chosen.
+    pub fn source(&self) -> Option<Source> {
+        self.source.map(|source| match source {
+            SourceName::Prometheus => Source::Prometheus,
+            SourceName::VirtHandler => Source::VirtHandler,
+            SourceName::Pods => Source::Pods,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SourceName {
+    /// KubeVirt's metrics, scraped
+    Prometheus,
+    /// KubeVirt's metrics, from each node
+    VirtHandler,
+    /// Metrics of pods
+    #[value(name = "metrics.k8s.io")]
+    Pods,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -44,31 +88,68 @@ enum Column {
     Cpu,
     /// Memory
     Memory,
+    /// Disks, both ways
+    Disk,
+    /// Network, both ways
+    Network,
+}
+
+fn both(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (None, None) => None,
+        (one, other) => Some(one.unwrap_or_default().saturating_add(other.unwrap_or_default())),
+    }
 }
 
 /// Shows what VMs use.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let (provider, namespace) = args.scope.connect().await?;
     let namespace = (!args.all_namespaces).then_some(namespace.as_str());
-    let mut usage = provider.usage(namespace).await.map_err(problem)?;
-    usage.sort_by_key(|one| {
+    let prometheus = args.from.prometheus()?;
+    let mut report =
+        provider.usage(namespace, prometheus.as_ref(), args.from.source()).await.map_err(problem)?;
+    report.items.sort_by_key(|one| {
         let first = match args.sort_by {
             Column::Cpu => one.cpu_milli,
             Column::Memory => one.memory_bytes,
+            Column::Disk => both(one.disk_read_bytes_per_second, one.disk_write_bytes_per_second),
+            Column::Network => {
+                both(one.network_receive_bytes_per_second, one.network_transmit_bytes_per_second)
+            }
         };
         (std::cmp::Reverse(first), one.namespace.clone(), one.name.clone())
     });
     if let Some(format) = args.output {
-        document(format, &json!({"items": usage}))?;
+        document(format, &report)?;
         return Ok(ExitCode::SUCCESS);
     }
     let now = Timestamp::now();
-    let mut rows = vec![["NAMESPACE", "NAME", "CPU", "MEMORY", "AGE"].map(str::to_owned).to_vec()];
-    rows.extend(usage.into_iter().map(|one| {
-        let cpu = format!("{}m", one.cpu_milli);
-        vec![one.namespace, one.name, cpu, size(one.memory_bytes), age(&one.measured, now)]
-    }));
-    print(&table::render(&rows))?;
-    eprintln!("Source: {SOURCE}");
+    let header = ["NAMESPACE", "NAME", "CPU", "MEMORY", "READ", "WRITE", "RECEIVE", "SEND", "AGE"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(report.items.iter().map(|one| row(one, now)));
+    print(&table::fit(&rows))?;
+    let of = match report.items.first().map(|one| one.memory_of) {
+        Some(MemoryOf::Launcher) => ", memory as QEMU uses it on the node",
+        _ => "",
+    };
+    eprintln!("Source: {}{of}", report.source.name());
+    for note in &report.notes {
+        eprintln!("Not used: {note}");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn row(one: &Usage, now: Timestamp) -> Vec<String> {
+    let rate = |bytes: Option<u64>| or_none(bytes.map(|bytes| format!("{}/s", size(bytes))));
+    vec![
+        one.namespace.clone(),
+        one.name.clone(),
+        or_none(one.cpu_milli.map(|milli| format!("{milli}m"))),
+        or_none(one.memory_bytes.map(size)),
+        rate(one.disk_read_bytes_per_second),
+        rate(one.disk_write_bytes_per_second),
+        rate(one.network_receive_bytes_per_second),
+        rate(one.network_transmit_bytes_per_second),
+        age(&one.measured, now),
+    ]
 }

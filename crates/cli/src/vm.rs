@@ -1,9 +1,12 @@
 //! `virt-steward vm`: virtual machines.
 
 mod act;
+mod console;
 mod create;
 mod delete;
 mod describe;
+mod device;
+mod guest;
 mod list;
 mod migrate;
 mod orders;
@@ -15,6 +18,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub use act::{Patience, Progress};
+pub use create::start_and_wait;
 pub use list::{Choice, show};
 
 /// Arguments of `vm`.
@@ -26,24 +30,36 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Attach a GPU or another host device, on the next start
+    AttachDevice(device::AttachArgs),
+    /// Open the serial console
+    Console(console::Args),
     /// Create VMs from files
     Create(create::Args),
     /// Delete VMs, and say what happens to their disks
     Delete(delete::Args),
     /// Show everything about a VM, with its conditions in words
     Describe(describe::Args),
+    /// Detach a GPU or another host device, on the next start
+    DetachDevice(device::DetachArgs),
     /// Show some VMs by name
     Get(list::GetArgs),
+    /// Show what the guest agent tells: system, users, file systems
+    Guest(guest::Args),
     /// List VMs
     List(list::Args),
     /// Move running VMs to other nodes
     Migrate(migrate::Args),
     /// Let the guest's CPUs stand still
     Pause(orders::PauseArgs),
+    /// Forward local ports to a guest
+    PortForward(console::ForwardArgs),
     /// Press the reset button
     Reset(orders::ResetArgs),
     /// Shut VMs down and start them again
     Restart(orders::RestartArgs),
+    /// Take a picture of the screen
+    Screenshot(console::ScreenshotArgs),
     /// Ask the guest to reboot
     SoftReboot(orders::SoftRebootArgs),
     /// Switch VMs on
@@ -52,6 +68,8 @@ enum Verb {
     Stop(orders::StopArgs),
     /// Let the guest's CPUs go on
     Unpause(orders::UnpauseArgs),
+    /// Show the screen in a viewer, or make it reachable for one
+    Vnc(console::VncArgs),
     /// Give a running VM other vCPUs or memory, in place where that is possible
     Resize(resize::Args),
     /// Show how far a resize is
@@ -61,6 +79,13 @@ enum Verb {
 /// Runs the verb.
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
+        Verb::AttachDevice(args) => device::attach(args).await,
+        Verb::Console(args) => console::console(args).await,
+        Verb::DetachDevice(args) => device::detach(args).await,
+        Verb::Guest(args) => guest::run(args).await,
+        Verb::PortForward(args) => console::port_forward(args).await,
+        Verb::Screenshot(args) => console::screenshot(args).await,
+        Verb::Vnc(args) => console::vnc(args).await,
         Verb::Create(args) => create::run(args).await,
         Verb::Delete(args) => delete::run(args).await,
         Verb::Describe(args) => describe::run(args).await,

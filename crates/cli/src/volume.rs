@@ -2,9 +2,10 @@
 //!
 //! Each verb is a change that the library `volumes` carries out; here are arguments and words.
 
+mod expand;
+mod list;
 mod status;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use hotplug::plan::{Addition, Bus, DiskKind, Source};
 use volumes::{Change, Error, Machine, Outcome};
 
 use crate::cli::FAILED;
-use crate::cluster::Cluster;
+use crate::connection::Scope;
 use crate::output::print;
 use crate::problem::Problem;
 
@@ -28,6 +29,10 @@ pub struct Args {
 enum Verb {
     /// Attach volumes to a VM, all in one change
     Add(Add),
+    /// Make the claim of a volume larger
+    Expand(expand::Args),
+    /// List the volumes of a VM, with the claims behind them
+    List(list::Args),
     /// Detach volumes from a VM, all in one change
     Remove(Remove),
     /// Detach volumes, wait until they have left, and attach others
@@ -39,20 +44,12 @@ enum Verb {
 /// Which VM, in which cluster.
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// The virtual machine
+    /// The virtual machine, as `name` or `namespace/name`
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     vm: String,
 
-    /// Its namespace; otherwise that of the kubeconfig
-    #[arg(short, long)]
-    namespace: Option<String>,
-
-    /// The kubeconfig file; otherwise what kubectl would use
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-
-    /// The context in it
-    #[arg(long)]
-    context: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
 }
 
 /// How a change is carried out.
@@ -179,16 +176,8 @@ struct Status {
 
 /// Finds the VM that a command is about.
 async fn connect(target: Target) -> Result<Machine> {
-    let cluster = Cluster::connect(target.kubeconfig.as_deref(), target.context).await?;
-    let namespace = target.namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
-    for (what, name) in [("virtual machine", &target.vm), ("namespace", &namespace)] {
-        if !is_name(name) {
-            let wrong = "that is not the name of an object: 1 to 253 of a-z, 0-9, - and .";
-            let remedy = "see `kubectl get virtualmachines`";
-            return Err(Problem::new(format!("looking for {what} `{name}`"), wrong, remedy).into());
-        }
-    }
-    Ok(Machine::new(cluster.client(), &namespace, &target.vm))
+    let (provider, id) = target.scope.connect_for(&target.vm).await?;
+    Ok(Machine::new(provider.client(), id.namespace(), id.name()))
 }
 
 /// Characters that may go into a path as they are.
@@ -248,6 +237,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 Change { add: add.disks.additions()?, detach_others: add.detach_others, ..Change::default() };
             carry_out(add.target, change, &add.pace).await
         }
+        Verb::Expand(args) => expand::run(args).await,
+        Verb::List(args) => list::run(args).await,
         Verb::Remove(remove) => {
             let change = Change { remove: remove.volumes, ..Change::default() };
             carry_out(remove.target, change, &remove.pace).await

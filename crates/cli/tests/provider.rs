@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use program::{SandboxProgram, virt_steward};
+use provider::api::Power;
 use provider::order::Order;
 use provider::select::Selection;
 use provider::{Provider, VmId};
@@ -212,11 +213,11 @@ async fn three_faces_give_the_same_results() {
         };
         let code: Outcome = {
             let id = VmId::new("default", "by-code").unwrap();
-            match library.order(&id, step.order, false).await {
+            match Power::order(&library, &id, step.order, false).await {
                 Ok(done) => {
                     if let Some(goal) = done.goal.filter(|_| step.line.contains("--wait")) {
                         let minute = std::time::Duration::from_mins(1);
-                        library.wait(&id, &goal, minute, &mut |_| ()).await.unwrap();
+                        Power::wait(&library, &id, &goal, minute, &mut |_| ()).await.unwrap();
                     }
                     Ok(standing("by-code").await)
                 }
@@ -390,6 +391,112 @@ fn changes_are_followed_as_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_is_passed_through_the_service() {
+    use futures::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
+    let service = Service::start(&sandbox.kubeconfig, &[]);
+    service.post("/kubevirt/vms/default", &vm("web"));
+    let connect = async |origin: Option<&'static str>| {
+        let mut request = format!("ws://{}/kubevirt/vms/default/web/console", service.address)
+            .into_client_request()
+            .unwrap();
+        let headers = request.headers_mut();
+        headers.insert("sec-websocket-protocol", "plain.kubevirt.io".parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert("origin", origin.parse().unwrap());
+        }
+        let stream = tokio::net::TcpStream::connect(&service.address).await.unwrap();
+        tokio_tungstenite::client_async(request, stream).await
+    };
+    let refused = |outcome: Result<_, tokio_tungstenite::tungstenite::Error>| match outcome {
+        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => answer.status().as_u16(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was connected"),
+    };
+    assert_eq!(refused(connect(None).await.map(drop)), 409, "the VM is off");
+    let started = service.post("/kubevirt/vms/default/web/start", &json!({"wait": true}));
+    assert_eq!(started.status, 200, "{}", started.body);
+    assert_eq!(refused(connect(Some("https://evil.example")).await.map(drop)), 403);
+    assert_eq!(service.get("/kubevirt/vms/default/web/console").status, 400, "no handshake");
+    let (mut socket, answer) = connect(None).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "plain.kubevirt.io");
+    socket.send(Message::Binary("\nroot\necho through\n".into())).await.unwrap();
+    let mut seen = String::new();
+    let reading = async {
+        while !seen.contains("\r\nthrough\r\n") {
+            match socket.next().await.unwrap().unwrap() {
+                Message::Binary(data) => seen.push_str(&String::from_utf8_lossy(&data)),
+                Message::Close(_) => panic!("{seen}"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), reading).await.unwrap();
+
+    // and the page that shows all this is there, with nothing from elsewhere
+    let page = service.get("/");
+    assert!(
+        page.head.contains("content-type: text/html") && page.head.contains("default-src 'none'"),
+        "{}",
+        page.head
+    );
+    assert!(page.body.contains("openapi.json") && !page.body.contains("https://"), "nothing is loaded");
+}
+
+/// A Prometheus with 10,000 VMs: answers a query with a value for each, and counts queries.
+fn prometheus() -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let series: Vec<Value> = (0..10_000)
+        .map(|number| {
+            let namespace = ["a", "a-b", "b"][number % 3];
+            let metric = json!({"namespace": namespace, "name": format!("vm-{number}")});
+            json!({"metric": metric, "value": [1_700_000_000, format!("{number}.5")]})
+        })
+        .collect();
+    let body = json!({"status": "success", "data": {"resultType": "vector", "result": series}}).to_string();
+    let body = std::sync::Arc::new(body);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (body, asked) = (body.clone(), counter.clone());
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let mut stream = stream;
+                while let Some(first) = lines.next() {
+                    assert!(first.starts_with("GET /api/v1/query?query=sum"), "{first}");
+                    lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    if stream
+                        .write_all(head.as_bytes())
+                        .and_then(|()| stream.write_all(body.as_bytes()))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+/// The most memory that a process had, bytes.
+fn peak(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_vms_are_listed_in_pages_without_a_request_per_vm() {
     use futures::TryStreamExt as _;
     let folder = tempfile::tempdir().unwrap();
@@ -435,10 +542,44 @@ async fn ten_thousand_vms_are_listed_in_pages_without_a_request_per_vm() {
         let node = (number % 3 < 2).then(|| format!("node-{number}"));
         assert_eq!(vm.node, node, "{vm:?}");
     }
+    let lists_before = lists(&log);
+    assert_eq!(lists_before, 20 + 14, "pages of VMs and of instances");
+
+    // the same from the service, with what each VM uses
+    let (address, asked) = prometheus();
+    let service = Service::start(&kubeconfig, &["--prometheus", &address]);
+    let answered = tokio::task::spawn_blocking(move || {
+        let start = std::time::Instant::now();
+        let body = json!({"allNamespaces": true, "usage": true}).to_string();
+        let mut stream = service.open("POST", "/kubevirt/vms/list", &[], &body);
+        let mut text = vec![0; 1];
+        stream.read_exact(&mut text).unwrap();
+        let first = start.elapsed();
+        stream.read_to_end(&mut text).unwrap();
+        let (total, memory) = (start.elapsed(), peak(service.child.id()));
+        eprintln!("REST with usage: first byte after {first:?}, all after {total:?}, {} MiB", memory >> 20);
+        let text = String::from_utf8(text).unwrap();
+        let list: Value = serde_json::from_str(&unchunk(text.split_once("\r\n\r\n").unwrap().1)).unwrap();
+        (list, memory)
+    });
+    let (list, memory) = answered.await.unwrap();
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(items.len(), 10_000);
+    for vm in items {
+        let number: u64 = vm["name"].as_str().unwrap().strip_prefix("vm-").unwrap().parse().unwrap();
+        assert_eq!(vm["usage"]["cpuMilli"], number * 1000 + 500, "{vm}");
+    }
+    assert!(memory < 200 << 20, "{} MiB", memory >> 20);
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 6, "queries of Prometheus");
     sandbox.shutdown().await;
-    let written = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(lists(&log) - lists_before, 20 + 14, "and no request per VM");
+}
+
+/// How many lists of VMs and instances an audit log has.
+fn lists(log: &Path) -> usize {
+    let written = std::fs::read_to_string(log).unwrap();
     let lists = written
         .lines()
         .filter(|line| line.contains("\"ResponseComplete\"") && line.contains("virtualmachine"));
-    assert_eq!(lists.count(), 20 + 14, "pages of VMs and of instances");
+    lists.count()
 }

@@ -18,6 +18,15 @@ fn the_demo_shows_every_example_and_all_vms_run() {
         "+          - deviceName: nvidia.com/TU104GL_Tesla_T4",
         "+          - deviceName: intel.com/ETHERNET_CONTROLLER_X710",
         "+        hooks.kubevirt.io/hookSidecars: ",
+        "+          - deviceName: kubevirt.io/security-key",
+        "+          - deviceName: nvidia.com/GRID_T4-1Q",
+        "+          - claimName: gpu",
+        "+          resourceClaimTemplateName: any-gpu",
+        "+            sriov: {}",
+        "+          dedicatedCpuPlacement: true",
+        "+            pageSize: 1Gi",
+        "+            guestMappingPassthrough: {}",
+        "+          realtime:",
         "VirtualMachine unknown-device: denied\n  admission webhook ",
         "VirtualMachine cloud-init: allowed, changed\n",
     ] {
@@ -25,7 +34,7 @@ fn the_demo_shows_every_example_and_all_vms_run() {
     }
     assert!(!demo.stdout.contains('\u{1b}'), "no colour off a terminal");
     let (_, states) = demo.stdout.split_once("NAME ").unwrap();
-    assert_eq!(states.matches(" Running ").count(), 8, "{states}");
+    assert_eq!(states.matches(" Running ").count(), 20, "{states}");
 }
 
 #[test]

@@ -183,12 +183,21 @@ fn the_walk_through_works_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = folder.path().join("web.yaml");
     std::fs::write(&manifest, vm("web", "Halted", "web")).unwrap();
+    let template = folder.path().join("template.yaml");
+    let golden = "{kind: VirtualMachineTemplate, metadata: {name: golden}, spec: {parameters: [{name: NAME}], \
+                  virtualMachine: {metadata: {name: \"${NAME}\"}}}}";
+    std::fs::write(&template, golden).unwrap();
+    let picture = folder.path().join("web.png");
     let text =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/provider.md")).unwrap();
     let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("$ virt-steward ")).collect();
     assert!(lines.len() > 15, "{lines:?}");
     for line in lines {
-        let line = line.replace('\'', "").replace("web.yaml", manifest.to_str().unwrap());
+        let line = line
+            .replace('\'', "")
+            .replace("web.yaml", manifest.to_str().unwrap())
+            .replace("template.yaml", template.to_str().unwrap())
+            .replace("web.png", picture.to_str().unwrap());
         cluster.ok(&line);
     }
     assert_eq!(cluster.json("vm list")["items"], Value::Array(vec![]));

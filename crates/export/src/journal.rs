@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// Changes whenever the encoders' output or this file's form changes: an older journal cannot be
 /// gone on with.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest line that is read: a checkpoint has some thousands of placements.
 const MAX_LINE: u64 = 256 << 20;
 

@@ -15,6 +15,7 @@
 
 pub mod adapt;
 mod error;
+pub mod job;
 pub mod journal;
 pub mod machine;
 mod prefetch;

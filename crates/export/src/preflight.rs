@@ -20,6 +20,8 @@ pub struct Facts {
     pub running: Option<String>,
     /// A snapshot is exported instead of the VM's own volumes.
     pub snapshot: bool,
+    /// One is taken first when the VM runs.
+    pub snapshot_first: bool,
     /// The disks: name and size in bytes, when it is known.
     pub disks: Vec<(String, Option<u64>)>,
     /// Volumes that cannot be exported, since they are on no claim.
@@ -101,6 +103,10 @@ fn source(facts: &Facts) -> Finding {
     let (grade, detail) = match (&facts.running, facts.snapshot) {
         (_, true) => (Grade::Ok, format!("{} from a snapshot", facts.source)),
         (None, false) => (Grade::Ok, format!("{} is stopped", facts.source)),
+        (Some(phase), false) if facts.snapshot_first => {
+            let text = format!("{} is {phase}: a snapshot is taken, exported and removed", facts.source);
+            (Grade::Ok, text)
+        }
         (Some(phase), false) => {
             let text =
                 format!("{} is {phase}: stop it, or take a snapshot and give --snapshot", facts.source);
@@ -139,12 +145,12 @@ fn format(facts: &Facts, target: Target) -> Finding {
     let large = facts.disks.iter().find(|(_, size)| limited && size.is_some_and(|size| size > VMDK_LIMIT));
     let (grade, detail) = if let Some((disk, _)) = large {
         (Grade::Blocked, format!("{disk} is larger than the 2 TiB of a {name}; use qcow2 or raw"))
-    } else if facts.pipe && matches!(target, Target::Qcow2 | Target::Ovf) {
-        (Grade::Blocked, "cannot be written front to back; use raw, vmdk or ova for a pipe".to_owned())
+    } else if facts.pipe && target == Target::Ovf {
+        (Grade::Blocked, "an OVF is several files; use ova for a pipe".to_owned())
     } else if facts.pipe && target != Target::Ova && facts.disks.len() > 1 {
         (Grade::Blocked, "a pipe takes one disk; choose one with --disk, or use ova".to_owned())
-    } else if facts.pipe && target == Target::Ova {
-        (Grade::Warning, "the disks are read twice: their sizes stand in front".to_owned())
+    } else if facts.pipe && matches!(target, Target::Ova | Target::Qcow2) {
+        (Grade::Warning, "the disks are read twice: what stands in front is known last".to_owned())
     } else {
         (Grade::Ok, name.to_owned())
     };
@@ -218,7 +224,8 @@ mod tests {
                 (Grade::Blocked, "permissions"),
             ),
             (bad(&|f| f.disks.push(("big".into(), Some(3 << 40)))), Target::Ova, (Grade::Blocked, "format")),
-            (bad(&|f| f.pipe = true), Target::Qcow2, (Grade::Blocked, "format")),
+            (bad(&|f| f.pipe = true), Target::Ovf, (Grade::Blocked, "format")),
+            (bad(&|f| f.pipe = true), Target::Qcow2, (Grade::Warning, "format")),
             (bad(&|f| f.pipe = true), Target::Ova, (Grade::Warning, "format")),
             (bad(&|f| f.free = Some(1 << 30)), Target::Raw, (Grade::Warning, "space")),
             (

@@ -25,8 +25,8 @@ use crate::text::{MAX_ERROR, MAX_WARNING, MAX_WARNINGS, clip};
 use crate::wishes::{Origin, Wish, Wishes, metadata_map};
 use crate::{
     Outcome, OutcomeResult, Request, Verdict, cpu_pinning, dra_claims, gpu_device_plugin, hugepages,
-    nested_virt, numa, pci_passthrough, realtime, sriov, usb_passthrough, vbios_injection, vfio_passthrough,
-    vgpu,
+    igd_opregion, kvm_hidden, nested_virt, numa, pci_passthrough, qemu_arguments, realtime, sriov,
+    usb_passthrough, vbios_injection, vfio_passthrough, vgpu,
 };
 
 /// Why a feature cannot be given.
@@ -40,6 +40,10 @@ pub(crate) enum Error {
     GpuDevicePlugin(#[from] gpu_device_plugin::Error),
     #[error(transparent)]
     VbiosInjection(#[from] vbios_injection::Error),
+    #[error(transparent)]
+    IgdOpregion(#[from] igd_opregion::Error),
+    #[error(transparent)]
+    QemuArguments(#[from] qemu_arguments::Error),
     #[error(transparent)]
     Compute(#[from] crate::compute::Error),
     #[error(transparent)]
@@ -343,6 +347,9 @@ fn plan(feature: Feature, context: &Context<'_>) -> Result<Plan, Error> {
         Feature::Vgpu => Ok(vgpu::plan(context)?),
         Feature::DraClaims => Ok(dra_claims::plan(context)?),
         Feature::Sriov => Ok(sriov::plan(context)?),
+        Feature::KvmHidden => Ok(kvm_hidden::plan(context)?),
+        Feature::IgdOpregion => Ok(igd_opregion::plan(context)?),
+        Feature::QemuArguments => Ok(qemu_arguments::plan(context)?),
     }
 }
 

@@ -63,6 +63,18 @@ pub(crate) enum Error {
     NoNode { what: String, nodes: String, hint: &'static str },
     #[error("KubeVirt refuses it: feature gate {0} is off; add it to the KubeVirt CR")]
     GateOff(&'static str),
+    #[error(
+        "preference `{preference}` lays the instancetype's vCPUs out as {threads} threads per core, more than KubeVirt allows with pinned CPUs ({most} on {architecture}); choose another preference or remove the annotation"
+    )]
+    PreferenceThreads { preference: String, threads: i64, most: i64, architecture: String },
+    #[error(
+        "preference `{preference}` requires {wanted} vCPUs and the VM has {has} (in the dimension that it prefers), which KubeVirt refuses; give more or choose another preference"
+    )]
+    PreferenceCpus { preference: String, has: i64, wanted: i64 },
+    #[error(
+        "preference `{preference}` requires {wanted} of memory and the VM has {has}, which KubeVirt refuses; give more or choose another preference"
+    )]
+    PreferenceMemory { preference: String, has: String, wanted: String },
     #[error("`{0}` is not a list of vCPUs such as 0-3,^1 (KubeVirt `cpu.realtime.mask`)")]
     Mask(String),
     #[error(transparent)]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Availability;
+
 /// Where a user's wishes are read from. The cloud-init map `x_kubevirt_features` is read in
 /// both cases; the chosen source wins over it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -71,6 +73,14 @@ pub struct Config {
     pub numa: Switch,
     /// `vm-feature-manager.io/realtime`
     pub realtime: Switch,
+    /// `vm-feature-manager.io/kvm-hidden`
+    pub kvm_hidden: Switch,
+    /// `vm-feature-manager.io/igd-opregion`
+    pub igd_opregion: Switch,
+    /// `vm-feature-manager.io/qemu-arguments`
+    pub qemu_arguments: QemuArguments,
+    /// What `/validate` says of a VM that no node can ever take, where no policy says it.
+    pub availability: Availability,
 }
 
 /// A feature without settings of its own.
@@ -109,6 +119,10 @@ impl Default for Config {
             hugepages: Switch::default(),
             numa: Switch::default(),
             realtime: Switch::default(),
+            kvm_hidden: Switch::default(),
+            igd_opregion: Switch::default(),
+            qemu_arguments: QemuArguments::default(),
+            availability: Availability::default(),
         }
     }
 }
@@ -131,7 +145,39 @@ impl Default for NestedVirtualization {
     }
 }
 
-/// vBIOS ROMs for passed-through devices.
+/// Arguments for QEMU that KubeVirt has no field for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct QemuArguments {
+    /// Whether the feature may be asked for.
+    pub enabled: bool,
+    /// Overrides [`Config::error_handling`].
+    pub error_handling: Option<ErrorMode>,
+    /// What may be asked for: an option with its value (`-fw_cfg name=opt/x,string=1`), or the
+    /// beginning of one, that ends in `*`. Empty: nothing.
+    pub allowed: Vec<String>,
+}
+
+impl Default for QemuArguments {
+    fn default() -> Self {
+        Self { enabled: true, error_handling: None, allowed: Vec::new() }
+    }
+}
+
+/// How our hook gets into the pod of a VM.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookPath {
+    /// As a Plugin where ours is registered, as a hook sidecar otherwise.
+    #[default]
+    Auto,
+    /// As a hook sidecar (gate `Sidecar`).
+    Sidecar,
+    /// As the sidecar of a Plugin (VEP 190, gate `Plugins`).
+    Plugin,
+}
+
+/// vBIOS ROMs for passed-through devices, and what else goes through our hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct VbiosInjection {
@@ -148,6 +194,12 @@ pub struct VbiosInjection {
     pub allowed_images: Vec<String>,
     /// The key of a ConfigMap that holds the ROM when the annotation names none.
     pub config_map_key: String,
+    /// How the hook gets into pods.
+    pub hook_path: HookPath,
+    /// Register our Plugin and the webhook for launcher pods, for clusters with the gate `Plugins`.
+    /// From then on KubeVirt writes the domains of all VMs anew, which takes away what hook sidecars
+    /// of others add that it does not know.
+    pub register_plugin: bool,
 }
 
 impl Default for VbiosInjection {
@@ -159,6 +211,8 @@ impl Default for VbiosInjection {
             image_pull_policy: "IfNotPresent".into(),
             allowed_images: Vec::new(),
             config_map_key: "rom".into(),
+            hook_path: HookPath::default(),
+            register_plugin: false,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::compute::{Error, check_dedicated, not_by_instancetype, setting, some_node};
 use crate::context::{Context, Plan};
 use crate::facts::Node;
+use crate::preference;
 use crate::site::Site;
 use crate::wishes::truth;
 
@@ -20,6 +21,7 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
     let isolate = parse(&context.wish.value)?;
     let mut plan = Plan { applied: "true".to_owned(), ..Plan::default() };
     plan.warnings.extend(context.instancetype_warning());
+    plan.warnings.extend(preference::check(context, true)?);
     plan.additions.extend(pin(context)?);
     if isolate {
         not_by_instancetype(context, &["cpu", "isolateEmulatorThread"], "cpu.isolateEmulatorThread")?;

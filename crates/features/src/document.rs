@@ -4,7 +4,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
-use crate::hook_list::{self, InvalidList};
+use crate::hook_list::{self, InvalidHooks};
 use crate::json::{self, Path, at, kind, pointer};
 use crate::site::{Shape, Site};
 use crate::terms;
@@ -22,7 +22,7 @@ pub(crate) enum ShapeError {
     #[error("{path} is {found}, it must be {expected}; correct it")]
     Kind { path: String, found: &'static str, expected: &'static str },
     #[error(transparent)]
-    Hooks(#[from] InvalidList),
+    Hooks(#[from] InvalidHooks),
 }
 
 /// Where a container of the base is.
@@ -47,7 +47,8 @@ pub(crate) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub(crate) fn new(base: &'a Value) -> Self {
-        let found = Site::ALL.map(|site| find(base, site.path()));
+        let mut walked = Walked::new(base);
+        let found = Site::ALL.map(|site| walked.find(site.path()));
         Self { base, found, edited: Default::default(), created: Vec::new(), operations: Vec::new() }
     }
 
@@ -84,7 +85,7 @@ impl<'a> Document<'a> {
         match site.shape() {
             Shape::List | Shape::Terms => self.list(site).map(drop),
             Shape::Mapping => self.mapping(site).map(drop),
-            Shape::Text => self.hooks().map(drop),
+            Shape::Text => self.hooks(site).map(drop),
         }
     }
 
@@ -93,9 +94,12 @@ impl<'a> Document<'a> {
         self.operations.push(operation);
     }
 
-    /// The entries of the hook sidecar annotation.
-    pub(crate) fn hooks(&self) -> Result<Vec<Value>, ShapeError> {
-        self.text(Site::HookSidecars)?.map_or(Ok(Vec::new()), |text| Ok(hook_list::entries(text)?))
+    /// The entries of an annotation that is a list of hooks.
+    pub(crate) fn hooks(&self, site: Site) -> Result<Vec<Value>, ShapeError> {
+        self.text(site)?.map_or(Ok(Vec::new()), |text| {
+            let key = site.path().last().copied().unwrap_or_default();
+            Ok(hook_list::entries(text).map_err(|error| error.of(key))?)
+        })
     }
 
     fn text(&self, site: Site) -> Result<Option<&str>, ShapeError> {
@@ -139,7 +143,7 @@ impl<'a> Document<'a> {
                 let (key, member) = value.as_object()?.iter().next()?;
                 (members.get(key) == Some(member)).then_some(site)
             }
-            site => self.hooks().is_ok_and(|hooks| hooks.contains(value)).then_some(site),
+            site => self.hooks(site).is_ok_and(|hooks| hooks.contains(value)).then_some(site),
         }
     }
 
@@ -182,7 +186,9 @@ impl<'a> Document<'a> {
                 self.edited[site as usize] = Some(Value::Array(terms));
             }
             Shape::Text => {
-                let text = hook_list::append(self.text(site)?.unwrap_or("[]"), &value)?;
+                let key = site.path().last().copied().unwrap_or_default();
+                let text = hook_list::append(self.text(site)?.unwrap_or("[]"), &value)
+                    .map_err(|error| error.of(key))?;
                 self.edited[site as usize] = Some(Value::String(text));
             }
         }
@@ -204,15 +210,11 @@ impl<'a> Document<'a> {
                 }
                 return changed;
             }
-            Site::HookSidecars => {
-                let shorter = self
-                    .text(Site::HookSidecars)
-                    .ok()
-                    .flatten()
-                    .and_then(|text| hook_list::remove(text, value));
+            site @ (Site::HookSidecars | Site::LauncherHooks) => {
+                let shorter = self.text(site).ok().flatten().and_then(|text| hook_list::remove(text, value));
                 let found = shorter.is_some();
                 if let Some(text) = shorter {
-                    self.edited[Site::HookSidecars as usize] = Some(Value::String(text));
+                    self.edited[site as usize] = Some(Value::String(text));
                 }
                 return found;
             }
@@ -304,6 +306,17 @@ impl<'a> Document<'a> {
         if self.created.iter().any(|created| is_below(created, path)) {
             return false;
         }
+        // one that is written whole is created at the end
+        let comes = |site: &Site| {
+            let edited = self.edited[*site as usize].as_ref();
+            site.is_written_whole()
+                && is_below(site.path(), path)
+                && at(self.base, site.path()).is_none()
+                && edited.is_some_and(|value| !value.as_str().is_some_and(hook_list::is_empty))
+        };
+        if Site::ALL.iter().any(comes) {
+            return false;
+        }
         let gone = |key: &String| {
             pruned.iter().any(|gone| {
                 gone.len() == path.len() + 1 && is_below(gone, path) && gone.last() == Some(&key.as_str())
@@ -339,16 +352,34 @@ impl<'a> Document<'a> {
     }
 }
 
-fn find(base: &Value, path: Path) -> Found<'_> {
-    let mut value = base;
-    for (depth, token) in path.iter().enumerate() {
-        match value.get(token) {
-            None if !value.is_object() => return Found::Misplaced(depth, value),
-            None | Some(Value::Null) => return Found::Absent,
-            Some(next) => value = next,
-        }
+/// A walk to one path after the other; what a path shares with the one before is not walked again.
+struct Walked<'a> {
+    base: &'a Value,
+    /// The last path, and the value behind each of its tokens that was found.
+    path: Path,
+    values: Vec<&'a Value>,
+}
+
+impl<'a> Walked<'a> {
+    fn new(base: &'a Value) -> Self {
+        Self { base, path: &[], values: Vec::with_capacity(8) }
     }
-    Found::There(value)
+
+    fn find(&mut self, path: Path) -> Found<'a> {
+        let shared = self.path.iter().zip(path).take_while(|(last, token)| last == token).count();
+        self.values.truncate(shared);
+        self.path = path;
+        let mut value = self.values.last().copied().unwrap_or(self.base);
+        for (depth, token) in path.iter().enumerate().skip(self.values.len()) {
+            match value.get(token) {
+                None if !value.is_object() => return Found::Misplaced(depth, value),
+                None | Some(Value::Null) => return Found::Absent,
+                Some(next) => value = next,
+            }
+            self.values.push(value);
+        }
+        Found::There(value)
+    }
 }
 
 fn is_below(path: Path, ancestor: Path) -> bool {

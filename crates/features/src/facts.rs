@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use kubevirt::inventory::Host;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,6 +17,10 @@ pub struct ClusterFacts {
     pub kubevirt: Option<Value>,
     /// Harvester's `PCIDevice` objects joined with their claims; `None` when that CRD is absent.
     pub pci_devices: Option<Vec<PciDevice>>,
+    /// What node agents published, by node; `None` when that CRD is absent.
+    pub hosts: Option<Vec<Host>>,
+    /// Names of KubeVirt's `Plugin` objects (VEP 190); `None` when that CRD is absent.
+    pub plugins: Option<Vec<String>>,
 }
 
 /// What decides whether a VM can land on a node.
@@ -63,6 +68,8 @@ impl ClusterFacts {
             nodes: nodes.map(|nodes| nodes.iter().map(Node::from_object).collect()),
             kubevirt,
             pci_devices: pci_devices.map(|(devices, claims)| PciDevice::join(devices, claims)),
+            hosts: None,
+            plugins: None,
         }
     }
 }
@@ -144,6 +151,10 @@ pub enum Need {
     Instancetype(String),
     /// A `VirtualMachineClusterInstancetype`.
     ClusterInstancetype(String),
+    /// A `VirtualMachinePreference` in the VM's namespace.
+    Preference(String),
+    /// A `VirtualMachineClusterPreference`.
+    ClusterPreference(String),
 }
 
 impl Need {
@@ -166,6 +177,12 @@ impl Need {
             Self::ClusterInstancetype(name) => {
                 format!("{INSTANCETYPES}/virtualmachineclusterinstancetypes/{name}")
             }
+            Self::Preference(name) => {
+                format!("{INSTANCETYPES}/namespaces/{namespace}/virtualmachinepreferences/{name}")
+            }
+            Self::ClusterPreference(name) => {
+                format!("{INSTANCETYPES}/virtualmachineclusterpreferences/{name}")
+            }
         }
     }
 
@@ -175,7 +192,9 @@ impl Need {
         | Self::Secret(name)
         | Self::Network(name)
         | Self::Instancetype(name)
-        | Self::ClusterInstancetype(name)) = self;
+        | Self::ClusterInstancetype(name)
+        | Self::Preference(name)
+        | Self::ClusterPreference(name)) = self;
         let (first, second) = match (self, name.split_once('/')) {
             (Self::Network(_), Some((namespace, name))) => (namespace, Some(name)),
             _ => (name.as_str(), None),

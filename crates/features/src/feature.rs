@@ -17,6 +17,9 @@ pub(crate) enum Feature {
     DraClaims,
     Sriov,
     VbiosInjection,
+    KvmHidden,
+    IgdOpregion,
+    QemuArguments,
 }
 
 /// The annotations of a feature, made from its name.
@@ -36,12 +39,15 @@ macro_rules! keys {
             Feature::DraClaims => concat!("vm-feature-manager.io/dra-claims", $suffix),
             Feature::Sriov => concat!("vm-feature-manager.io/sriov", $suffix),
             Feature::VbiosInjection => concat!("vm-feature-manager.io/vbios-injection", $suffix),
+            Feature::KvmHidden => concat!("vm-feature-manager.io/kvm-hidden", $suffix),
+            Feature::IgdOpregion => concat!("vm-feature-manager.io/igd-opregion", $suffix),
+            Feature::QemuArguments => concat!("vm-feature-manager.io/qemu-arguments", $suffix),
         }
     };
 }
 
 impl Feature {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::NestedVirt,
         Self::CpuPinning,
         Self::Hugepages,
@@ -55,6 +61,9 @@ impl Feature {
         Self::DraClaims,
         Self::Sriov,
         Self::VbiosInjection,
+        Self::KvmHidden,
+        Self::IgdOpregion,
+        Self::QemuArguments,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -72,6 +81,9 @@ impl Feature {
             Self::DraClaims => "dra-claims",
             Self::Sriov => "sriov",
             Self::VbiosInjection => "vbios-injection",
+            Self::KvmHidden => "kvm-hidden",
+            Self::IgdOpregion => "igd-opregion",
+            Self::QemuArguments => "qemu-arguments",
         }
     }
 
@@ -92,7 +104,8 @@ impl Feature {
             NestedVirt => "nested-virt", CpuPinning => "cpu-pinning", Hugepages => "hugepages", Numa => "numa",
             Realtime => "realtime", PciPassthrough => "pci-passthrough", VfioPassthrough => "vfio-passthrough",
             UsbPassthrough => "usb-passthrough", GpuDevicePlugin => "gpu-device-plugin", Vgpu => "vgpu",
-            DraClaims => "dra-claims", Sriov => "sriov"
+            DraClaims => "dra-claims", Sriov => "sriov", KvmHidden => "kvm-hidden",
+            IgdOpregion => "igd-opregion", QemuArguments => "qemu-arguments"
         )
     }
 
@@ -110,7 +123,7 @@ impl Feature {
     pub(crate) const fn rank(self) -> u8 {
         match self {
             Self::Numa => 1,
-            Self::Realtime | Self::VbiosInjection => 2,
+            Self::Realtime | Self::VbiosInjection | Self::IgdOpregion => 2,
             _ => 0,
         }
     }
@@ -128,6 +141,11 @@ impl Feature {
                 | Self::Vgpu
                 | Self::DraClaims
         )
+    }
+
+    /// Whether a preference may make the result one that KubeVirt refuses.
+    pub(crate) const fn minds_preference(self) -> bool {
+        matches!(self, Self::CpuPinning | Self::Hugepages | Self::Numa | Self::Realtime)
     }
 
     /// What of the VM decides about the feature, beside the request for it.
@@ -148,11 +166,14 @@ impl Feature {
         const LIMITS: Path = &["spec", "template", "spec", "domain", "resources", "limits"];
         const VOLUMES: Path = &["spec", "template", "spec", "volumes"];
         const HOOKS: Path = &["spec", "template", "metadata", "annotations", crate::site::HOOK_SIDECARS];
+        const LAUNCHER_HOOKS: Path = &["spec", "template", "metadata", "annotations", crate::launcher::HOOKS];
+        const KVM: Path = &["spec", "template", "spec", "domain", "features", "kvm"];
+        const PREFERENCE: Path = &["spec", "preference"];
         const SIDECAR_IMAGE: Path = &["metadata", "annotations", crate::SIDECAR_IMAGE];
         match self {
             Self::NestedVirt => &[NODE_SELECTOR, AFFINITY, ARCHITECTURE, CPU_FEATURES],
             Self::CpuPinning | Self::Hugepages | Self::Numa | Self::Realtime => {
-                &[NODE_SELECTOR, AFFINITY, ARCHITECTURE, CPU, MEMORY, RESOURCES, INSTANCETYPE]
+                &[NODE_SELECTOR, AFFINITY, ARCHITECTURE, CPU, MEMORY, RESOURCES, INSTANCETYPE, PREFERENCE]
             }
             Self::PciPassthrough => &[NODE_SELECTOR, AFFINITY, HOST_DEVICES],
             Self::VfioPassthrough | Self::UsbPassthrough => &[HOST_DEVICES, INSTANCETYPE],
@@ -160,7 +181,10 @@ impl Feature {
             Self::Vgpu => &[HOST_DEVICES, GPUS, INSTANCETYPE],
             Self::DraClaims => &[HOST_DEVICES, GPUS, CLAIMS, INSTANCETYPE],
             Self::Sriov => &[INTERFACES, NETWORKS],
-            Self::VbiosInjection => &[HOST_DEVICES, GPUS, VOLUMES, HOOKS, SIDECAR_IMAGE],
+            Self::VbiosInjection => &[HOST_DEVICES, GPUS, VOLUMES, HOOKS, LAUNCHER_HOOKS, SIDECAR_IMAGE],
+            Self::KvmHidden => &[KVM],
+            Self::IgdOpregion => &[HOST_DEVICES, GPUS, HOOKS, LAUNCHER_HOOKS, SIDECAR_IMAGE],
+            Self::QemuArguments => &[HOOKS, LAUNCHER_HOOKS, SIDECAR_IMAGE],
         }
     }
 
@@ -185,6 +209,9 @@ impl Feature {
             Self::DraClaims => of(&config.dra_claims),
             Self::Sriov => of(&config.sriov),
             Self::VbiosInjection => (config.vbios_injection.enabled, config.vbios_injection.error_handling),
+            Self::KvmHidden => of(&config.kvm_hidden),
+            Self::IgdOpregion => of(&config.igd_opregion),
+            Self::QemuArguments => (config.qemu_arguments.enabled, config.qemu_arguments.error_handling),
         };
         (enabled, mode.unwrap_or(config.error_handling))
     }

@@ -6,10 +6,23 @@ use serde_json::value::RawValue;
 
 /// The list is not valid JSON, or not a list.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the annotation hooks.kubevirt.io/hookSidecars of the template is not a JSON list ({0}); correct or remove it"
-)]
+#[error(transparent)]
 pub(crate) struct InvalidList(#[from] serde_json::Error);
+
+impl InvalidList {
+    /// The same of an annotation that has a name.
+    pub(crate) fn of(self, key: &'static str) -> InvalidHooks {
+        InvalidHooks { key, source: self.0 }
+    }
+}
+
+/// An annotation is not a list of hooks.
+#[derive(Debug, thiserror::Error)]
+#[error("the annotation {key} of the template is not a JSON list ({source}); correct or remove it")]
+pub(crate) struct InvalidHooks {
+    key: &'static str,
+    source: serde_json::Error,
+}
 
 /// The entries of the list.
 pub(crate) fn entries(text: &str) -> Result<Vec<Value>, InvalidList> {

@@ -8,6 +8,7 @@ use crate::compute::{
 };
 use crate::context::{Context, Plan};
 use crate::document::Addition;
+use crate::preference;
 use crate::site::Site;
 use crate::wishes::truth;
 
@@ -19,6 +20,7 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
     let mut plan = Plan { applied: page, ..Plan::default() };
     plan.additions.extend(addition);
     plan.warnings.extend(context.instancetype_warning());
+    plan.warnings.extend(preference::check(context, false)?);
     Ok(plan)
 }
 

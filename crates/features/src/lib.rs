@@ -27,17 +27,24 @@ mod gpu_device_plugin;
 mod hook_list;
 mod host_device;
 mod hugepages;
+mod igd_opregion;
 mod image;
 mod instancetype;
 mod json;
+mod kvm_hidden;
+pub mod launcher;
 mod names;
 mod nested_virt;
 mod numa;
 mod pci_passthrough;
 pub mod policy;
+mod preference;
+mod qemu_arguments;
 mod realtime;
 mod record;
+mod relevant;
 mod scheduling;
+mod sidecar;
 mod site;
 mod sriov;
 mod terms;
@@ -50,13 +57,14 @@ mod vgpu;
 mod wishes;
 
 pub use config::{
-    Config, DeviceNames, ErrorMode, GpuDevicePlugin, GpuMode, NestedVirtualization, PciPassthrough, Source,
-    Switch, VbiosInjection,
+    Config, DeviceNames, ErrorMode, GpuDevicePlugin, GpuMode, HookPath, NestedVirtualization, PciPassthrough,
+    QemuArguments, Source, Switch, VbiosInjection,
 };
 pub use facts::{ClusterFacts, Lookup, Lookups, Need, Node, PciDevice};
 
 pub use availability::{Obstacle, obstacles};
 use feature::Feature;
+pub use relevant::Relevant;
 use serde::Serialize;
 use serde_json::Value;
 use wishes::Wishes;
@@ -154,6 +162,9 @@ pub fn needs(request: &Request<'_>, config: &Config, lookups: &Lookups) -> Vec<N
     }
     if Feature::ALL.iter().any(|feature| feature.minds_instancetype() && wishes.get(*feature).is_some()) {
         instancetype::need(request.object).into_iter().for_each(&mut ask);
+    }
+    if Feature::ALL.iter().any(|feature| feature.minds_preference() && wishes.get(*feature).is_some()) {
+        preference::need(request.object).into_iter().for_each(&mut ask);
     }
     if config.vbios_injection.enabled {
         let config_maps =

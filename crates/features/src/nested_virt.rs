@@ -39,9 +39,9 @@ pub(crate) enum Error {
     )]
     NodesUnknown,
     #[error(
-        "no node that this VM can land on offers svm or vmx (label cpu-feature.node.kubevirt.io/svm or /vmx); nodes it can land on: {0}; enable nested virtualisation in their kvm module or relax nodeSelector and affinity"
+        "no node that this VM can land on offers svm or vmx (label cpu-feature.node.kubevirt.io/svm or /vmx); nodes it can land on: {0}; enable nested virtualisation in their kvm module or relax nodeSelector and affinity{1}"
     )]
-    NoNode(String),
+    NoNode(String, String),
     #[error(transparent)]
     Shape(#[from] ShapeError),
 }
@@ -125,9 +125,20 @@ fn choose<'c>(context: &Context<'_>, known: &'c [Candidate]) -> Result<Vec<&'c C
         .filter(|candidate| landable.iter().any(|node| offers(node, candidate.name)))
         .collect();
     if chosen.is_empty() {
-        return Err(Error::NoNode(candidates(landable.iter().map(|node| &node.name))));
+        let off = landable.iter().filter(|node| is_switched_off(context, &node.name)).map(|node| &node.name);
+        let off = match candidates(off).as_str() {
+            "none" => String::new(),
+            names => format!("; node agents report it switched off on {names}"),
+        };
+        return Err(Error::NoNode(candidates(landable.iter().map(|node| &node.name)), off));
     }
     Ok(chosen)
+}
+
+/// Whether the agent of a node found the kvm module without nested virtualisation.
+fn is_switched_off(context: &Context<'_>, node: &str) -> bool {
+    let mut hosts = context.cluster.hosts.iter().flatten();
+    hosts.any(|host| host.node == node && host.cpu.nested == Some(false))
 }
 
 fn label(feature: &str) -> String {

@@ -9,6 +9,7 @@ use crate::compute::{Error, not_by_instancetype, setting};
 use crate::context::{Context, Plan};
 use crate::cpu_pinning::{is_pinned, pin};
 use crate::hugepages::{are_used, back};
+use crate::preference;
 use crate::site::Site;
 use crate::wishes::truth;
 
@@ -23,6 +24,7 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
     }
     let mut plan = Plan { applied: if is_auto { "auto" } else { "true" }.to_owned(), ..Plan::default() };
     plan.warnings.extend(context.instancetype_warning());
+    plan.warnings.extend(preference::check(context, true)?);
     // GA since v1.4; without a version nothing can be said about it
     let is_known = context.kubevirt().is_some_and(|kubevirt| kubevirt.version().is_some());
     if is_known && context.gate(feature_gates::NUMA) == Some(false) {

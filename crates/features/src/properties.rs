@@ -153,6 +153,7 @@ fn world() -> impl Strategy<Value = World> {
                     nodes,
                     kubevirt: knows_kubevirt.then(|| kubevirt(&gates, &permitted)),
                     pci_devices,
+                    ..ClusterFacts::default()
                 },
                 lookups: lookups(&[
                     ("rom", rom_map("rom", &rom())),
@@ -321,6 +322,38 @@ proptest! {
             }
             let request = Request { namespace: NAMESPACE, object: &stored, old_object: old };
             crate::needs(&request, &world.config, &world.lookups);
+        }
+    }
+
+    /// What is not read would not have changed the verdict, nor is it lost when containers of ours are undone.
+    #[test]
+    fn what_is_skipped_decides_nothing(
+        world in world(),
+        vm in machine(),
+        parts in prop::collection::vec((any::<Index>(), junk()), 0..6),
+    ) {
+        let paths = crate::relevant::skipped();
+        let fill = |object: &mut Value| {
+            for (place, junk) in &parts {
+                let (last, above) = place.get(&paths).split_last().expect("no path is empty");
+                let parent = above.iter().fold(&mut *object, |at, key| &mut at[*key]);
+                parent[*last] = junk.clone();
+            }
+        };
+        let read = |object: &Value| -> Value {
+            serde_json::from_str::<crate::Relevant>(&object.to_string()).expect("JSON").0
+        };
+        let mut written = vm.clone();
+        fill(&mut written);
+        let verdict = world.create(&written);
+        prop_assert_eq!(&world.create(&read(&written)), &verdict);
+        // asked for, added to by the user, and taken back
+        let mut stored = apply(&vm, &world.create(&vm).patch);
+        fill(&mut stored);
+        let quiet = FEATURES.iter().fold(stored.clone(), |vm, feature| without(&vm, feature));
+        for (new, old) in [(&quiet, &stored), (&stored, &stored)] {
+            let verdict = world.admit(new, Some(old));
+            prop_assert_eq!(&world.admit(&read(new), Some(&read(old))), &verdict);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::compute::{Error, not_by_instancetype, setting, some_node};
 use crate::context::{Context, Plan};
 use crate::cpu_pinning::is_pinned;
 use crate::numa::is_passed_through;
+use crate::preference;
 use crate::site::Site;
 use crate::wishes::truth;
 
@@ -36,6 +37,7 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
     some_node(context, what, hint, |node| node.labels.contains_key(LABEL))?;
     let mut plan = Plan { applied: text.to_owned(), ..Plan::default() };
     plan.warnings.extend(context.instancetype_warning());
+    plan.warnings.extend(preference::check(context, true)?);
     plan.additions.extend(setting(context, Site::Cpu, "cpu.realtime", "realtime", &value)?);
     Ok(plan)
 }

@@ -24,8 +24,12 @@ pub(crate) enum Site {
     ResourceClaims,
     /// A mapping of resource limits; an addition is a mapping with one key.
     Limits,
+    /// The mapping of KVM's settings; an addition is a mapping with one key.
+    Kvm,
     /// A JSON list inside of a string (see [`crate::hook_list`]).
     HookSidecars,
+    /// The same, for what our webhook adds to launcher pods.
+    LauncherHooks,
 }
 
 /// What a container is.
@@ -44,7 +48,7 @@ pub(crate) enum Shape {
 pub(crate) const HOOK_SIDECARS: &str = "hooks.kubevirt.io/hookSidecars";
 
 impl Site {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Cpu,
         Self::CpuFeatures,
         Self::Memory,
@@ -55,7 +59,9 @@ impl Site {
         Self::Networks,
         Self::ResourceClaims,
         Self::Limits,
+        Self::Kvm,
         Self::HookSidecars,
+        Self::LauncherHooks,
     ];
 
     /// The name under which the undo record keeps additions.
@@ -71,7 +77,9 @@ impl Site {
             Self::Networks => "networks",
             Self::ResourceClaims => "resourceClaims",
             Self::Limits => "limits",
+            Self::Kvm => "kvm",
             Self::HookSidecars => "hookSidecars",
+            Self::LauncherHooks => "launcherHooks",
         }
     }
 
@@ -100,7 +108,9 @@ impl Site {
             Self::Networks => &["spec", "template", "spec", "networks"],
             Self::ResourceClaims => &["spec", "template", "spec", "resourceClaims"],
             Self::Limits => &["spec", "template", "spec", "domain", "resources", "limits"],
+            Self::Kvm => &["spec", "template", "spec", "domain", "features", "kvm"],
             Self::HookSidecars => &["spec", "template", "metadata", "annotations", HOOK_SIDECARS],
+            Self::LauncherHooks => &["spec", "template", "metadata", "annotations", crate::launcher::HOOKS],
         }
     }
 
@@ -113,9 +123,9 @@ impl Site {
             | Self::Interfaces
             | Self::Networks
             | Self::ResourceClaims => Shape::List,
-            Self::Cpu | Self::Memory | Self::Limits => Shape::Mapping,
+            Self::Cpu | Self::Memory | Self::Limits | Self::Kvm => Shape::Mapping,
             Self::NodeAffinity => Shape::Terms,
-            Self::HookSidecars => Shape::Text,
+            Self::HookSidecars | Self::LauncherHooks => Shape::Text,
         }
     }
 

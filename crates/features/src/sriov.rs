@@ -37,6 +37,10 @@ pub(crate) enum Error {
     Name(String),
     #[error("the VM has a network or interface `{0}` already; give this one another name")]
     Taken(String),
+    #[error(
+        "interface `{0}` is SR-IOV and has a state, which KubeVirt refuses (link state is for bridge and masquerade); remove `state`"
+    )]
+    State(String),
     #[error("NetworkAttachmentDefinition `{network}` {what}")]
     Definition { network: String, what: String },
     #[error(
@@ -103,6 +107,14 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
         .map(|site| Ok(context.written(site)?.map(move |entry| (site, entry)).collect::<Vec<_>>()))
         .collect::<Result<Vec<_>, ShapeError>>()?
         .concat();
+    // `pkg/network/admitter/admit.go`, v1.9; `absent` is how an interface is unplugged
+    let has_state =
+        |entry: &Value| entry.get("sriov").is_some() && matches!(field(entry, "state"), "up" | "down");
+    if let Some((_, entry)) =
+        written.iter().find(|(site, entry)| *site == Site::Interfaces && has_state(entry))
+    {
+        return Err(Error::State(field(entry, "name").to_owned()));
+    }
     if written.is_empty()
         && context.document.vm_spec(&["domain", "devices", "autoattachPodInterface"])
             != Some(&Value::Bool(false))

@@ -10,6 +10,9 @@ use crate::feature::Feature;
 use crate::json::at;
 use crate::user_data;
 
+/// What all annotations and labels of ours begin with.
+const PREFIX: &str = "vm-feature-manager.io/";
+
 /// Where a wish was found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Origin {
@@ -43,8 +46,10 @@ impl<'a> Wishes<'a> {
             Source::Labels => ("labels", Origin::Label),
         };
         if let Some(members) = metadata_map(object, section) {
-            for feature in Feature::ALL {
-                let value = feature.requests().iter().find_map(|key| members.get(*key)?.as_str());
+            let ours: Vec<_> = members.iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
+            let get = |wanted: &str| ours.iter().find(|(key, _)| *key == wanted)?.1.as_str();
+            for feature in Feature::ALL.into_iter().filter(|_| !ours.is_empty()) {
+                let value = feature.requests().iter().find_map(|key| get(key));
                 if let Some(value) = value {
                     explicit[feature as usize] = true;
                     wishes.set(feature, Cow::Borrowed(value), origin);

@@ -310,3 +310,83 @@ impl Change for Value {
         self
     }
 }
+
+/// With a preference, what it requires and how it lays vCPUs out is told before KubeVirt refuses the VM.
+#[test]
+fn conflicts_with_the_preference_are_named() {
+    let mut world = world();
+    let preference = |spec: Value| Lookup::Found(json!({"spec": spec}));
+    world.lookups.extend([
+        (
+            Need::ClusterPreference("threads".into()),
+            preference(json!({"cpu": {"preferredCPUTopology": "preferThreads"}})),
+        ),
+        (
+            Need::ClusterPreference("spread".into()),
+            preference(json!({"cpu": {"preferredCPUTopology": "spread",
+            "spreadOptions": {"across": "CoresThreads", "ratio": 4}}})),
+        ),
+        (
+            Need::ClusterPreference("sockets".into()),
+            preference(json!({"cpu": {"preferredCPUTopology": "preferSockets"}})),
+        ),
+        (Need::Preference("large".into()), preference(json!({"requirements": {"memory": {"guest": "8Gi"}}}))),
+        (
+            Need::ClusterPreference("many".into()),
+            preference(json!({"cpu": {"preferredCPUTopology": "cores"},
+            "requirements": {"cpu": {"guest": 4}}})),
+        ),
+        (Need::ClusterPreference("gone".into()), Lookup::NotFound),
+        (
+            Need::ClusterInstancetype("eight".into()),
+            Lookup::Found(json!({"spec": {"cpu": {"guest": 8}, "memory": {"guest": "2Gi"}}})),
+        ),
+    ]);
+    let with = |feature: &str, value: &str, preference: Value, typed: bool| {
+        let mut vm = vm(&[(feature, value)]);
+        if typed {
+            vm["spec"]["instancetype"] = json!({"name": "eight"});
+            vm["spec"]["template"]["spec"]["domain"].as_object_mut().unwrap().remove("memory");
+        } else {
+            vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 2});
+        }
+        vm["spec"]["preference"] = preference;
+        vm
+    };
+    for (vm, expected) in [
+        (
+            with("cpu-pinning", "enabled", json!({"name": "threads"}), true),
+            "`threads` lays the instancetype's vCPUs out as 8 threads per core",
+        ),
+        (with("cpu-pinning", "enabled", json!({"name": "spread"}), true), "4 threads per core"),
+        (with("numa", "auto", json!({"name": "threads"}), true), "8 threads per core"),
+        (
+            with("hugepages", "1Gi", json!({"name": "large", "kind": "VirtualMachinePreference"}), false),
+            "preference `large` requires 8Gi of memory and the VM has 2Gi",
+        ),
+        (
+            with("cpu-pinning", "enabled", json!({"name": "many"}), false),
+            "`many` requires 4 vCPUs and the VM has 2",
+        ),
+    ] {
+        let denial = world.denial(&vm);
+        assert!(denial.contains(expected), "{denial}");
+    }
+    for fine in [
+        with("cpu-pinning", "enabled", json!({"name": "sockets"}), true),
+        with("hugepages", "1Gi", json!({"name": "threads"}), true),
+        with("cpu-pinning", "enabled", json!({"name": "threads"}), false),
+        with("cpu-pinning", "enabled", json!({"name": "many"}), true),
+    ] {
+        assert_eq!(world.create(&fine).denial, None, "{fine}");
+    }
+    let unknown = world.create(&with("cpu-pinning", "enabled", json!({"name": "gone"}), false));
+    assert!(
+        unknown.warnings.iter().any(|text| text.contains("the preference was not checked")),
+        "{unknown:?}"
+    );
+    let asked = with("numa", "auto", json!({"name": "large", "kind": "virtualmachinepreference"}), false);
+    let request = features::Request { namespace: NAMESPACE, object: &asked, old_object: None };
+    let needs = features::needs(&request, &world.config, &features::Lookups::new());
+    assert_eq!(needs, [Need::Preference("large".into())]);
+}

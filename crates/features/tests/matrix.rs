@@ -1,6 +1,8 @@
 //! Every pair of features on one VM: both are given or the reason names what is in the way; in any
 //! order of asking the result is the same, and undoing both leaves no trace.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+
 mod common;
 
 use common::*;
@@ -9,22 +11,27 @@ use serde_json::json;
 
 const GRID: &str = "nvidia.com/GRID_T4-1Q";
 const STICK: &str = "kubevirt.io/stick";
+const IGD: &str = "intel.com/IGD";
+const VF: &str = "intel.com/X710_VF";
 
 /// A value for each feature with which it works alone.
-const WISHES: [(&str, &str); 13] = [
+const WISHES: [(&str, &str); 16] = [
     ("nested-virt", "enabled"),
     ("cpu-pinning", "enabled"),
     ("hugepages", "1Gi"),
     ("numa", "auto"),
     ("realtime", "enabled"),
     ("pci-passthrough", A10),
-    ("vfio-passthrough", NIC),
+    ("vfio-passthrough", VF),
     ("usb-passthrough", STICK),
     ("gpu-device-plugin", A10),
     ("vgpu", GRID),
     ("dra-claims", r#"{"template":"t","request":"gpu"}"#),
     ("sriov", "fast"),
     ("vbios-injection", "rom"),
+    ("kvm-hidden", "enabled"),
+    ("igd-opregion", "igd"),
+    ("qemu-arguments", "-no-hpet"),
 ];
 
 /// Pairs that cannot be, and why: `None` for features that need more than the other gives.
@@ -42,10 +49,14 @@ fn world() -> World {
     world.cluster.nodes = Some(vec![node]);
     let mut kubevirt = kubevirt(&["HostDevices", "Sidecar"], &[A10, NIC]);
     let permitted = &mut kubevirt["spec"]["configuration"]["permittedHostDevices"];
+    let pci = permitted["pciHostDevices"].as_array_mut().unwrap();
+    pci.push(json!({"pciVendorSelector": "8086:46a6", "resourceName": IGD}));
+    pci.push(json!({"pciVendorSelector": "8086:154c", "resourceName": VF}));
     permitted["usb"] = json!([{"resourceName": STICK}]);
     permitted["mediatedDevices"] = json!([{"resourceName": GRID}]);
     kubevirt["status"]["observedKubeVirtVersion"] = json!("v1.9.0");
     world.cluster.kubevirt = Some(kubevirt);
+    world.config.qemu_arguments.allowed = vec!["-no-hpet".into()];
     world.lookups.insert(
         Need::Network("fast".into()),
         Lookup::Found(
@@ -68,6 +79,7 @@ fn needs(feature: &str) -> &'static [(&'static str, &'static str)] {
         "realtime" => &[("numa", "auto")],
         // one device, so that it is clear whose ROM it is
         "vbios-injection" => &[("pci-passthrough", A10)],
+        "igd-opregion" => &[("vfio-passthrough", r#"{"resource":"intel.com/IGD","name":"igd"}"#)],
         _ => &[],
     }
 }
@@ -79,6 +91,12 @@ fn every_pair_of_features_is_given_or_refused_with_the_reason() {
     for (index, first) in WISHES.iter().enumerate() {
         for second in &WISHES[index + 1..] {
             let mut wishes = vec![*first, *second];
+            // the device that the OpRegion is of
+            if second.0 == "igd-opregion"
+                && let Some(vfio) = wishes.iter_mut().find(|(feature, _)| *feature == "vfio-passthrough")
+            {
+                vfio.1 = needs("igd-opregion")[0].1;
+            }
             for wish in needs(first.0).iter().chain(needs(second.0)) {
                 if !wishes.iter().any(|(feature, _)| feature == &wish.0) {
                     wishes.push(*wish);
@@ -116,5 +134,5 @@ fn every_pair_of_features_is_given_or_refused_with_the_reason() {
             given += 1;
         }
     }
-    assert_eq!(given, 78 - NOT_TOGETHER.len());
+    assert_eq!(given, 120 - NOT_TOGETHER.len());
 }

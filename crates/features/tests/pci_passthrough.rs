@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use features::{DeviceNames, OutcomeResult, Source};
+use kubevirt::inventory::{Host, PciFunction};
 use serde_json::json;
 
 /// Harvester with an inventory: two cards of one model on two nodes, a NIC with an IOMMU mate.
@@ -211,5 +212,77 @@ fn labels_carry_names_without_slash() {
         let mut vm = vm(&[]);
         vm["metadata"]["labels"] = json!({key("pci-passthrough"): value});
         assert_eq!(devices(&world.created(&vm))["hostDevices"][0]["name"], expected, "{value}");
+    }
+}
+
+/// A cluster whose node agents found the cards: the same on two nodes, a NIC on one.
+fn with_agents() -> World {
+    let function = |address: &str, id: (&str, &str), driver: &str, group: &str| PciFunction {
+        address: address.into(),
+        vendor: id.0.into(),
+        device: id.1.into(),
+        driver: driver.into(),
+        iommu_group: group.into(),
+        ..PciFunction::default()
+    };
+    let mut world = World::default();
+    world.cluster.nodes = Some(vec![amd("n1"), amd("n2")]);
+    let (gpu, nic) = (("10de", "2236"), ("8086", "154c"));
+    world.cluster.hosts = Some(vec![
+        Host {
+            node: "n1".into(),
+            pci_devices: vec![
+                function("0000:01:00.0", gpu, "vfio-pci", "11"),
+                function("0000:01:00.1", ("10de", "1aef"), "vfio-pci", "11"),
+                function("0000:02:00.0", nic, "vfio-pci", "12"),
+                function("0000:03:00.0", gpu, "nvidia", "13"),
+                function("0000:04:00.0", gpu, "vfio-pci", "14"),
+                function("0000:04:00.1", ("10de", "1aef"), "snd_hda_intel", "14"),
+                function("0000:05:00.0", gpu, "vfio-pci", ""),
+            ],
+            ..Host::default()
+        },
+        Host {
+            node: "n2".into(),
+            pci_devices: vec![
+                function("0000:01:00.0", gpu, "vfio-pci", "3"),
+                function("0000:02:00.0", gpu, "vfio-pci", "4"),
+                function("0000:03:00.0", gpu, "vfio-pci", "5"),
+            ],
+            ..Host::default()
+        },
+    ]);
+    world
+}
+
+#[test]
+fn an_address_that_node_agents_found_is_resolved_by_vendor_and_product() {
+    let world = with_agents();
+    let verdict = world.create(&pci("n1/0000:01:00.0"));
+    let vm = patched(&pci("n1/0000:01:00.0"), &verdict);
+    assert_eq!(devices(&vm)["hostDevices"], json!([{"name": "pci-0000-01-00-0", "deviceName": A10}]));
+    assert!(verdict.warnings[0].contains("is one of 7 devices of"), "{:?}", verdict.warnings);
+    // the same kind on both nodes: whichever node has it free
+    assert_eq!(devices(&world.created(&pci("0000:01:00.0"))), devices(&vm));
+    assert_eq!(world.create(&pci("0000:03:00.0")).denial, None, "one of the nodes can give it");
+    // an administrator's word is more exact
+    let mut mapped = with_agents();
+    mapped.config.pci_passthrough.address_map = [("0000:01:00.0".to_owned(), NIC.to_owned())].into();
+    assert_eq!(devices(&mapped.created(&pci("0000:01:00.0")))["hostDevices"][0]["deviceName"], NIC);
+}
+
+#[test]
+fn what_no_guest_can_have_is_named_with_the_reason() {
+    let world = with_agents();
+    for (wish, expected) in [
+        ("0000:02:00.0", "exists more than once: 8086:154C on n1, 10DE:2236 on n2"),
+        ("n1/0000:02:00.0", "virt-steward devices permit 0000:02:00.0 --node n1"),
+        ("n1/0000:03:00.0", "its driver is nvidia; bind it to vfio-pci"),
+        ("0000:04:00.0", "others of its IOMMU group 14 are in use: 0000:04:00.1 (snd_hda_intel)"),
+        ("0000:05:00.0", "it has no IOMMU group"),
+        ("0000:09:00.0", "cannot be resolved"),
+    ] {
+        let denial = world.denial(&pci(wish));
+        assert!(denial.contains(expected), "{wish}: {denial}");
     }
 }

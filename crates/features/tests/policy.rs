@@ -6,7 +6,7 @@
 mod common;
 
 use common::*;
-use features::policy::{PolicyFacts, PolicyRequest, PolicyVerdict, evaluate};
+use features::policy::{Availability, PolicyFacts, PolicyRequest, PolicyVerdict, evaluate};
 use serde_json::{Value, json};
 
 fn facts(objects: &[Value]) -> PolicyFacts {
@@ -50,7 +50,7 @@ fn ask(facts: &PolicyFacts, object: &Value, old: Option<&Value>) -> PolicyVerdic
         object,
         old_object: old,
     };
-    evaluate(&request, facts, None)
+    evaluate(&request, facts, None, Availability::Warn)
 }
 
 fn denial(facts: &PolicyFacts, object: &Value) -> String {
@@ -180,12 +180,93 @@ fn a_vm_that_no_node_can_take_is_named_with_the_reasons() {
         old_object: None,
     };
     let verdict = |availability: &str| {
-        evaluate(&request, &own(json!({"availability": availability})), Some(std::slice::from_ref(&node)))
+        let nodes = Some(std::slice::from_ref(&node));
+        evaluate(&request, &own(json!({"availability": availability})), nodes, Availability::Ignore)
     };
     let text = format!("no node can take this VM (a: 0 of {A10}, 1 wanted)");
     assert_eq!(verdict("Warn").warnings, [format!("policy `p`: {text}")]);
     assert_eq!(verdict("Deny").denial, Some(format!("policy `p`: {text}")));
     assert_eq!(verdict("Ignore"), PolicyVerdict::default());
+}
+
+#[test]
+fn without_a_policy_the_administrator_says_what_a_vm_without_a_node_gets() {
+    let node = features::Node { allocatable: [(NIC.to_owned(), "1".to_owned())].into(), ..amd("a") };
+    let nodes = [node, features::Node { unschedulable: true, ..amd("b") }];
+    let (object, possible) = (machine(&[], &[A10]), machine(&[NIC], &[]));
+    let asked = |object: &Value, old: Option<&Value>, availability| {
+        let request = PolicyRequest {
+            namespace: NAMESPACE,
+            name: "vm",
+            user: "ann",
+            groups: &[],
+            object,
+            old_object: old,
+        };
+        evaluate(&request, &PolicyFacts::default(), Some(&nodes), availability)
+    };
+    let text = format!(
+        "no node can take this VM (a: 0 of {A10}, 1 wanted, b: it is cordoned, or KubeVirt does not run there)"
+    );
+    assert_eq!(asked(&object, None, Availability::Warn).warnings, std::slice::from_ref(&text));
+    assert_eq!(asked(&object, None, Availability::Deny).denial, Some(text.clone()));
+    assert_eq!(asked(&object, None, Availability::Ignore), PolicyVerdict::default());
+    for availability in [Availability::Warn, Availability::Deny] {
+        assert_eq!(asked(&possible, None, availability), PolicyVerdict::default());
+        // what leaves the template alone is not looked at, and what was so before stays editable
+        assert_eq!(asked(&object, Some(&object), availability), PolicyVerdict::default());
+        let mut edited = object.clone();
+        edited["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+        assert_eq!(asked(&edited, Some(&object), availability).warnings, std::slice::from_ref(&text));
+    }
+    assert_eq!(asked(&object, Some(&possible), Availability::Deny).denial, Some(text));
+}
+
+#[test]
+fn what_an_instancetype_gives_counts_as_well() {
+    let instancetype = |kind: &str, name: &str, spec: Value| {
+        json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": kind,
+            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+    };
+    let of = |kind: &str, name: &str| {
+        let mut vm = machine(&[], &[]);
+        vm["spec"]["instancetype"] = json!({"kind": kind, "name": name});
+        vm
+    };
+    let mut facts =
+        own(json!({"devices": {"allow": [NIC]}, "limits": {"gpusPerNamespace": 3, "devicesPerVM": 2}}));
+    let gpus = json!({"gpus": [{"name": "a", "deviceName": A10}, {"name": "b", "deviceName": A10}]});
+    let host = json!({"hostDevices": [{"name": "a", "deviceName": NIC}]});
+    assert!(!facts.add(&instancetype("VirtualMachineInstancetype", "gpus", gpus)).unwrap());
+    assert!(!facts.add(&instancetype("VirtualMachineClusterInstancetype", "nic", host)).unwrap());
+    assert!(denial(&facts, &of("VirtualMachineInstancetype", "gpus")).contains(&format!("device `{A10}`")));
+    assert_eq!(denial(&facts, &of("", "nic")), "");
+    assert_eq!(denial(&facts, &of("", "gpus")), "", "another kind of that name is not meant");
+    facts.count(NAMESPACE, "other", &of("VirtualMachineInstancetype", "gpus"));
+    facts.policies.values_mut().for_each(|policy| policy.spec.devices = None);
+    let said = denial(&facts, &machine(&[], &[A10, A10]));
+    assert!(said.contains("4 GPUs of the namespace (2 are other VMs')"), "{said}");
+    assert_eq!(denial(&facts, &machine(&[], &[A10])), "");
+}
+
+#[test]
+fn who_asks_through_cloud_init_is_judged_as_well() {
+    let facts = own(json!({"features": [{"names": ["nested-virt"], "users": ["bob"]}]}));
+    let world = World::default();
+    let stored = world.created(&with_user_data("#cloud-config\nx_kubevirt_features: {nested_virt: true}\n"));
+    assert!(denial(&facts, &stored).contains("`ann` may not use nested-virt"));
+}
+
+#[test]
+fn images_of_both_ways_are_judged() {
+    let facts = own(json!({"images": {"allow": ["registry.example/*"]}}));
+    for key in ["hooks.kubevirt.io/hookSidecars", features::launcher::HOOKS] {
+        let mut vm = machine(&[], &[]);
+        vm["spec"]["template"]["metadata"]["annotations"] = json!({key: r#"[{"image": "other.example/x"}]"#});
+        assert!(denial(&facts, &vm).contains("image `other.example/x`"), "{key}");
+        vm["spec"]["template"]["metadata"]["annotations"] = json!({key: r#"[{"args": []}]"#});
+        assert_eq!(denial(&facts, &vm), "", "the image that is set is the administrator's");
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn what_cannot_work_is_denied() {
     let world = World::default();
     for (vm, expected) in [
         (vbios("rom", &[]), "has no host device and no GPU"),
-        (vbios("rom", &["a", "b"]), "say whose ROM it is"),
+        (vbios("rom", &["a", "b"]), "say which is meant: {\"<device>\":\"rom\"}; devices: a, b"),
         (vbios(r#"{"c":"rom"}"#, &["a", "b"]), "no device `c`; devices: a, b"),
         (vbios(r#"{"a.b":"rom"}"#, &["a.b"]), "cannot be a libvirt alias"),
         (vbios(r#"{"a":"rom", "0000:00:02.0":"x"}"#, &["a"]), "no device `0000:00:02.0`"),
@@ -157,7 +157,9 @@ fn gates_are_checked() {
     let mut world = World::default();
     world.cluster.kubevirt = Some(kubevirt(&["HostDevices"], &[A10]));
     assert!(world.denial(&one("rom")).contains("feature gate Sidecar is off"));
-    world.cluster.kubevirt = Some(kubevirt(&["Sidecar", "Plugins"], &[A10]));
+    let mut newer = kubevirt(&["Sidecar", "Plugins"], &[A10]);
+    newer["status"]["observedKubeVirtVersion"] = json!("v1.9.0");
+    world.cluster.kubevirt = Some(newer);
     assert!(world.create(&one("rom")).warnings[0].contains("feature gate Plugins is on"));
     world.cluster.kubevirt = None;
     assert!(world.create(&one("rom")).warnings[0].contains("feature gate Sidecar was not checked"));

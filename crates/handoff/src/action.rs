@@ -231,7 +231,7 @@ impl World {
                     }
                     None if volumes.is_empty() => actions.push(Action::Complete),
                     Some(pod) if pod.phase == PodPhase::Failed || pod.age == Age::Old => {
-                        actions.push(Action::Abort)
+                        actions.push(Action::Abort);
                     }
                     None => actions.push(Action::Abort),
                     Some(_) => {}

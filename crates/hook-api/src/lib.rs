@@ -41,6 +41,10 @@ pub const INFO_PATH: &str = "/kubevirt.hooks.info.Info/Info";
 /// The path of a Plugin's `MutateDomain`.
 pub const MUTATE_DOMAIN_PATH: &str = "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain";
 
+/// The path of the same call in releases after v1.9, where it is a launcher hook of its Plugin.
+pub const GUEST_DEFINITION_PATH: &str =
+    "/kubevirt.hooks.plugins.v1alpha1.LauncherHookService/GuestDefinition";
+
 /// The path of a callback: `/kubevirt.hooks.v1alpha3.Callbacks/OnDefineDomain`.
 pub fn callback_path(version: &str, hook_point: &str) -> String {
     format!("/kubevirt.hooks.{version}.Callbacks/{hook_point}")
@@ -61,7 +65,7 @@ mod tests {
         let path = callback_path(V1ALPHA3, ON_DEFINE_DOMAIN);
         assert_eq!(path, "/kubevirt.hooks.v1alpha3.Callbacks/OnDefineDomain");
         assert_eq!(callback_of(&path), Some((V1ALPHA3, ON_DEFINE_DOMAIN)));
-        for other in [INFO_PATH, MUTATE_DOMAIN_PATH, "/", ""] {
+        for other in [INFO_PATH, MUTATE_DOMAIN_PATH, GUEST_DEFINITION_PATH, "/", ""] {
             assert_eq!(callback_of(other), None, "{other}");
         }
     }

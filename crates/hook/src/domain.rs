@@ -11,6 +11,8 @@ use crate::arguments::Device;
 pub const MAX_DOMAIN: usize = 4 << 20;
 /// The most elements and attributes of a domain.
 const MAX_NODES: u32 = 200_000;
+/// The namespace of what libvirt passes to QEMU as it is.
+pub(crate) const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// The most candidates that an error names.
 const MAX_CANDIDATES: usize = 8;
 
@@ -69,6 +71,11 @@ impl<'x> Domain<'x> {
     /// The text as it came.
     pub fn text(&self) -> &'x str {
         self.text
+    }
+
+    /// `<domain>`.
+    pub(crate) fn root(&self) -> Node<'_, 'x> {
+        self.document.root_element()
     }
 
     /// The `<hostdev>` elements of the domain.
@@ -133,10 +140,9 @@ impl<'a, 'x> HostDevice<'a, 'x> {
         child(self.0, name)
     }
 
-    /// Where the closing tag begins. Nothing, when the element has none.
-    pub(crate) fn end(&self, text: &str) -> Option<usize> {
-        let range = self.0.range();
-        Some(range.start + text.get(range)?.rfind("</")?)
+    /// The element.
+    pub(crate) fn node(&self) -> Node<'a, 'x> {
+        self.0
     }
 }
 
@@ -152,8 +158,15 @@ fn children<'a, 'x>(parent: Node<'a, 'x>, name: &'static str) -> impl Iterator<I
     parent.children().filter(move |node| is(*node, name))
 }
 
-fn child<'a, 'x>(parent: Node<'a, 'x>, name: &str) -> Option<Node<'a, 'x>> {
+pub(crate) fn child<'a, 'x>(parent: Node<'a, 'x>, name: &str) -> Option<Node<'a, 'x>> {
     parent.children().find(|node| is(*node, name))
+}
+
+/// Elements of QEMU's namespace, whatever their prefix is.
+pub(crate) fn qemu<'a, 'x>(parent: Node<'a, 'x>, name: &'static str) -> impl Iterator<Item = Node<'a, 'x>> {
+    parent.children().filter(move |node| {
+        node.is_element() && node.tag_name().namespace() == Some(QEMU) && node.tag_name().name() == name
+    })
 }
 
 fn is(node: Node<'_, '_>, name: &str) -> bool {

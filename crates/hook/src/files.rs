@@ -123,10 +123,13 @@ pub fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The vendor of a device on this host, when sysfs says it.
-pub fn vendor(address: Address) -> Option<u16> {
-    let text = fs::read_to_string(format!("/sys/bus/pci/devices/{address}/vendor")).ok()?;
-    u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+/// Vendor and number of a device on this host, when sysfs says them.
+pub fn identity(address: Address) -> Option<(u16, u16)> {
+    let read = |name: &str| {
+        let text = fs::read_to_string(format!("/sys/bus/pci/devices/{address}/{name}")).ok()?;
+        u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+    };
+    Some((read("vendor")?, read("device")?))
 }
 
 /// FNV-1a: the same for the same arguments.

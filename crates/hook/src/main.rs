@@ -11,22 +11,28 @@ use hook::service::Sidecar;
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
-virt-steward-hook: gives passed-through devices of a KubeVirt VM their ROMs.
+virt-steward-hook: gives passed-through devices of a KubeVirt VM their ROMs, and makes other edits of
+its libvirt domain for which KubeVirt has no field.
 
-KubeVirt starts it inside of a VM's pod; virt-steward writes its arguments (annotation
-vm-feature-manager.io/vbios-injection of the VM).
+KubeVirt starts it inside of a VM's pod; virt-steward writes its arguments (annotations
+vm-feature-manager.io/vbios-injection, igd-opregion and qemu-arguments of the VM).
 
 Usage:
   virt-steward-hook vbios --rom <device>=<path> [--rom <device>=<path>]... [--plugin <name>]
+  virt-steward-hook edit [--rom <device>=<path>]... [--hide-kvm] [--igd <device>]
+                         [--qemu-arg <text>]... [--plugin <name>]
 
-  <device>         the alias of the device in the domain (ua-hostdevice-igpu), or its PCI address on
-                   the host (0000:07:00.0)
-  <path>           the ROM in this container
-  --plugin <name>  serve as the domain hook of this Plugin (KubeVirt v1.9, gate Plugins)
+  <device>           the alias of the device in the domain (ua-hostdevice-igpu), or its PCI address
+                     on the host (0000:07:00.0)
+  <path>             the ROM in this container
+  --hide-kvm         the guest does not see that it runs in KVM
+  --igd <device>     an Intel GPU gets its OpRegion, and slot 2 of the guest
+  --qemu-arg <text>  one more argument for QEMU; repeated, in order
+  --plugin <name>    serve as the domain hook of this Plugin (KubeVirt v1.9, gate Plugins)
 
 Environment:
-  CONTAINER_NAME   set by KubeVirt since v1.6
-  HOOK_DIRECTORY   where the socket goes instead of /var/run/kubevirt-hooks
+  CONTAINER_NAME     set by KubeVirt since v1.6
+  HOOK_DIRECTORY     where the socket goes instead of /var/run/kubevirt-hooks
 
 Exit codes: 0 the VM has shut down, 1 the socket failed, 2 wrong arguments.";
 

@@ -11,6 +11,8 @@ const DATA_POINTER: usize = 0x18;
 /// Offsets within the PCI data structure.
 const VENDOR: usize = 0x04;
 const DEVICE: usize = 0x06;
+const DEVICE_LIST: usize = 0x08;
+const REVISION: usize = 0x0c;
 const IMAGE_LENGTH: usize = 0x10;
 const CODE_TYPE: usize = 0x14;
 const INDICATOR: usize = 0x15;
@@ -19,6 +21,10 @@ const DATA_LENGTH: usize = 0x18;
 const UNIT: usize = 512;
 /// The most images that one ROM is searched for.
 const MAX_IMAGES: usize = 32;
+/// The most entries of a list of devices.
+const MAX_LISTED: usize = 1024;
+/// What tools write for "any device" (`EfiRom -i 0xffff`).
+const ANY: [u16; 2] = [0, 0xffff];
 
 /// How many bytes from the start of a ROM decide about its first image: the pointer has 16 bits.
 pub const HEADER: usize = 0x1_0000 + DATA_LENGTH;
@@ -144,6 +150,30 @@ pub fn check_vendor(images: &[Image], vendor: u16) -> Result<(), RomError> {
     }
 }
 
+/// Whether a ROM says that it is for this very device: by its own number, by "any", or by the list
+/// of devices that ROMs of PCI firmware 3.0 have. One that does not may still be the right one: AMD's
+/// GOP driver names the GPU and goes to the audio function.
+pub fn names_device(rom: &[u8], images: &[Image], vendor: u16, device: u16) -> bool {
+    images.iter().filter(|image| image.vendor == vendor).any(|image| {
+        image.device == device
+            || ANY.contains(&image.device)
+            || listed(rom, image.offset).any(|one| one == device)
+    })
+}
+
+/// The list of devices behind the PCI data structure.
+fn listed(rom: &[u8], offset: usize) -> impl Iterator<Item = u16> {
+    let word = |at: usize| {
+        let bytes = rom.get(at..at + 2)?;
+        Some(u16::from_le_bytes([*bytes.first()?, *bytes.get(1)?]))
+    };
+    let data = offset + usize::from(word(offset + DATA_POINTER).unwrap_or_default());
+    let has_list = rom.get(data + REVISION).is_some_and(|revision| *revision >= 3);
+    let list = word(data + DEVICE_LIST).filter(|list| has_list && *list > 0);
+    let start = list.map(|list| data + usize::from(list));
+    (0..MAX_LISTED).map_while(move |index| word(start? + 2 * index)).take_while(|one| *one != 0)
+}
+
 fn image(rom: &[u8], offset: usize) -> Result<Image, RomError> {
     let byte = |at: usize| rom.get(offset + at).copied().unwrap_or_default();
     let word = |at: usize| u16::from_le_bytes([byte(at), byte(at + 1)]);
@@ -251,5 +281,25 @@ mod tests {
         let images = check(&rom(1, 512)).unwrap();
         assert_eq!(check_vendor(&images, 0x1002), Ok(()));
         assert_eq!(check_vendor(&images, 0x8086), Err(RomError::Vendor { rom: 0x1002, device: 0x8086 }));
+    }
+
+    #[test]
+    fn a_rom_names_its_devices_by_number_by_list_or_by_any() {
+        let names = |rom: &[u8], device| names_device(rom, &[image(rom, 0).unwrap()], 0x1002, device);
+        let plain = rom(1, 512);
+        assert!(names(&plain, 0x1638) && !names(&plain, 0x1637));
+        assert!(!names_device(&plain, &[image(&plain, 0).unwrap()], 0x8086, 0x1638));
+        let mut any = plain.clone();
+        any[0x1c + DEVICE..0x1c + DEVICE + 2].copy_from_slice(&[0xff, 0xff]);
+        assert!(names(&any, 0x1637));
+        let mut list = plain;
+        list[0x1c + DEVICE_LIST] = 0x20;
+        list[0x3c..0x42].copy_from_slice(&[0x36, 0x16, 0x37, 0x16, 0, 0]);
+        assert!(!names(&list, 0x1637), "the list came with revision 3");
+        list[0x1c + REVISION] = 3;
+        assert!(names(&list, 0x1637) && names(&list, 0x1636) && !names(&list, 0x1635));
+        // a list that leaves the ROM ends there
+        list[0x1c + DEVICE_LIST..0x1c + DEVICE_LIST + 2].copy_from_slice(&[0xe3, 0x01]);
+        assert!(!names(&list, 0x1637));
     }
 }

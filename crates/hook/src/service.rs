@@ -10,8 +10,8 @@ use hook_api::callbacks::{
 use hook_api::info::{HookPoint, InfoResult};
 use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
 use hook_api::{
-    INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN, V1ALPHA2, V1ALPHA3,
-    callback_of,
+    GUEST_DEFINITION_PATH, INFO_PATH, MUTATE_DOMAIN_PATH, ON_DEFINE_DOMAIN, PRE_CLOUD_INIT_ISO, SHUTDOWN,
+    V1ALPHA2, V1ALPHA3, callback_of,
 };
 use prost::Message;
 use tokio::sync::Notify;
@@ -25,10 +25,13 @@ use crate::grpc::server::Service;
 use crate::grpc::{Code, Status};
 use crate::rom;
 
+/// The name of a ROM's file, and what is in it.
+type RomFile = (String, Vec<u8>);
+
 /// The sidecar of one VM.
 #[derive(Debug)]
 pub struct Sidecar {
-    roms: Vec<Rom>,
+    arguments: Arguments,
     layout: Layout,
     shut_down: AtomicBool,
     /// Told once, after the answer to `Shutdown` was sent.
@@ -38,7 +41,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// A sidecar for these arguments.
     pub fn new(arguments: Arguments, layout: Layout) -> Self {
-        Self { roms: arguments.roms, layout, shut_down: AtomicBool::new(false), ended: Notify::new() }
+        Self { arguments, layout, shut_down: AtomicBool::new(false), ended: Notify::new() }
     }
 
     /// The domain with its ROMs, after the ROMs were put in their place. All that can be refused is
@@ -51,36 +54,18 @@ impl Sidecar {
             };
             Status::new(code, format!("virt-steward-hook: read the domain: {error}"))
         })?;
-        let mut edits = Vec::with_capacity(self.roms.len());
-        let mut files = Vec::with_capacity(self.roms.len());
-        for given in &self.roms {
-            let fail = |code, what: String| {
-                Status::new(code, format!("virt-steward-hook: give `{}` its ROM: {what}", given.device))
-            };
-            let found = domain.find(&given.device).map_err(|error| {
-                fail(Code::NotFound, format!("{error}; correct the annotation vbios-injection of the VM"))
-            })?;
-            let content = files::read_limited(&given.path).map_err(|error| {
-                fail(Code::FailedPrecondition, format!("read {}: {error}", given.path.display()))
-            })?;
-            rom::check(&content)
-                .and_then(|images| match found.source().and_then(files::vendor) {
-                    Some(vendor) => rom::check_vendor(&images, vendor),
-                    None => Ok(()),
-                })
-                .map_err(|error| {
-                    fail(Code::FailedPrecondition, format!("{}: {error}; replace it", given.path.display()))
-                })?;
-            // an address has `:` and `.`, which make a file name that needs no care either
-            let name = given.device.to_string();
-            let file = self.layout.rom_for_qemu(&name);
-            edits.push(Edit::Rom(RomBar { device: given.device.clone(), file }));
-            files.push((name, content));
+        let (mut edits, files) = self.roms(&domain)?;
+        let Arguments { hide_kvm, igd, qemu_args, .. } = &self.arguments;
+        edits.extend(hide_kvm.then_some(Edit::HideKvm));
+        edits.extend(igd.clone().map(Edit::Igd));
+        if !qemu_args.is_empty() {
+            edits.push(Edit::QemuArguments(qemu_args.clone()));
         }
         let edited = edit::apply(&domain, &edits).map_err(|error| {
             let code = match error {
                 EditError::NoDevice(_) => Code::NotFound,
-                EditError::Overlap => Code::InvalidArgument,
+                EditError::Overlap | EditError::NoAlias(_) => Code::InvalidArgument,
+                EditError::Broken(_) => Code::Internal,
             };
             Status::new(code, format!("virt-steward-hook: edit the domain: {error}"))
         })?;
@@ -94,6 +79,45 @@ impl Sidecar {
             })?;
         }
         Ok(edited.into_bytes())
+    }
+
+    /// The edits that give devices their ROMs, and the files that go with them. A ROM that cannot be
+    /// for its device is refused.
+    fn roms(&self, domain: &Domain<'_>) -> Result<(Vec<Edit>, Vec<RomFile>), Status> {
+        let mut edits = Vec::with_capacity(self.arguments.roms.len());
+        let mut files: Vec<RomFile> = Vec::with_capacity(self.arguments.roms.len());
+        for Rom { device, path } in &self.arguments.roms {
+            let fail = |code, what: String| {
+                Status::new(code, format!("virt-steward-hook: give `{device}` its ROM: {what}"))
+            };
+            let found = domain.find(device).map_err(|error| {
+                fail(Code::NotFound, format!("{error}; correct the annotation vbios-injection of the VM"))
+            })?;
+            let content = files::read_limited(path).map_err(|error| {
+                fail(Code::FailedPrecondition, format!("read {}: {error}", path.display()))
+            })?;
+            let known = found.source().and_then(files::identity);
+            rom::check(&content)
+                .and_then(|images| {
+                    let Some((vendor, number)) = known else { return Ok(()) };
+                    rom::check_vendor(&images, vendor)?;
+                    if !rom::names_device(&content, &images, vendor, number) {
+                        eprintln!(
+                            "virt-steward-hook: the ROM of `{device}` does not name device {vendor:04x}:{number:04x}; it is given all the same"
+                        );
+                    }
+                    Ok(())
+                })
+                .map_err(|error| {
+                    fail(Code::FailedPrecondition, format!("{}: {error}; replace it", path.display()))
+                })?;
+            // an address has `:` and `.`, which make a file name that needs no care either
+            let name = device.to_string();
+            let file = self.layout.rom_for_qemu(&name);
+            edits.push(Edit::Rom(RomBar { device: device.clone(), file }));
+            files.push((name, content));
+        }
+        Ok((edits, files))
     }
 }
 
@@ -113,7 +137,7 @@ impl Service for Sidecar {
     fn call(&self, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
         match path {
             INFO_PATH => return frame::encode(&info()),
-            MUTATE_DOMAIN_PATH => {
+            MUTATE_DOMAIN_PATH | GUEST_DEFINITION_PATH => {
                 let asked: MutateDomainRequest = read(message)?;
                 if asked.domain_type != "libvirt" {
                     let kind: String = asked.domain_type.chars().take(64).collect();

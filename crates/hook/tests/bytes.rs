@@ -83,6 +83,42 @@ proptest! {
         prop_assert_eq!(again, result);
     }
 
+    /// Whatever is done, only bytes are added, in one place for each element that is missing.
+    #[test]
+    fn other_edits_only_add_and_a_second_call_finds_nothing_to_do(
+        parts in prop::array::uniform4(noise()),
+        features in select(vec!["", "<features/>", "<features><acpi/></features>", "<features><kvm/></features>"]),
+        alias in alias("ua-gpu-a"),
+        argument in "-[ -~é]{1,24}",
+    ) {
+        let [p0, p1, p2, p3] = &parts;
+        let text = format!(
+            "<domain xmlns:qemu='urn:qemu'>{p0}{features}<devices>{p1}<hostdev>{p2}{alias}</hostdev></devices>{p3}</domain>");
+        let device = Device::Alias("ua-gpu-a".into());
+        let edits = [Edit::HideKvm, Edit::QemuArguments(vec![argument.clone()])];
+        let result = apply(&Domain::parse(text.as_bytes()).unwrap(), &edits).unwrap();
+        let mut rest = result.as_str();
+        // what was there is there, in order; an empty element got a closing tag
+        for piece in [p0, p1, p2, p3, &alias] {
+            prop_assert!(result.contains(piece.as_str()));
+        }
+        for piece in [p0.as_str(), "<devices>", p1, "<hostdev>", p2, &alias, "</hostdev></devices>", p3, "</domain>"] {
+            let at = rest.find(piece);
+            prop_assert!(at.is_some(), "{piece} in {rest}");
+            rest = &rest[at.unwrap() + piece.len()..];
+        }
+        let again = apply(&Domain::parse(result.as_bytes()).unwrap(), &edits).unwrap();
+        prop_assert_eq!(&again, &result);
+        let igd = [Edit::Igd(device)];
+        let moved = apply(&Domain::parse(result.as_bytes()).unwrap(), &igd).unwrap();
+        prop_assert!(moved.contains("x-igd-opregion"));
+        prop_assert_eq!(apply(&Domain::parse(moved.as_bytes()).unwrap(), &igd).unwrap(), moved);
+        // what was written is what is read
+        let document = roxmltree::Document::parse(&result).unwrap();
+        let read = document.descendants().find(|node| node.has_tag_name(("http://libvirt.org/schemas/domain/qemu/1.0", "arg")));
+        prop_assert_eq!(read.and_then(|node| node.attribute("value")), Some(argument.as_str()));
+    }
+
     #[test]
     fn any_bytes_are_a_domain_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
         if let Ok(domain) = Domain::parse(&bytes) {

@@ -97,6 +97,49 @@ async fn what_cannot_be_done_is_said_and_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn every_edit_goes_over_the_socket_and_a_second_call_changes_nothing() {
+    let more = ["--hide-kvm", "--igd", "ua-hostdevice-igpu", "--qemu-arg", "-no-hpet"];
+    let sidecar = Sidecar::start_with("edit", &["ua-hostdevice-igpu"], &amd_rom(1), &more).await;
+    let first = edited(&sidecar.call(&on_define_domain(), &define(DOMAIN.as_bytes())).await.unwrap());
+    for part in [
+        "<features><kvm><hidden state='on'/></kvm></features>",
+        "/vbios/ua-hostdevice-igpu.rom'/>",
+        "<qemu:property name='x-igd-opregion' type='bool' value='true'/>",
+        "slot='0x02' function='0x0'/></hostdev>",
+        "<qemu:arg value='-no-hpet'/>",
+    ] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    let second = edited(&sidecar.call(&on_define_domain(), &define(first.as_bytes())).await.unwrap());
+    assert_eq!(second, first);
+}
+
+/// Kubelet ends the containers of Plugins so.
+#[tokio::test]
+async fn a_sidecar_ends_at_sigterm_and_takes_its_socket_along() {
+    let mut sidecar = Sidecar::start(&["ua-hostdevice-igpu"], &amd_rom(1)).await;
+    let id = sidecar.child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let status = tokio::time::timeout(PATIENCE, sidecar.child.wait()).await.unwrap().unwrap();
+    assert!(status.success());
+    assert!(!sidecar.socket().exists());
+}
+
+/// Releases after v1.9 call the same thing by another name.
+#[tokio::test]
+async fn the_hook_of_a_plugin_is_known_by_both_names() {
+    let sidecar = Sidecar::start(&["ua-hostdevice-igpu"], &amd_rom(1)).await;
+    let asked = MutateDomainRequest {
+        domain_type: "libvirt".into(),
+        domain: DOMAIN.as_bytes().to_vec(),
+        vmi: b"{}".to_vec(),
+        sidecar_context: None,
+    };
+    let old = sidecar.call(MUTATE_DOMAIN_PATH, &asked).await.unwrap();
+    assert_eq!(sidecar.call(hook_api::GUEST_DEFINITION_PATH, &asked).await.unwrap(), old);
+}
+
+#[tokio::test]
 async fn cloud_init_passes_through() {
     let sidecar = Sidecar::start(&["ua-hostdevice-igpu"], &amd_rom(1)).await;
     let asked = PreCloudInitIsoParams {

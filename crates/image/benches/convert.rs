@@ -71,8 +71,11 @@ fn one(way: &str, source: &Path, destination: &Path) -> ExitCode {
         let (_, options, _) = WAYS.iter().find(|(name, _, _)| *name == way)?;
         let (disk, _) = image::open(File::open(source).ok()?).ok()?;
         let file = File::create(destination).ok()?;
+        if image::copy_file(&*disk, &file, &options(), &mut |_| true).ok()?.is_some() {
+            return Some(());
+        }
         let summary =
-            convert(&*disk, BufWriter::with_capacity(1 << 20, &file), &options(), &mut |_| true).ok()?;
+            convert(&*disk, BufWriter::with_capacity(256 << 10, &file), &options(), &mut |_| true).ok()?;
         if options().format == Format::Raw {
             file.set_len(summary.virtual_size).ok()?;
         }

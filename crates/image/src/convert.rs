@@ -1,6 +1,7 @@
 //! From any disk to any format.
 
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -13,6 +14,9 @@ use crate::resume::{Place, Placement, Resume, Watch};
 use crate::vmdk::{GRAIN, GrainEncoder, SparseWriter, StreamWriter};
 use crate::{Disk, Error, Format, Result};
 
+/// Zeros in raw files are left out in units of this, in bytes.
+const RAW_CHUNK: u64 = 16 << 10;
+
 /// How to write an image.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,7 +24,7 @@ pub struct Options {
     pub format: Format,
     /// For qcow2: how clusters are compressed. VMDK grains are always deflated or never.
     pub compression: Compression,
-    /// The compressor's level; `None`: deflate 6, zstd 3.
+    /// The compressor's level; `None`: deflate 6, zstd 1.
     pub level: Option<i32>,
     /// For qcow2: cluster size as a power of two, 12 to 21 (QEMU's default is 16).
     pub cluster_bits: u32,
@@ -28,6 +32,20 @@ pub struct Options {
     pub workers: usize,
     /// The file name that a VMDK's descriptor states for itself.
     pub file_name: String,
+    /// For qcow2: the image holds what changed since another one.
+    pub backing: Option<Backing>,
+}
+
+/// The image that an incremental one builds on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Backing {
+    /// Its name, as the header states it: a plain name means the same directory.
+    pub file: String,
+    /// Its format.
+    pub format: Format,
+    /// What changed since, in guest bytes. Clusters that these touch are in the new image, also those
+    /// that hold zeros now; all others are read from the backing file.
+    pub changed: Vec<Range<u64>>,
 }
 
 impl Options {
@@ -40,6 +58,7 @@ impl Options {
             cluster_bits: 16,
             workers: 2,
             file_name: "disk.vmdk".into(),
+            backing: None,
         }
     }
 }
@@ -104,7 +123,7 @@ pub fn convert_from<W: Write + Seek>(
             if from.done > 0 {
                 writer.resume(from)?;
             }
-            let data = drive((disk, 1 << 16), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
+            let data = drive((disk, RAW_CHUNK), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
             Ok(Summary { virtual_size: size, data, stored: writer.finish()? })
         }
         Format::Qcow2 => {
@@ -114,7 +133,8 @@ pub fn convert_from<W: Write + Seek>(
             }
             let cluster = 1_usize << options.cluster_bits;
             let guest = size.next_multiple_of(512); // QEMU counts disks in sectors
-            let mut writer = Qcow2Writer::new(sink, guest, options.cluster_bits, options.compression)?;
+            let mut writer = Qcow2Writer::new(sink, guest, options.cluster_bits, options.compression)?
+                .over(options.backing.clone());
             if from.done > 0 {
                 writer.resume(from)?;
             }
@@ -179,6 +199,125 @@ pub fn stream_from<W: Write>(
     let encoder = || Ok(GrainEncoder::new(options.level));
     let data = drive((disk, GRAIN), options, &encoder, &mut writer, from, watch)?;
     Ok(Summary { virtual_size: size.next_multiple_of(512), data, stored: writer.finish()? })
+}
+
+/// What a first pass over a disk found out: what stands in front of an image and is known last.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    head: Vec<u8>,
+    /// What the image will be.
+    pub summary: Summary,
+}
+
+/// The first of two passes that write a qcow2 into a sink which cannot seek: nothing is written.
+///
+/// # Errors
+/// As [`convert`].
+pub fn measure(
+    disk: &dyn Disk,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Measured> {
+    let mut sink = Blind::default();
+    let summary = convert(disk, &mut sink, options, progress)?;
+    Ok(Measured { head: sink.head, summary })
+}
+
+/// The second pass: writes the image front to back. Output depends on content and options alone, so what the
+/// first pass measured fits.
+///
+/// # Errors
+/// As [`convert`]; also when the disk changed between the passes.
+pub fn stream_measured<W: Write>(
+    disk: &dyn Disk,
+    sink: W,
+    options: &Options,
+    measured: &Measured,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Summary> {
+    let mut sink = HeadFirst { sink, head: &measured.head, position: 0, length: 0, same: true };
+    let summary = convert(disk, &mut sink, options, progress)?;
+    if !sink.same || summary != measured.summary {
+        let why = "the disk changed between the two passes over it; export a snapshot instead".into();
+        return Err(Error::Unsupported { format: options.format.name(), why });
+    }
+    Ok(summary)
+}
+
+/// A sink that keeps nothing but what is written at the very beginning, the last time.
+#[derive(Default)]
+struct Blind {
+    position: u64,
+    head: Vec<u8>,
+}
+
+impl Write for Blind {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        if self.position == 0 {
+            self.head.clear();
+            self.head.extend_from_slice(data);
+        }
+        self.position += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Blind {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        self.position = to;
+        Ok(to)
+    }
+}
+
+/// A sink that goes forward alone, with the right beginning in place of the empty one.
+struct HeadFirst<'a, W> {
+    sink: W,
+    head: &'a [u8],
+    position: u64,
+    /// Bytes that went out.
+    length: u64,
+    /// What is written at the beginning in the end is what went out there.
+    same: bool,
+}
+
+impl<W: Write> Write for HeadFirst<'_, W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        if self.position == 0 && self.length > 0 {
+            self.same &= data == self.head;
+            self.position += data.len() as u64;
+            return Ok(data.len());
+        }
+        if self.position != self.length {
+            return Err(std::io::ErrorKind::NotSeekable.into());
+        }
+        if self.position == 0 {
+            let rest = data.get(self.head.len()..).ok_or(std::io::ErrorKind::InvalidInput)?;
+            self.sink.write_all(self.head)?;
+            self.sink.write_all(rest)?;
+        } else {
+            self.sink.write_all(data)?;
+        }
+        self.length += data.len() as u64;
+        self.position = self.length;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+impl<W: Write> Seek for HeadFirst<'_, W> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        self.position = to;
+        Ok(to)
+    }
 }
 
 /// One disk of a machine that is written as an OVA.
@@ -309,15 +448,19 @@ fn drive<E: Encode>(
     let plan = Plan { disk, start: from.done, chunk_size, workers: options.workers };
     let tally = Tally { writer, data: from.data, stored: from.stored, placements: Vec::new() };
     let tally = std::cell::RefCell::new(tally);
+    let notes = watch.notes();
     pipeline::run(
         &plan,
         encoder,
-        &mut |chunk| {
+        &mut |chunk, guest| {
             let mut tally = tally.borrow_mut();
-            tally.data += chunk_size.min(total - chunk.offset);
-            tally.stored += chunk.encoded.as_ref().map_or(0, Vec::len) as u64;
-            let placed = tally.writer.put(&chunk)?;
-            tally.placements.extend(placed);
+            tally.data += guest;
+            tally.stored += chunk.data.len() as u64;
+            let Tally { writer, placements, .. } = &mut *tally;
+            writer.put(chunk, placements)?;
+            if !notes {
+                placements.clear();
+            }
             Ok(())
         },
         &mut |done| {

@@ -1,5 +1,6 @@
 //! What every reader offers: the bytes that a guest would see, at any offset, from any thread.
 
+use std::fs::File;
 use std::ops::Range;
 
 use crate::{Error, Result};
@@ -15,6 +16,31 @@ pub trait Disk: Sync {
     /// The first range at or after `offset` that may hold anything but zeros, or `None` when
     /// only zeros follow. The range may be cut short; it is never empty.
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>>;
+
+    /// Where the byte at `offset` lies as it is: the file, the offset in it, and how many bytes follow
+    /// each other there. `None`: nowhere; it is compressed, or no file of its own, or zero, or its
+    /// holes are not known.
+    fn place(&self, _offset: u64) -> Result<Option<(&File, u64, u64)>> {
+        Ok(None)
+    }
+}
+
+impl<D: Disk + ?Sized> Disk for Box<D> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        (**self).read_at(offset, buffer)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        (**self).next_data(offset)
+    }
+
+    fn place(&self, offset: u64) -> Result<Option<(&File, u64, u64)>> {
+        (**self).place(offset)
+    }
 }
 
 /// A disk held in memory.

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::qcow2::{Compression, Qcow2Disk};
+use crate::qcow2::{BackingDisk, Compression, Qcow2Disk};
 use crate::raw::PlainDisk;
 use crate::storage::{Storage, length_of, read_up_to};
 use crate::vmdk::VmdkDisk;
@@ -58,11 +59,17 @@ pub struct Info {
     pub compression: Option<Compression>,
     /// Bytes of the guest's disk that may hold data.
     pub data: u64,
+    /// The image that this one builds on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<String>,
 }
+
+/// The longest chain of images that build on each other.
+const MAX_CHAIN: usize = 32;
 
 /// Opens an image of any known format, found by its first bytes. What has no known magic is raw.
 /// Archives (OVA) hold disks and are none: see [`crate::ovf::Package`].
-pub fn open(file: File) -> Result<(Box<dyn Disk>, Info)> {
+pub fn open(file: File) -> Result<(Box<dyn BackingDisk>, Info)> {
     let metadata = file.metadata().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
     let file = Arc::new(file);
     let (disk, mut info) = open_storage(file.clone())?;
@@ -70,15 +77,66 @@ pub fn open(file: File) -> Result<(Box<dyn Disk>, Info)> {
     if info.format == Format::Raw {
         // A file of its own knows its holes.
         let file = file.try_clone().map_err(|source| Error::Read { offset: 0, length: 0, source })?;
-        let disk: Box<dyn Disk> = Box::new(RawDisk::open(file)?);
-        info.data = data_bytes(&*disk)?;
+        let disk: Box<dyn BackingDisk> = Box::new(RawDisk::open(file)?);
+        info.data = data_bytes(&disk)?;
         return Ok((disk, info));
     }
     Ok((disk, info))
 }
 
+/// [`open`] with the images that a qcow2 builds on, which have to lie beside it.
+///
+/// # Errors
+/// As [`open`]; backing files in other directories, and chains of more than 32.
+pub fn open_path(path: &Path) -> Result<(Box<dyn BackingDisk>, Info)> {
+    open_chain(path, MAX_CHAIN)
+}
+
+fn open_chain(path: &Path, depth: usize) -> Result<(Box<dyn BackingDisk>, Info)> {
+    let reading = |source| Error::Read { offset: 0, length: 0, source };
+    let file = File::open(path).map_err(reading)?;
+    let mut magic = [0; 4];
+    read_up_to(&file, 0, &mut magic)?;
+    if &magic != b"QFI\xfb" {
+        return open(file);
+    }
+    let metadata = file.metadata().map_err(reading)?;
+    let file = Arc::new(file);
+    let alone = Qcow2Disk::open_alone(file.clone())?;
+    let Some((name, _)) = alone.header().backing.clone() else {
+        let (disk, info) = open_storage(file)?;
+        return Ok((disk, Info { disk_size: metadata.blocks() * 512, ..info }));
+    };
+    if name.contains('/') || name.contains(':') || matches!(name.as_str(), "." | "..") {
+        return Err(Error::qcow2(format!("its backing file `{name}` does not lie in the same directory")));
+    }
+    let Some(left) = depth.checked_sub(1) else {
+        return Err(Error::qcow2(format!("it builds on more than {MAX_CHAIN} images")));
+    };
+    let below = path.with_file_name(&name);
+    let (backing, _) = open_chain(&below, left)
+        .map_err(|error| Error::qcow2(format!("its backing file `{name}`: {}", chain(&error))))?;
+    let mut info = Info {
+        format: Format::Qcow2,
+        virtual_size: alone.size(),
+        file_size: metadata.len(),
+        disk_size: metadata.blocks() * 512,
+        cluster_size: Some(1 << alone.header().cluster_bits),
+        compression: Some(alone.header().compression),
+        data: 0,
+        backing: Some(name),
+    };
+    let disk = Qcow2Disk::open_over(file, backing)?;
+    info.data = data_bytes(&disk)?;
+    Ok((Box::new(disk), info))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", chain(cause)))
+}
+
 /// [`open`] for bytes that are no file of their own.
-pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn Disk>, Info)> {
+pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn BackingDisk>, Info)> {
     let mut magic = [0; 4];
     read_up_to(&*storage, 0, &mut magic)?;
     let length = length_of(&*storage)?;
@@ -90,8 +148,9 @@ pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn Disk>, Info)> 
         cluster_size: None,
         compression: None,
         data: 0,
+        backing: None,
     };
-    let disk: Box<dyn Disk> = match &magic {
+    let disk: Box<dyn BackingDisk> = match &magic {
         b"QFI\xfb" => {
             let disk = Qcow2Disk::open(storage)?;
             info.format = Format::Qcow2;
@@ -110,11 +169,11 @@ pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn Disk>, Info)> 
         _ => Box::new(PlainDisk::open(storage)?),
     };
     info.virtual_size = disk.size();
-    info.data = data_bytes(&*disk)?;
+    info.data = data_bytes(&disk)?;
     Ok((disk, info))
 }
 
-fn data_bytes(disk: &dyn Disk) -> Result<u64> {
+fn data_bytes(disk: &impl Disk) -> Result<u64> {
     let (mut at, mut total) = (0, 0);
     while let Some(range) = disk.next_data(at)? {
         total += range.end - range.start;

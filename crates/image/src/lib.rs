@@ -13,6 +13,7 @@
 //! Output depends on the content and the options alone, never on the number of workers.
 
 mod convert;
+mod copy;
 mod disk;
 mod error;
 mod format;
@@ -29,11 +30,13 @@ pub mod vmdk;
 mod zero;
 
 pub use convert::{
-    Options, OvaDisk, Progress, Summary, convert, convert_from, convert_ova, stream, stream_from, stream_ova,
+    Backing, Measured, Options, OvaDisk, Progress, Summary, convert, convert_from, convert_ova, measure,
+    stream, stream_from, stream_measured, stream_ova,
 };
+pub use copy::copy_file;
 pub use disk::{Disk, MemoryDisk};
 pub use error::{Error, Result};
-pub use format::{Format, Info, open, open_storage};
+pub use format::{Format, Info, open, open_path, open_storage};
 pub use raw::RawDisk;
 pub use resume::{Placement, Resume, Watch};
 pub use storage::{Section, Storage};

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use crate::disk::{Disk, past_the_end};
-use crate::pipeline::{Chunk, Encode};
+use crate::pipeline::{Chunk, Encode, Encoded};
 use crate::resume::{Place, Placement, Resume};
 use crate::storage::{Storage, length_of, read_up_to};
 use crate::{Error, Result, is_zero};
@@ -19,6 +19,8 @@ use crate::{Error, Result, is_zero};
 pub struct RawDisk {
     file: File,
     size: u64,
+    /// It has holes, so whoever wrote it left zeros out.
+    sparse: bool,
 }
 
 impl RawDisk {
@@ -26,7 +28,11 @@ impl RawDisk {
     pub fn open(mut file: File) -> Result<Self> {
         let size =
             file.seek(SeekFrom::End(0)).map_err(|source| Error::Read { offset: 0, length: 0, source })?;
-        Ok(Self { file, size })
+        // It is read once, front to back: the kernel reads further ahead. Only a hint.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+        let sparse =
+            file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.blocks() * 512 < size);
+        Ok(Self { file, size, sparse })
     }
 }
 
@@ -56,6 +62,10 @@ impl Disk for RawDisk {
         };
         let end = seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.size);
         Ok(Some(start..end.clamp(start.saturating_add(1), self.size.max(start.saturating_add(1)))))
+    }
+
+    fn place(&self, offset: u64) -> Result<Option<(&File, u64, u64)>> {
+        Ok((self.sparse && offset < self.size).then_some((&self.file, offset, self.size - offset)))
     }
 }
 
@@ -92,8 +102,8 @@ impl Disk for PlainDisk {
 pub(crate) struct RawEncoder;
 
 impl Encode for RawEncoder {
-    fn encode(&mut self, _offset: u64, data: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok((!is_zero(data)).then(|| data.to_vec()))
+    fn encode(&mut self, _offset: u64, data: &[u8], _out: &mut Vec<u8>) -> Result<Encoded> {
+        Ok(if is_zero(data) { Encoded::Zeros } else { Encoded::Same })
     }
 }
 
@@ -118,8 +128,8 @@ impl<W: Write + Seek> RawWriter<W> {
         Ok(())
     }
 
-    fn append(&mut self, chunk: &Chunk) -> Result<()> {
-        let Some(data) = &chunk.encoded else { return Ok(()) };
+    fn append(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+        let data = chunk.data;
         if self.position != chunk.offset {
             self.sink.seek(SeekFrom::Start(chunk.offset)).map_err(Error::write("raw data"))?;
         }
@@ -142,8 +152,8 @@ impl<W: Write + Seek> RawWriter<W> {
 }
 
 impl<W: Write + Seek> Place for RawWriter<W> {
-    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        self.append(chunk).map(|()| None)
+    fn put(&mut self, chunk: &Chunk<'_>, _placed: &mut Vec<Placement>) -> Result<()> {
+        self.append(chunk)
     }
 
     fn flush(&mut self) -> Result<u64> {

@@ -33,6 +33,11 @@ pub trait Watch {
     /// How far it is, after every piece; `false` stops it.
     fn progress(&mut self, now: Progress) -> bool;
 
+    /// Whether there will be checkpoints: placements are kept for them.
+    fn notes(&self) -> bool {
+        true
+    }
+
     /// Whether a checkpoint is due. It costs a flush of the sink.
     fn due(&mut self, _now: Progress) -> bool {
         false
@@ -51,12 +56,16 @@ impl<F: FnMut(Progress) -> bool> Watch for F {
     fn progress(&mut self, now: Progress) -> bool {
         self(now)
     }
+
+    fn notes(&self) -> bool {
+        false
+    }
 }
 
 /// What every writer of a format offers to the conversion.
 pub(crate) trait Place {
-    /// Stores a cluster or grain.
-    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>>;
+    /// Stores clusters or grains; notes where they are.
+    fn put(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()>;
 
     /// Hands everything to the sink; answers the length of what is stored.
     fn flush(&mut self) -> Result<u64>;

@@ -15,9 +15,18 @@ pub trait Storage: Debug + Send + Sync {
 
     /// The length in bytes.
     fn length(&self) -> io::Result<u64>;
+
+    /// The file, when it is one as a whole.
+    fn as_file(&self) -> Option<&File> {
+        None
+    }
 }
 
 impl Storage for File {
+    fn as_file(&self) -> Option<&File> {
+        Some(self)
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
     }
@@ -46,6 +55,10 @@ impl Storage for Vec<u8> {
 }
 
 impl<S: Storage + ?Sized> Storage for Arc<S> {
+    fn as_file(&self) -> Option<&File> {
+        (**self).as_file()
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         (**self).read_at(offset, buffer)
     }

@@ -84,10 +84,17 @@ const GATES: [Stages; 27] = [
 /// The release from which Beta gates are on unless disabled (VEP 229).
 const BETA_ON: Version = Version::new(1, 9);
 
+/// Gates that are younger than the line: a release before ignores the name.
+const YOUNG: [(&str, Version); 1] = [(PLUGINS, Version::new(1, 9))];
+
 /// Whether the gate is on in this cluster. Without a readable version only what the CR says
 /// and gates that have always been GA count.
 pub fn is_enabled(kubevirt: KubeVirtView<'_>, gate: &str) -> bool {
     let version = kubevirt.version().unwrap_or(Version::new(1, 0));
+    let is_young = |(name, since): &(&str, Version)| *name == gate && version < *since;
+    if kubevirt.version().is_some() && YOUNG.iter().any(is_young) {
+        return false;
+    }
     let known = GATES.iter().find(|known| known.name == gate);
     let reached = |since: Option<Version>| since.is_some_and(|since| version >= since);
     if known.is_some_and(|known| reached(known.general)) || kubevirt.lists_gate(gate) {
@@ -117,6 +124,9 @@ mod tests {
             ("Snapshot", "v1.9.0", false, true, false),
             (GPUS_WITH_DRA, "v1.8.4", true, false, true),
             ("VMExport", "v1.9.1", false, true, true),
+            (PLUGINS, "v1.8.2", true, false, false),
+            (PLUGINS, "v1.9.0", true, false, true),
+            (PLUGINS, "devel", true, false, true),
             ("NoSuchGate", "v1.9.0", false, false, false),
             ("NoSuchGate", "v1.9.0", true, false, true),
             (SIDECAR, "devel", true, false, true),

@@ -44,6 +44,16 @@ pub struct PermittedDevice<'a> {
     pub resource_name: &'a str,
     /// The list that it stands in.
     pub kind: PermittedKind,
+    /// Of a PCI device `VENDOR:PRODUCT`, as it is written.
+    pub selector: Option<&'a str>,
+}
+
+impl PermittedDevice<'_> {
+    /// Vendor and product of a PCI device.
+    pub fn pci_id(&self) -> Option<(u16, u16)> {
+        let (vendor, product) = self.selector?.split_once(':')?;
+        Some((u16::from_str_radix(vendor, 16).ok()?, u16::from_str_radix(product, 16).ok()?))
+    }
 }
 
 impl<'a> KubeVirtView<'a> {
@@ -86,7 +96,9 @@ impl<'a> KubeVirtView<'a> {
         .filter_map(move |(list, kind)| Some((permitted?.get(list)?.as_array()?, kind)))
         .flat_map(|(list, kind)| {
             list.iter().filter_map(move |device| {
-                Some(PermittedDevice { resource_name: device.get("resourceName")?.as_str()?, kind })
+                let text = |field: &str| device.get(field)?.as_str();
+                let selector = text("pciVendorSelector").filter(|_| kind == PermittedKind::Pci);
+                Some(PermittedDevice { resource_name: text("resourceName")?, kind, selector })
             })
         })
     }
@@ -140,6 +152,8 @@ mod tests {
                 ("kubevirt.io/stick", PermittedKind::Usb),
             ]
         );
+        let ids: Vec<_> = KubeVirtView(&cr).permitted_devices().map(|device| device.pci_id()).collect();
+        assert_eq!(ids, [Some((0x10de, 0x2236)), None, None]);
         assert_eq!(KubeVirtView(&json!({"spec": 3})).permitted_devices().count(), 0);
     }
 }

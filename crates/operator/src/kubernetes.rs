@@ -38,10 +38,10 @@ pub enum ConnectError {
     Client(kube::Error),
 }
 
-/// A client for the cluster that is configured, and the namespace that it gives us.
-pub async fn connect(config: &Kubernetes) -> Result<(kube::Client, String), ConnectError> {
+/// How the cluster that is configured is reached.
+pub async fn find(config: &Kubernetes) -> Result<kube::Config, ConnectError> {
     let options = KubeConfigOptions { context: config.context.clone(), ..KubeConfigOptions::default() };
-    let found = match (&config.kubeconfig, &config.context) {
+    Ok(match (&config.kubeconfig, &config.context) {
         (Some(path), _) => {
             let broken = |source| ConnectError::Kubeconfig { path: path.clone(), source };
             let file = Kubeconfig::read_from(path).map_err(broken)?;
@@ -51,7 +51,12 @@ pub async fn connect(config: &Kubernetes) -> Result<(kube::Client, String), Conn
             .await
             .map_err(|source| ConnectError::Context { context: context.clone(), source })?,
         (None, None) => kube::Config::infer().await.map_err(ConnectError::Infer)?,
-    };
+    })
+}
+
+/// A client for the cluster that is configured, and the namespace that it gives us.
+pub async fn connect(config: &Kubernetes) -> Result<(kube::Client, String), ConnectError> {
+    let found = find(config).await?;
     let namespace = config.namespace.clone().unwrap_or_else(|| match found.default_namespace.as_str() {
         // What a kubeconfig without a namespace says; nobody installs the operator there.
         "default" | "" => "virt-steward".into(),
@@ -154,6 +159,12 @@ impl Raw {
     pub async fn delete(&self, path: &str, preconditions: Value) -> Result<Value, RawError> {
         let options =
             serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        self.send(http::Request::delete(path), Some(&options), "application/json").await
+    }
+
+    /// DELETE of an object by its name; what it owns goes after it.
+    pub async fn delete_in_background(&self, path: &str) -> Result<Value, RawError> {
+        let options = serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
         self.send(http::Request::delete(path), Some(&options), "application/json").await
     }
 

@@ -8,6 +8,7 @@
 
 mod clock;
 pub mod config;
+mod export;
 pub mod facts;
 pub mod hotplug;
 pub mod kubernetes;
@@ -15,6 +16,7 @@ pub mod lease;
 pub mod readiness;
 pub mod register;
 mod resize;
+pub mod rest;
 mod run;
 pub mod telemetry;
 pub mod tls;

@@ -17,13 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock};
 use crate::config::{Config, RegisterMode, TlsSource};
+use crate::export;
 use crate::facts::{self, Reader};
 use crate::hotplug::{self, Steward};
-use crate::kubernetes::{ConnectError, Raw, connect};
+use crate::kubernetes::{ConnectError, Raw, connect, find};
 use crate::lease::{Lease, Terms};
 use crate::readiness::Readiness;
 use crate::register::{Reach, Registrar};
 use crate::resize;
+use crate::rest::{RestError, RestServer};
 use crate::telemetry::{Exporter, Metrics, MetricsServer, TracesError};
 use crate::tls::{self, Files, Outlet, Resolver, Store};
 use crate::webhook::{Handler, Parts, Server, ServerError};
@@ -53,6 +55,9 @@ pub enum RunError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No REST port.
+    #[error(transparent)]
+    Rest(#[from] RestError),
     /// Traces were asked for and cannot be sent.
     #[error(transparent)]
     Traces(#[from] TracesError),
@@ -65,6 +70,7 @@ pub enum RunError {
 pub struct Operator {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
+    rest_address: Option<SocketAddr>,
     readiness: Arc<Readiness>,
     server: Server,
     background: Vec<JoinHandle<()>>,
@@ -132,11 +138,16 @@ impl Operator {
         let address = server.address();
 
         let ending = CancellationToken::new();
-        let mut background = facts::spawn(&client, facts, &readiness, &ending);
+        let mut background = facts::spawn(&client, Arc::clone(&facts), &readiness, &ending);
         let election = Election::new(&config, &client, &namespace, &clock);
         if config.resize.enabled {
-            let context = resize::context(&client, config.resize.clone(), Arc::clone(&clock));
+            let (clock, metrics) = (Arc::clone(&clock), Arc::clone(&metrics));
+            let context = resize::context(&client, config.resize.clone(), clock, metrics);
             background.push(election.run("resize", &ending, move |stop| resize::run(context.clone(), stop)));
+        }
+        if config.exports.enabled {
+            let context = export::context(&client, &config.exports, Arc::clone(&clock), Arc::clone(&metrics));
+            background.push(election.run("export", &ending, move |stop| export::run(context.clone(), stop)));
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(steward) = steward {
@@ -156,6 +167,13 @@ impl Operator {
                 Some(bound)
             }
         };
+        let mut rest_address = None;
+        if config.rest.enabled {
+            let (cluster, crypto) = (find(&config.kubernetes).await?, Arc::clone(&provider));
+            let server = RestServer::bind(&config.rest, cluster, Arc::clone(&resolver), crypto).await?;
+            rest_address = Some(server.address());
+            background.push(tokio::spawn(server.serve(ending.clone())));
+        }
         let reach = reach(&config, address, &namespace);
         let outlet = Outlet::new(resolver, metrics);
         let ca_bundle = outlet.ca_bundle();
@@ -173,17 +191,19 @@ impl Operator {
             Arc::new(
                 Registrar::new(Raw::new(client), config.register.clone(), reach)
                     .with_resize(config.resize.enabled)
-                    .with_hotplug(config.hotplug),
+                    .with_hotplug(config.hotplug)
+                    .with_launchers(config.features.vbios_injection.register_plugin.then_some(facts)),
             )
         });
         if let Some(registrar) = registrar.clone() {
             let (readiness, stop) = (Arc::clone(&readiness), ending.clone());
             background.push(tokio::spawn(async move { registrar.keep(ca_bundle, &readiness, &stop).await }));
         }
-        tracing::info!(%address, metrics = ?metrics_address, register = ?config.register.mode, version = config.telemetry.version(), "started");
+        tracing::info!(%address, metrics = ?metrics_address, rest = ?rest_address, register = ?config.register.mode, version = config.telemetry.version(), "started");
         Ok(Self {
             address,
             metrics_address,
+            rest_address,
             readiness,
             server,
             background,
@@ -202,6 +222,11 @@ impl Operator {
     /// Where `/metrics` is served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Where operations on VMs are served over REST.
+    pub fn rest_address(&self) -> Option<SocketAddr> {
+        self.rest_address
     }
 
     /// How every part is.

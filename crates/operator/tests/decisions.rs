@@ -29,7 +29,7 @@ fn facts() -> ClusterFacts {
         nodes: Some(vec![Node { name: "a".into(), labels, ..Node::default() }]),
         kubevirt: Some(json!({"spec": {"configuration": {"developerConfiguration":
             {"featureGates": ["HostDevices", "Sidecar"]}}}})),
-        pci_devices: None,
+        ..ClusterFacts::default()
     }
 }
 

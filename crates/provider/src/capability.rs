@@ -4,7 +4,7 @@ use kubevirt::{KubeVirtView, feature_gates};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::view::{list, text};
+use crate::view::{list, some, text};
 
 /// What was read from a cluster. What could not be read is `None`, with a line in `missing`.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct Facts {
     pub snapshot_classes: Option<Vec<Value>>,
     /// Nodes.
     pub nodes: Option<Vec<Value>>,
+    /// Ingresses and routes.
+    pub ways_in: Vec<Value>,
     /// Answers to [`ASKED`], in its order.
     pub allowed: Vec<Option<bool>>,
     /// What could not be read, and why.
@@ -45,6 +47,10 @@ pub struct Capabilities {
     /// The version of CDI, which fills data volumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cdi: Option<String>,
+    /// Where exports can be fetched from outside the cluster: the host of an ingress or route that leads to
+    /// `virt-exportproxy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_proxy: Option<String>,
     /// Storage classes, and which snapshot class fits each.
     pub storage: Vec<Storage>,
     /// Nodes that VMs can run on, and what they have.
@@ -117,6 +123,8 @@ pub struct Node {
     pub schedulable: bool,
     /// Device resources and how many of them can be allocated.
     pub devices: Vec<(String, String)>,
+    /// What the hardware can do: `kvm`, the host's CPU model, nested virtualisation, encrypted memory.
+    pub hardware: Vec<String>,
 }
 
 /// Something that the caller may or may not do.
@@ -131,7 +139,8 @@ pub struct Permission {
 }
 
 /// Gates of operations.
-const GATES: [(&str, &str); 8] = [
+const GATES: [(&str, &str); 9] = [
+    ("Template", "templates made from VMs"),
     ("Snapshot", "snapshots, restores, clones"),
     ("VMExport", "export"),
     ("DeclarativeHotplugVolumes", "volumes of running VMs, by the spec"),
@@ -161,7 +170,7 @@ const GROUPS: [(&str, &str); 11] = [
 pub type Right = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// What operations need; the order is that of [`Facts::allowed`].
-pub const ASKED: [Right; 13] = [
+pub const ASKED: [Right; 18] = [
     ("list", "list", "kubevirt.io", "virtualmachines", ""),
     ("create", "create", "kubevirt.io", "virtualmachines", ""),
     ("delete", "delete", "kubevirt.io", "virtualmachines", ""),
@@ -175,6 +184,11 @@ pub const ASKED: [Right; 13] = [
     ("snapshot", "create", "snapshot.kubevirt.io", "virtualmachinesnapshots", ""),
     ("restore", "create", "snapshot.kubevirt.io", "virtualmachinerestores", ""),
     ("clone", "create", "clone.kubevirt.io", "virtualmachineclones", ""),
+    ("delete snapshot", "delete", "snapshot.kubevirt.io", "virtualmachinesnapshots", ""),
+    ("change volumes, interfaces, devices", "patch", "kubevirt.io", "virtualmachines", ""),
+    ("expand volumes", "patch", "", "persistentvolumeclaims", ""),
+    ("export", "create", "export.kubevirt.io", "virtualmachineexports", ""),
+    ("use templates", "create", "subresources.template.kubevirt.io", "virtualmachinetemplates", "process"),
     ("console", "get", "subresources.kubevirt.io", "virtualmachineinstances", "console"),
 ];
 
@@ -215,6 +229,7 @@ pub fn decide(facts: Facts) -> Capabilities {
             .as_ref()
             .and_then(|all| all.first())
             .map(|cdi| text(cdi, "/status/observedVersion").to_owned()),
+        export_proxy: facts.ways_in.iter().find_map(export_proxy),
         storage: storage(&facts),
         nodes: facts.nodes.iter().flatten().map(node).collect(),
         permissions: ASKED
@@ -244,6 +259,20 @@ fn storage(facts: &Facts) -> Vec<Storage> {
         .collect()
 }
 
+/// The host that leads to `virt-exportproxy` (`pkg/storage/export/export/links.go`, v1.9).
+fn export_proxy(way: &Value) -> Option<String> {
+    let proxy = "virt-exportproxy";
+    if text(way, "/spec/to/name") == proxy {
+        let admitted = list(way, "/status/ingress").iter().find_map(|one| some(one, "/host"));
+        return admitted.or_else(|| some(way, "/spec/host"));
+    }
+    let default = text(way, "/spec/defaultBackend/service/name") == proxy;
+    list(way, "/spec/rules").iter().find_map(|rule| {
+        let leads = list(rule, "/http/paths").iter().any(|path| text(path, "/backend/service/name") == proxy);
+        (leads || default).then(|| some(rule, "/host")).flatten()
+    })
+}
+
 fn node(node: &Value) -> Node {
     let plain = ["cpu", "memory", "pods", "ephemeral-storage"];
     let allocatable = node.pointer("/status/allocatable").and_then(Value::as_object);
@@ -258,7 +287,34 @@ fn node(node: &Value) -> Node {
         devices: devices
             .map(|(name, amount)| (name.clone(), amount.as_str().unwrap_or_default().to_owned()))
             .collect(),
+        hardware: hardware(node),
     }
+}
+
+/// Labels of KubeVirt's node labeller, in short (`pkg/virt-handler/node-labeller`, v1.9).
+fn hardware(node: &Value) -> Vec<String> {
+    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    let mut found: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| value.as_str() == Some("true"))
+        .filter_map(|(name, _)| {
+            let (kind, of) = name.split_once('/')?;
+            match (kind, of) {
+                ("host-model-cpu.node.kubevirt.io", model) => Some(format!("cpu {model}")),
+                ("cpu-feature.node.kubevirt.io", "svm" | "vmx") => Some(format!("nested ({of})")),
+                ("kubevirt.io", "sev" | "sev-es" | "sev-snp" | "tdx" | "ksm-enabled" | "realtime") => {
+                    Some(of.to_owned())
+                }
+                _ => None,
+            }
+        })
+        .collect();
+    let kvm = node.pointer("/status/allocatable/devices.kubevirt.io~1kvm").and_then(Value::as_str);
+    if kvm.is_some_and(|count| count != "0") {
+        found.insert(0, "kvm".into());
+    }
+    found
 }
 
 /// The groups of `/apis` with their versions.

@@ -13,6 +13,17 @@ pub struct VmId {
     name: String,
 }
 
+/// Whom a request is made for, by impersonation.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct User {
+    /// The user's name.
+    pub name: String,
+    /// The user's id, if the cluster has one.
+    pub uid: Option<String>,
+    /// The user's groups.
+    pub groups: Vec<String>,
+}
+
 impl VmId {
     /// Checks both parts.
     pub fn new(namespace: &str, name: &str) -> Result<Self, Error> {

@@ -4,10 +4,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::VmId;
 use crate::view::condition;
 use crate::view::{list, text};
 use crate::wait::Progress;
+use crate::{Error, Kind, VmId};
 
 /// A snapshot in short.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -84,6 +84,30 @@ pub fn snapshot(vm: &VmId, name: Option<&str>) -> Value {
         name,
         vm.name(),
     )
+}
+
+/// Whether KubeVirt says that at least one volume with data of its own can be snapshotted, if there is one; a
+/// snapshot without any would succeed and bring nothing back (`status.volumeSnapshotStatuses`, v1.9).
+pub fn possible(vm: &Value, doing: &str) -> Result<(), Error> {
+    let has_data = |name: &str| {
+        list(vm, "/spec/template/spec/volumes").iter().any(|volume| {
+            text(volume, "/name") == name
+                && (volume.get("dataVolume").is_some() || volume.get("persistentVolumeClaim").is_some())
+        })
+    };
+    let volumes: Vec<&Value> = list(vm, "/status/volumeSnapshotStatuses")
+        .iter()
+        .filter(|one| has_data(text(one, "/name")))
+        .collect();
+    let can = |one: &Value| one.pointer("/enabled") == Some(&Value::Bool(true));
+    if volumes.is_empty() || volumes.iter().any(|one| can(one)) {
+        return Ok(());
+    }
+    let why: Vec<String> =
+        volumes.iter().map(|one| format!("{}: {}", text(one, "/name"), text(one, "/reason"))).collect();
+    let wrong = format!("none of its volumes can be snapshotted ({})", why.join("; "));
+    let remedy = "move a disk to a storage class that has a VolumeSnapshotClass: `virt-steward capabilities`";
+    Err(Error::new(Kind::MissingCapability, doing, wrong, remedy))
 }
 
 /// The restore to create: of a snapshot, onto a VM. KubeVirt makes the VM when it is not there; it must
@@ -182,6 +206,22 @@ mod tests {
             clone("prod", &origin, "web2")["spec"]["source"],
             json!({"apiGroup": "snapshot.kubevirt.io", "kind": "VirtualMachineSnapshot", "name": "before"})
         );
+    }
+
+    #[test]
+    fn a_snapshot_without_any_data_is_refused_where_there_is_data() {
+        let vm = |enabled: bool| {
+            json!({"spec": {"template": {"spec": {"volumes": [{"name": "image", "containerDisk": {}},
+                    {"name": "root", "dataVolume": {"name": "r"}}, {"name": "data", "persistentVolumeClaim": {}}]}}},
+                "status": {"volumeSnapshotStatuses": [{"name": "image", "enabled": false, "reason": "x"},
+                    {"name": "root", "enabled": false, "reason": "no class"}, {"name": "data", "enabled": enabled}]}})
+        };
+        assert_eq!(possible(&vm(true), "x"), Ok(()));
+        let error = possible(&vm(false), "x").unwrap_err();
+        assert!(error.wrong.contains("root: no class") && !error.wrong.contains("image"), "{error}");
+        let diskless = json!({"spec": {"template": {"spec": {"volumes": [{"name": "image", "containerDisk": {}}]}}},
+            "status": {"volumeSnapshotStatuses": [{"name": "image", "enabled": false}]}});
+        assert_eq!(possible(&diskless, "x"), Ok(()), "there is nothing to lose");
     }
 
     #[test]

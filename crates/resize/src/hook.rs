@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::eligibility::{self, Obstacle};
 use crate::json::{at, text};
-use crate::ledger::{self, LEDGER, Ledger, POLICY, Phase, WISH, Wish};
+use crate::ledger::{self, End, LEDGER, Ledger, POLICY, Phase, WISH, Wish};
 use crate::policy::Policy;
 use crate::quantity::{show_bytes, show_cpu};
 use crate::size::Size;
@@ -88,21 +88,20 @@ pub fn judge(old: Size, new: Size, facts: &Facts<'_>) -> Result<(Ruling, Ruling)
     if !facts.policy.is_some_and(|policy| policy.in_place) {
         return Err(Passing::NotEnabled);
     }
-    let declaring = facts
-        .ledger
-        .filter(|ledger| ledger.phase == Phase::Declaring && facts.pod_is_active && !facts.migrating);
-    let rule = |changes: bool, matches: &dyn Fn(&Ledger) -> bool| {
+    let declared =
+        facts.ledger.and_then(Ledger::declared).filter(|_| facts.pod_is_active && !facts.migrating);
+    let rule = |changes: bool, matches: &dyn Fn(&End) -> bool| {
         if !changes {
             Ruling::Same
-        } else if declaring.is_some_and(matches) {
+        } else if declared.is_some_and(matches) {
             Ruling::Declare
         } else {
             Ruling::Hold
         }
     };
     Ok((
-        rule(old.sockets != new.sockets, &|ledger| ledger.to.size.sockets == new.sockets),
-        rule(old.guest != new.guest, &|ledger| ledger.to.size.guest == new.guest),
+        rule(old.sockets != new.sockets, &|end| end.size.sockets == new.sockets),
+        rule(old.guest != new.guest, &|end| end.size.guest == new.guest),
     ))
 }
 
@@ -154,7 +153,7 @@ fn operations(
     ledger: Option<&Ledger>,
 ) -> Vec<Value> {
     let mut patch = Patch { old, new, operations: Vec::new() };
-    let target = ledger.map(|ledger| ledger.to);
+    let target = ledger.and_then(Ledger::declared);
     match (sockets, target) {
         (Ruling::Hold, _) => {
             patch.restore(&["spec", "domain", "cpu", "sockets"]);
@@ -302,6 +301,7 @@ mod tests {
             from: end(2, GI, GI),
             to: end(4, 2 * GI, 2 * GI),
             since: 0,
+            begun: 0,
             touched: true,
             task: None,
             reason: None,
@@ -384,6 +384,12 @@ mod tests {
             serde_json::to_string(&Ledger { pod: "gone".into(), ..ledger(Phase::Declaring) }).unwrap().into();
         let mut broken = enabled();
         broken[LEDGER] = "{".into();
+        // vCPUs that nobody wants any more: the VMI may say them, because the guest has them.
+        let mut stranded = with_ledger(Phase::Stopped);
+        let reason = Some(ledger::Reason::new(ledger::Cause::Stranded, ""));
+        let four = End { size: Size { sockets: 4, guest: GI }, ..End::default() };
+        stranded[LEDGER] =
+            serde_json::to_string(&Ledger { reason, from: four, ..ledger(Phase::Stopped) }).unwrap().into();
         for (what, annotations, to, expected) in [
             ("not switched on", json!({}), (4, "1Gi"), Err(Passing::NotEnabled)),
             ("nothing of ours changes", enabled(), (2, "1024Mi"), Err(Passing::Nothing)),
@@ -391,6 +397,8 @@ mod tests {
             ("asked", enabled(), (4, "1Gi"), hold(held, same)),
             ("under way", with_ledger(Phase::Plugging), (4, "2Gi"), hold(held, held)),
             ("given up", with_ledger(Phase::Stopped), (4, "2Gi"), hold(held, held)),
+            ("stranded", stranded.clone(), (4, "2Gi"), hold(declared, held)),
+            ("stranded, and more", stranded, (6, "1Gi"), hold(held, same)),
             ("ready", with_ledger(Phase::Declaring), (4, "1Gi"), hold(declared, same)),
             ("ready, and changed again", with_ledger(Phase::Declaring), (6, "2Gi"), hold(held, declared)),
             ("ready, in another pod", moved, (4, "2Gi"), hold(held, held)),

@@ -63,6 +63,35 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Preparing,
+        Self::Plugging,
+        Self::Declaring,
+        Self::Trimming,
+        Self::Returning,
+        Self::Open,
+        Self::Stopped,
+    ];
+
+    /// Its name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Plugging => "plugging",
+            Self::Declaring => "declaring",
+            Self::Trimming => "trimming",
+            Self::Returning => "returning",
+            Self::Open => "open",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Somebody works on it: neither given over nor given up.
+    pub const fn is_under_way(self) -> bool {
+        !matches!(self, Self::Open | Self::Stopped)
+    }
+
     fn changes_the_guest(self) -> bool {
         // While it is being declared, too: a guest reset takes virtio-mem away for a while.
         matches!(self, Self::Plugging | Self::Declaring | Self::Returning)
@@ -106,6 +135,29 @@ pub enum Cause {
     Disabled,
     /// The owner took more vCPUs back after the guest had them; vCPUs are never unplugged.
     Stranded,
+}
+
+impl Cause {
+    /// Its name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deferred => "deferred",
+            Self::Infeasible => "infeasible",
+            Self::Error => "error",
+            Self::Refused => "refused",
+            Self::Agent => "agent",
+            Self::Guest => "guest",
+            Self::Withdrawn => "withdrawn",
+            Self::Ineligible => "ineligible",
+            Self::Disabled => "disabled",
+            Self::Stranded => "stranded",
+        }
+    }
+
+    /// The owner wanted it so.
+    pub const fn is_wanted(self) -> bool {
+        matches!(self, Self::Withdrawn | Self::Disabled)
+    }
 }
 
 /// A cause with what was said about it.
@@ -155,6 +207,9 @@ pub struct Ledger {
     pub to: End,
     /// When the phase began, seconds since 1970.
     pub since: i64,
+    /// When the resize began, seconds since 1970; 0 when an older version began it.
+    #[serde(default)]
+    pub begun: i64,
     /// The guest may have been changed: it has to be asked before anything goes back.
     #[serde(default)]
     pub touched: bool,
@@ -197,6 +252,15 @@ impl Ledger {
     /// Whether the agent is to look at the guest at all, with a task or without one.
     pub fn asks_for_a_report(&self) -> bool {
         self.touched && (self.phase.changes_the_guest() || self.phase == Phase::Preparing)
+    }
+
+    /// The end that the guest is known to have, so that a patch to it may pass with the status.
+    pub fn declared(&self) -> Option<&End> {
+        match self.phase {
+            Phase::Declaring => Some(&self.to),
+            Phase::Stopped if self.is_stranded() => Some(&self.from),
+            _ => None,
+        }
     }
 
     /// The owner took vCPUs back that the guest has and keeps.

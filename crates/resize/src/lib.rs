@@ -10,11 +10,13 @@
 //!  VM, VMI, pod, guest     ─► machine::decide ─► one write, then look again
 //! ```
 
+pub mod checkup;
 pub mod eligibility;
 pub mod hook;
 mod json;
 pub mod ledger;
 pub mod machine;
+pub mod notice;
 pub mod plan;
 pub mod policy;
 pub mod qos;

@@ -1,5 +1,5 @@
-//! Who wants what of a resize: annotations of the VM, of its namespace, and the default of the
-//! installation, in this order.
+//! Who wants what of a resize: annotations of the VM, of its namespace, policy objects of the
+//! namespace and of the cluster, and the default of the installation, in this order.
 
 use std::fmt;
 
@@ -12,6 +12,14 @@ pub const IN_PLACE: &str = "vm-feature-manager.io/in-place-resize";
 pub const FALLBACK: &str = "vm-feature-manager.io/resize-fallback";
 /// How long kubelet and guest may take: `30s`, `5m`, `1h`.
 pub const DEADLINE: &str = "vm-feature-manager.io/resize-deadline";
+
+/// The policy object of a namespace (`vm-feature-manager.io/v1alpha1`); the one with the name
+/// [`POLICY_NAME`] counts.
+pub const NAMESPACE_KIND: &str = "ResizePolicy";
+/// The policy object of the cluster.
+pub const CLUSTER_KIND: &str = "ClusterResizePolicy";
+/// The one name that a policy object may have, so that there is never a second one to compare with.
+pub const POLICY_NAME: &str = "default";
 
 /// The longest deadline, seconds: a week.
 pub const MAX_DEADLINE: u32 = 7 * 24 * 3600;
@@ -50,11 +58,11 @@ impl Default for Policy {
     }
 }
 
-/// An annotation that says nothing that is understood.
+/// Something that says nothing that is understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mistake {
-    /// The annotation's name.
-    pub annotation: &'static str,
+    /// Where it stands: an annotation, or a field of a policy object.
+    pub place: String,
     /// What it says.
     pub value: String,
     /// What it may say.
@@ -63,55 +71,127 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { annotation, value, accepted } = self;
-        write!(f, "the annotation {annotation} is \"{value}\": write {accepted}")
+        let Self { place, value, accepted } = self;
+        write!(f, "{place} is \"{value}\": write {accepted}")
     }
 }
 
 impl std::error::Error for Mistake {}
 
-impl Policy {
-    /// The policy of a VM: what its own annotations say, else those of the namespace, else the
-    /// default. Objects that are not known are null.
-    ///
-    /// # Errors
-    /// The first annotation that is not understood. Callers treat the VM as `Disabled` then: a
-    /// mistyped wish must not choose a path by itself.
-    pub fn of(vm: &Value, namespace: &Value, default: Self) -> Result<Self, Mistake> {
-        default.overlaid(namespace)?.overlaid(vm)
-    }
+/// Everything that may say something about one VM. Objects that are not known, or not there, are
+/// null.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// The VM, for its annotations.
+    pub vm: &'a Value,
+    /// Its namespace, for its annotations.
+    pub namespace: &'a Value,
+    /// The [`NAMESPACE_KIND`] of the namespace.
+    pub namespace_policy: &'a Value,
+    /// The [`CLUSTER_KIND`].
+    pub cluster_policy: &'a Value,
+}
 
-    fn overlaid(self, object: &Value) -> Result<Self, Mistake> {
-        let read = |name: &'static str| {
-            object.get("metadata")?.get("annotations")?.get(name)?.as_str().map(|text| (name, text.trim()))
-        };
-        let mut policy = self;
-        if let Some((annotation, text)) = read(IN_PLACE) {
-            policy.in_place = match text {
-                "Enabled" | "enabled" | "true" => true,
-                "Disabled" | "disabled" | "false" => false,
-                _ => return Err(mistake(annotation, text, "Enabled or Disabled")),
-            };
-        }
-        if let Some((annotation, text)) = read(FALLBACK) {
-            policy.fallback = match text {
-                "Wait" | "wait" => Fallback::Wait,
-                "Migrate" | "migrate" => Fallback::Migrate,
-                "Revert" | "revert" => Fallback::Revert,
-                _ => return Err(mistake(annotation, text, "Wait, Migrate or Revert")),
-            };
-        }
-        if let Some((annotation, text)) = read(DEADLINE) {
-            policy.deadline = seconds(text)
-                .filter(|seconds| (MIN_DEADLINE..=MAX_DEADLINE).contains(seconds))
-                .ok_or_else(|| mistake(annotation, text, "a time between 5s and 168h, such as 90s or 5m"))?;
-        }
-        Ok(policy)
+impl Default for Sources<'_> {
+    fn default() -> Self {
+        let none = &Value::Null;
+        Self { vm: none, namespace: none, namespace_policy: none, cluster_policy: none }
     }
 }
 
-fn mistake(annotation: &'static str, value: &str, accepted: &'static str) -> Mistake {
-    Mistake { annotation, value: value.chars().take(60).collect(), accepted }
+impl Policy {
+    /// The policy of a VM. Each of its three parts comes from the first that says something about
+    /// it: annotations of the VM, annotations of the namespace, the namespace's `ResizePolicy`, the
+    /// `ClusterResizePolicy`, the installation's default.
+    ///
+    /// # Errors
+    /// The first thing that is not understood. Callers treat the VM as `Disabled` then: a mistyped
+    /// wish must not choose a path by itself.
+    pub fn of(sources: &Sources<'_>, default: Self) -> Result<Self, Mistake> {
+        let cluster = Said::in_spec(sources.cluster_policy, CLUSTER_KIND)?;
+        let namespace = Said::in_spec(sources.namespace_policy, NAMESPACE_KIND)?;
+        let annotated = Said::in_annotations(sources.namespace)?;
+        let own = Said::in_annotations(sources.vm)?;
+        Ok(default.overlaid(cluster).overlaid(namespace).overlaid(annotated).overlaid(own))
+    }
+
+    fn overlaid(self, said: Said) -> Self {
+        Self {
+            in_place: said.in_place.unwrap_or(self.in_place),
+            fallback: said.fallback.unwrap_or(self.fallback),
+            deadline: said.deadline.unwrap_or(self.deadline),
+        }
+    }
+}
+
+/// What one source says; what it leaves open is said by the next one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Said {
+    in_place: Option<bool>,
+    fallback: Option<Fallback>,
+    deadline: Option<u32>,
+}
+
+impl Said {
+    fn in_annotations(object: &Value) -> Result<Self, Mistake> {
+        let read = |name: &'static str| {
+            let text = object.get("metadata")?.get("annotations")?.get(name)?.as_str()?.trim();
+            Some((format!("the annotation {name}"), text))
+        };
+        let deadline = |(place, text): (String, &str)| {
+            seconds(text).filter(|seconds| is_deadline(*seconds)).ok_or_else(|| wrong_deadline(&place, &text))
+        };
+        Ok(Self {
+            in_place: read(IN_PLACE).map(in_place).transpose()?,
+            fallback: read(FALLBACK).map(fallback).transpose()?,
+            deadline: read(DEADLINE).map(deadline).transpose()?,
+        })
+    }
+
+    /// The API server has checked such an object already, unless its definition is somebody else's.
+    fn in_spec(object: &Value, kind: &str) -> Result<Self, Mistake> {
+        let Some(spec) = object.get("spec") else { return Ok(Self::default()) };
+        let read = |name: &str| spec.get(name).map(|value| (format!("spec.{name} of the {kind}"), value));
+        let text = |(place, value): (String, &Value)| (place, value.as_str().unwrap_or_default().to_owned());
+        let deadline = |(place, value): (String, &Value)| {
+            let seconds = value.as_u64().and_then(|seconds| u32::try_from(seconds).ok());
+            seconds.filter(|seconds| is_deadline(*seconds)).ok_or_else(|| wrong_deadline(&place, value))
+        };
+        Ok(Self {
+            in_place: read("inPlace").map(text).map(|(place, text)| in_place((place, &text))).transpose()?,
+            fallback: read("fallback").map(text).map(|(place, text)| fallback((place, &text))).transpose()?,
+            deadline: read("deadlineSeconds").map(deadline).transpose()?,
+        })
+    }
+}
+
+fn in_place((place, text): (String, &str)) -> Result<bool, Mistake> {
+    match text {
+        "Enabled" | "enabled" | "true" => Ok(true),
+        "Disabled" | "disabled" | "false" => Ok(false),
+        _ => Err(mistake(&place, &text, "Enabled or Disabled")),
+    }
+}
+
+fn fallback((place, text): (String, &str)) -> Result<Fallback, Mistake> {
+    match text {
+        "Wait" | "wait" => Ok(Fallback::Wait),
+        "Migrate" | "migrate" => Ok(Fallback::Migrate),
+        "Revert" | "revert" => Ok(Fallback::Revert),
+        _ => Err(mistake(&place, &text, "Wait, Migrate or Revert")),
+    }
+}
+
+fn is_deadline(seconds: u32) -> bool {
+    (MIN_DEADLINE..=MAX_DEADLINE).contains(&seconds)
+}
+
+fn wrong_deadline(place: &str, value: &dyn fmt::Display) -> Mistake {
+    mistake(place, value, "a time between 5s and 168h, such as 90s or 5m (deadlineSeconds: a number)")
+}
+
+fn mistake(place: &str, value: &dyn fmt::Display, accepted: &'static str) -> Mistake {
+    Mistake { place: place.to_owned(), value: value.to_string().chars().take(60).collect(), accepted }
 }
 
 /// `90s`, `5m`, `1h`; a bare number counts seconds.
@@ -138,14 +218,23 @@ mod tests {
     }
 
     #[test]
-    fn the_vm_outranks_its_namespace_which_outranks_the_default() {
+    fn the_vm_outranks_its_namespace_which_outranks_policies_and_the_default() {
         let default = Policy::default();
-        let namespace = annotated(&[(IN_PLACE, "Enabled"), (FALLBACK, "Wait")]);
-        let of = |vm: &Value| Policy::of(vm, &namespace, default).unwrap();
-        assert_eq!(of(&Value::Null), Policy { in_place: true, fallback: Fallback::Wait, deadline: 300 });
-        let vm = annotated(&[(IN_PLACE, "Disabled"), (DEADLINE, "2m")]);
-        assert_eq!(of(&vm), Policy { in_place: false, fallback: Fallback::Wait, deadline: 120 });
-        assert_eq!(Policy::of(&Value::Null, &Value::Null, default), Ok(default));
+        let cluster = json!({"spec": {"inPlace": "Enabled", "fallback": "Revert", "deadlineSeconds": 60}});
+        let mine = json!({"spec": {"fallback": "Wait"}});
+        let namespace = annotated(&[(DEADLINE, "2m")]);
+        let vm = annotated(&[(IN_PLACE, "Disabled")]);
+        let policy = |in_place, fallback, deadline| Ok(Policy { in_place, fallback, deadline });
+        let mut sources = Sources::default();
+        assert_eq!(Policy::of(&sources, default), Ok(default));
+        sources.cluster_policy = &cluster;
+        assert_eq!(Policy::of(&sources, default), policy(true, Fallback::Revert, 60));
+        sources.namespace_policy = &mine;
+        assert_eq!(Policy::of(&sources, default), policy(true, Fallback::Wait, 60));
+        sources.namespace = &namespace;
+        assert_eq!(Policy::of(&sources, default), policy(true, Fallback::Wait, 120));
+        sources.vm = &vm;
+        assert_eq!(Policy::of(&sources, default), policy(false, Fallback::Wait, 120));
     }
 
     #[test]
@@ -158,10 +247,22 @@ mod tests {
             (DEADLINE, "9999999h"),
             (DEADLINE, ""),
         ] {
+            let vm = annotated(&[(name, value)]);
             let error =
-                Policy::of(&annotated(&[(name, value)]), &Value::Null, Policy::default()).unwrap_err();
-            assert_eq!(error.annotation, name);
+                Policy::of(&Sources { vm: &vm, ..Sources::default() }, Policy::default()).unwrap_err();
+            assert!(error.place.ends_with(name), "{error}");
             assert!(error.to_string().contains("write "), "{error}");
+        }
+        for (field, value) in [
+            ("inPlace", json!(7)),
+            ("fallback", json!("Evict")),
+            ("deadlineSeconds", json!("5m")),
+            ("deadlineSeconds", json!(4)),
+        ] {
+            let object = json!({"spec": {field: value}});
+            let sources = Sources { cluster_policy: &object, ..Sources::default() };
+            let error = Policy::of(&sources, Policy::default()).unwrap_err();
+            assert_eq!(error.place, format!("spec.{field} of the ClusterResizePolicy"));
         }
         assert_eq!(seconds("1h"), Some(3600));
         assert_eq!(seconds("15"), Some(15));

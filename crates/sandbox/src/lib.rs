@@ -62,11 +62,15 @@ pub struct Options {
     pub audit_log: Option<PathBuf>,
     /// The program `virt-steward-hook`, run for the sidecars of launcher pods that have its image.
     pub hook_binary: Option<PathBuf>,
+    /// The program virt-steward, run in pods of Jobs that have its image.
+    pub program_binary: Option<PathBuf>,
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<PathBuf>,
     /// The release of `KubeVirt` that is simulated.
     pub release: sim::Release,
+    /// Where the kernel's files of simulated nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<PathBuf>,
     /// What goes wrong once everything stands.
     pub faults: Vec<faults::Fault>,
 }
@@ -82,8 +86,10 @@ impl Default for Options {
             crds: None,
             audit_log: None,
             hook_binary: None,
+            program_binary: None,
             kubelet_root: None,
             release: sim::Release::default(),
+            host_roots: None,
             faults: Vec::new(),
         }
     }
@@ -148,9 +154,10 @@ pub struct Surroundings {
 }
 
 impl Default for Surroundings {
-    /// On this machine, in its time.
+    /// On this machine, in its time. What is simulated lives in this process, and reaches the API server
+    /// in memory.
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), network: Network::loopback(), audit: None }
+        Self { clock: Arc::new(SystemClock), network: Network::shortcut(), audit: None }
     }
 }
 
@@ -215,6 +222,7 @@ impl Sandbox {
             documents: std::sync::Mutex::default(),
             proxy: authority.client("front-proxy-client", &[])?,
             work,
+            logs: std::sync::OnceLock::new(),
         });
         tokio::spawn(controllers::run(api.clone(), backlog));
         bootstrap::fill(&api, &options)?;
@@ -230,6 +238,8 @@ impl Sandbox {
             Ok(simulation) => {
                 let simulation = simulation.map(Arc::new);
                 if let Some(simulation) = &simulation {
+                    let programs = simulation.programs();
+                    let _ = api.logs.set(Box::new(move |pod| programs.log(pod)));
                     tokio::spawn(restart_the_dead(faults.crashes(), Arc::downgrade(simulation)));
                 }
                 for fault in options.faults {
@@ -308,7 +318,11 @@ async fn simulate(
         return Ok(None);
     }
     let client = sim::connect_over(network, kubeconfig).await?;
-    let config = sim::SimConfig::sized(options);
+    let mut config = sim::SimConfig::sized(options);
+    config.program = options
+        .program_binary
+        .clone()
+        .map(|binary| sim::Program { binary, kubeconfig: kubeconfig.to_owned() });
     Ok(Some(sim::Simulation::start_within(client, clock, network.clone(), config).await?))
 }
 

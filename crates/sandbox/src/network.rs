@@ -1,4 +1,5 @@
-//! Connections between the parts of a sandbox: the machine's loopback, or memory.
+//! Connections between the parts of a sandbox: the machine's loopback, or memory, or both, where the
+//! parts of one process meet in memory and everybody else comes over loopback.
 //!
 //! In memory there are no sockets, so nothing outside of the program decides when bytes arrive: a run
 //! over a clock that only moves when everybody waits is the same each time. How long messages take on
@@ -33,9 +34,17 @@ const FIRST_PORT: u16 = 20_000;
 
 /// How parts reach each other. Clones are the same network.
 #[derive(Clone, Debug, Default)]
-pub struct Network(Option<Arc<Memory>>);
+pub struct Network(Kind);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
+enum Kind {
+    #[default]
+    Loopback,
+    Memory(Arc<Memory>),
+    Both(Arc<Memory>),
+}
+
+#[derive(Debug, Default)]
 struct Memory {
     ports: Mutex<Ports>,
     seed: u64,
@@ -59,6 +68,8 @@ pub enum Listener {
     Loopback(TcpListener),
     /// In memory, on a port of its own.
     Memory(u16, mpsc::UnboundedReceiver<DuplexStream>),
+    /// On 127.0.0.1, and in memory on the same port.
+    Both(TcpListener, mpsc::UnboundedReceiver<DuplexStream>),
 }
 
 /// One connection.
@@ -79,12 +90,23 @@ impl Network {
     /// A new one that is nowhere but in memory. A message takes up to `transit`; how long each does, the
     /// seed draws.
     pub fn memory(seed: u64, transit: Duration) -> Self {
-        Self(Some(Arc::new(Memory { ports: Mutex::default(), seed, transit })))
+        Self(Kind::Memory(Arc::new(Memory { ports: Mutex::default(), seed, transit })))
     }
 
-    /// Whether it is in memory.
+    /// The machine's, with shortcuts in memory to what listens through this network itself: no system
+    /// calls, and no queueing of small packets.
+    pub fn shortcut() -> Self {
+        Self(Kind::Both(Arc::default()))
+    }
+
+    /// Whether it is nowhere but in memory.
     pub fn is_memory(&self) -> bool {
-        self.0.is_some()
+        matches!(self.0, Kind::Memory(_))
+    }
+
+    /// Whether connections to what listens through it are in memory.
+    pub fn is_internal(&self) -> bool {
+        !matches!(self.0, Kind::Loopback)
     }
 
     /// A certificate authority for servers on this network: in memory one whose keys follow from the
@@ -94,8 +116,8 @@ impl Network {
     /// When no key or certificate can be made.
     pub fn authority(&self, salt: u64) -> Result<Authority, certs::Error> {
         match &self.0 {
-            None => Authority::new(),
-            Some(memory) => Authority::drawn(memory.seed ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03)),
+            Kind::Loopback | Kind::Both(_) => Authority::new(),
+            Kind::Memory(memory) => Authority::drawn(memory.seed ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03)),
         }
     }
 
@@ -104,8 +126,15 @@ impl Network {
     /// # Errors
     /// The port is taken, or not allowed.
     pub async fn listen(&self, port: u16) -> io::Result<Listener> {
-        let Some(memory) = &self.0 else {
-            return Ok(Listener::Loopback(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?));
+        let memory = match &self.0 {
+            Kind::Memory(memory) => memory,
+            Kind::Loopback => return Ok(Listener::Loopback(loopback(port).await?)),
+            Kind::Both(memory) => {
+                let listener = loopback(port).await?;
+                let (sender, receiver) = mpsc::unbounded_channel();
+                memory.lock().listening.insert(listener.local_addr()?.port(), sender);
+                return Ok(Listener::Both(listener, receiver));
+            }
         };
         let mut ports = memory.lock();
         let port = if port == 0 {
@@ -128,10 +157,10 @@ impl Network {
     /// # Errors
     /// Nobody listens there, or the host cannot be reached.
     pub async fn connect(&self, host: &str, port: u16) -> io::Result<Link> {
-        let Some(memory) = &self.0 else {
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            return Ok(Link::Loopback(stream));
+        let (memory, elsewhere) = match &self.0 {
+            Kind::Loopback => return dial(host, port).await,
+            Kind::Memory(memory) => (memory, false),
+            Kind::Both(memory) => (memory, true),
         };
         let (near, mut far) = tokio::io::duplex(BUFFER);
         let (listener, number) = {
@@ -140,7 +169,11 @@ impl Network {
             (ports.listening.get(&port).cloned(), ports.connections)
         };
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let listener = listener.ok_or_else(refused)?;
+        let listener = match listener {
+            Some(listener) if !listener.is_closed() => listener,
+            _ if elsewhere => return dial(host, port).await,
+            _ => return Err(refused()),
+        };
         if !memory.transit.is_zero() {
             let (there, back) = tokio::io::split(far);
             let (arrived, end) = tokio::io::duplex(BUFFER);
@@ -154,6 +187,16 @@ impl Network {
         listener.send(far).map_err(|_| refused())?;
         Ok(Link::Memory(near))
     }
+}
+
+async fn loopback(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
+}
+
+async fn dial(host: &str, port: u16) -> io::Result<Link> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(Link::Loopback(stream))
 }
 
 impl Memory {
@@ -197,7 +240,7 @@ impl Listener {
     /// When the system does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Loopback(listener) => listener.local_addr(),
+            Self::Loopback(listener) | Self::Both(listener, _) => listener.local_addr(),
             Self::Memory(port, _) => Ok((Ipv4Addr::LOCALHOST, *port).into()),
         }
     }
@@ -207,18 +250,25 @@ impl Listener {
     /// # Errors
     /// None could be taken, most likely for want of file descriptors; the listener goes on.
     pub async fn accept(&mut self) -> io::Result<Link> {
-        match self {
-            Self::Loopback(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Link::Loopback(stream))
-            }
-            Self::Memory(_, connections) => match connections.recv().await {
-                Some(stream) => Ok(Link::Memory(stream)),
-                // Replaced by a listener of the same port: nothing comes here any more.
-                None => std::future::pending().await,
+        let (stream, _) = match self {
+            Self::Loopback(listener) => listener.accept().await?,
+            Self::Memory(_, connections) => return Ok(Link::Memory(arrival(connections).await)),
+            Self::Both(listener, connections) => tokio::select! {
+                biased;
+                stream = arrival(connections) => return Ok(Link::Memory(stream)),
+                accepted = listener.accept() => accepted?,
             },
-        }
+        };
+        stream.set_nodelay(true)?;
+        Ok(Link::Loopback(stream))
+    }
+}
+
+async fn arrival(connections: &mut mpsc::UnboundedReceiver<DuplexStream>) -> DuplexStream {
+    match connections.recv().await {
+        Some(stream) => stream,
+        // Replaced by a listener of the same port: nothing comes here any more.
+        None => std::future::pending().await,
     }
 }
 
@@ -355,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn both_networks_carry_bytes_and_refuse_ports_where_nobody_listens() {
         let late = Network::memory(7, Duration::from_millis(5));
-        for network in [Network::loopback(), Network::memory(7, Duration::ZERO), late] {
+        for network in [Network::loopback(), Network::shortcut(), Network::memory(7, Duration::ZERO), late] {
             let mut listener = network.listen(0).await.unwrap();
             let port = listener.address().unwrap().port();
             assert!(network.listen(port).await.is_err(), "the port is taken");

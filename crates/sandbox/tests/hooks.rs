@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use hook_api::callbacks::{OnDefineDomainParams, OnDefineDomainResult, ShutdownResult};
 use hook_api::info::{HookPoint, InfoResult};
+use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use sandbox::sim::hooks::{Manager, Timing};
+use sandbox::sim::hooks::{Manager, PluginTiming, Timing, apply_plugins};
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
 /// As the real ones, but what is waited for in vain is waited for shorter.
@@ -99,7 +101,7 @@ async fn answer(
             }
             .encode_to_vec())
         }
-        ("OnDefineDomain", Case::Err) => Err(("9", "sidecar says no")),
+        ("OnDefineDomain" | "MutateDomain", Case::Err) => Err(("9", "sidecar says no")),
         ("OnDefineDomain", case) => {
             let mut domain_xml = OnDefineDomainParams::decode(message).unwrap().domain_xml;
             match case {
@@ -110,6 +112,12 @@ async fn answer(
                 _ => {}
             }
             Ok(OnDefineDomainResult { domain_xml }.encode_to_vec())
+        }
+        ("MutateDomain", _) => {
+            let mut domain = MutateDomainRequest::decode(message).unwrap().domain;
+            let end = domain.len() - "</domain>".len();
+            domain.splice(end..end, *b"<!--plugin-->");
+            Ok(MutateDomainResponse { domain }.encode_to_vec())
         }
         ("Shutdown", _) => Ok(ShutdownResult {}.encode_to_vec()),
         other => panic!("{other:?}"),
@@ -262,4 +270,143 @@ async fn the_newest_common_version_is_called_and_sidecars_follow_each_other() {
     }
     let two = Lab::new().with("hook-sidecar-1/b.sock", Case::Mark("1")).with(ONE, Case::Mark("0"));
     assert_eq!(two.define(2).await.unwrap(), "<domain>\n</domain><!--0--><!--1-->");
+}
+
+/// Plugins are asked by name, when their condition is met; with any Plugin what KubeVirt does not know is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_are_asked_as_virt_launcher_asks_them() {
+    let lab = Lab::new().with("good/a.sock", Case::Ok).with("bad/a.sock", Case::Err);
+    let plugin = |name: &str, condition: &str, strategy: &str| {
+        json!({"metadata": {"name": name}, "spec": {"condition": condition, "failureStrategy": strategy,
+            "domainHooks": [{"sidecar": {"socketPath": format!("/var/run/kubevirt-plugin/{name}/a.sock")}}]}})
+    };
+    let vmi = json!({"metadata": {"name": "v", "annotations": {"ours": "1"}}});
+    let hostdev =
+        |rom: &str| format!("<domain><devices><hostdev><alias name='a'/>{rom}</hostdev></devices></domain>");
+    let before = hostdev("<rom file='/x'/>");
+    let timing = PluginTiming {
+        poll: Duration::from_millis(5),
+        ready: Duration::from_millis(50),
+        dial: Duration::from_millis(200),
+        call: Duration::from_secs(2),
+    };
+    let apply = async |plugins: &[Value]| {
+        let applied =
+            apply_plugins(plugins, &vmi, before.clone().into_bytes(), lab.directory.path(), timing).await;
+        applied.map(|xml| String::from_utf8(xml).unwrap())
+    };
+    assert_eq!(apply(&[]).await.unwrap(), before, "without a Plugin the ROM stays");
+    assert_eq!(apply(&[plugin("good", "'theirs' in vmi.Annotations", "")]).await.unwrap(), hostdev(""));
+    assert!(lab.calls().is_empty());
+    let both = [plugin("good", "'ours' in vmi.Annotations", ""), plugin("bad", "", "Ignore")];
+    let expected = hostdev("").replace("</domain>", "<!--plugin--></domain>");
+    assert_eq!(apply(&both).await.unwrap(), expected);
+    let method = "/kubevirt.hooks.plugins.v1alpha1.DomainHookService/MutateDomain";
+    assert_eq!(lab.calls(), [method, method]);
+    for (plugins, said) in [
+        (
+            plugin("bad", "", ""),
+            "plugin bad hook 0 failed: MutateDomain RPC to bad failed with FailedPrecondition: sidecar says no",
+        ),
+        (
+            plugin("gone", "", "Fail"),
+            "plugin gone hook 0 failed: sidecar socket /var/run/kubevirt-plugin/gone/a.sock not ready",
+        ),
+        (plugin("good", "vmi.metadata", ""), "plugin good condition evaluation failed"),
+    ] {
+        let error = apply(std::slice::from_ref(&plugins)).await.unwrap_err();
+        assert!(error.starts_with(said), "{error}");
+    }
+    let mut outside = plugin("good", "", "");
+    outside["spec"]["domainHooks"][0]["sidecar"]["socketPath"] = json!("/var/run/kubevirt-plugin/bad/a.sock");
+    assert!(apply(&[outside]).await.unwrap_err().contains("is outside /var/run/kubevirt-plugin/good/"));
+}
+
+/// A domain and its VMI as they were sent, and what was answered.
+type Exchange = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+/// Answers the recorded bytes to the recorded question, and complains about any other.
+async fn recorded_sidecar(socket: PathBuf, rounds: Vec<Exchange>) {
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let rounds = Arc::new(Mutex::new(rounds.into_iter()));
+    loop {
+        let stream = listener.accept().await.unwrap().0;
+        let rounds = rounds.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let rounds = rounds.clone();
+            async move {
+                let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let point = |name: &str| HookPoint { name: name.to_owned(), priority: 0 };
+                let message = if method == "Info" {
+                    InfoResult {
+                        name: "recorded".into(),
+                        hook_points: vec![point("OnDefineDomain")],
+                        versions: vec!["v1alpha3".into()],
+                    }
+                    .encode_to_vec()
+                } else {
+                    let (xml, vmi, answer) = rounds.lock().unwrap().next().unwrap();
+                    let asked = OnDefineDomainParams::decode(&body[5..]).unwrap();
+                    assert_eq!((asked.domain_xml, asked.vmi), (xml, vmi));
+                    // nothing was recorded where nothing was answered
+                    OnDefineDomainResult { domain_xml: answer.unwrap_or_default() }.encode_to_vec()
+                };
+                let mut frame = vec![0];
+                frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+                frame.extend(message);
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                let frames: Vec<Result<_, std::convert::Infallible>> =
+                    vec![Ok(Frame::data(Bytes::from(frame))), Ok(Frame::trailers(trailers))];
+                let response = Response::builder().header("content-type", "application/grpc");
+                let body = StreamBody::new(futures::stream::iter(frames));
+                Ok::<_, std::convert::Infallible>(response.body(body).unwrap())
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+/// Every exchange of a real virt-launcher with a sidecar, once more between ours and one that answers as recorded:
+/// the same bytes go out and come in, and what was defined then is defined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_recorded_exchange_replays() {
+    // cases in which no domain was asked for are told word by word in the tests above
+    const WITHOUT_DOMAIN: [&str; 7] = ["flat", "infoerr", "infoslow", "none", "raw", "two-same", "v9"];
+    let named = std::env::var_os("GOLDEN_HOOKS").map(PathBuf::from);
+    let usual = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/launcher/hooks"));
+    let Some(recordings) = named.or(Some(usual)).filter(|path| path.is_dir()) else {
+        eprintln!("skipped: no recordings (set GOLDEN_HOOKS)");
+        return;
+    };
+    let mut replayed = 0;
+    for case in
+        std::fs::read_dir(recordings).unwrap().map(|one| one.unwrap().path()).filter(|path| path.is_dir())
+    {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        let read =
+            |round: usize, kind: &str| std::fs::read(case.join(format!("ondefine-{round}.{kind}"))).ok();
+        let rounds: Vec<_> = (1..=2)
+            .filter_map(|round| {
+                Some((read(round, "in.xml")?, read(round, "vmi.json")?, read(round, "out.xml")))
+            })
+            .collect();
+        assert_eq!(rounds.is_empty(), WITHOUT_DOMAIN.contains(&name.as_str()), "{name}");
+        if rounds.is_empty() {
+            continue;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let server = tokio::spawn(recorded_sidecar(home.path().join(ONE), rounds.clone()));
+        let manager = Manager::collect(home.path(), 1, timing()).await.unwrap();
+        for (xml, vmi, answer) in rounds {
+            let defined = manager.on_define_domain(String::from_utf8(xml).unwrap(), &vmi).await.unwrap();
+            assert_eq!(defined, answer.unwrap_or_default(), "{name}");
+            replayed += 1;
+        }
+        server.abort();
+    }
+    assert!(replayed >= 20, "only {replayed} exchanges were found");
 }

@@ -97,3 +97,97 @@ fn faults_strike_where_the_seed_says_and_vms_run_in_spite_of_them() {
         assert!(run(seed).unwrap() == run(seed).unwrap(), "seed {seed}: run again, another log");
     }
 }
+
+fn vm(name: &str) -> Value {
+    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"runStrategy": "Halted", "template": {"metadata": {}, "spec": {
+            "domain": {"memory": {"guest": "1Gi"}, "devices": {}}}}}})
+}
+
+/// Creates a VM, and says what became of it and how long it took.
+async fn create(world: &World, name: &str) -> (Result<Value, String>, Duration) {
+    let begin = world.elapsed();
+    let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
+    let made = world.send(Request::post(path).body(vm(name)).unwrap()).await;
+    (made.map_err(|error| error.to_string()), world.elapsed().saturating_sub(begin))
+}
+
+fn add(world: &World, fault: &str) {
+    world.sandbox().api().faults.add(fault.parse().unwrap()).unwrap();
+}
+
+#[test]
+fn webhooks_that_are_away_slow_or_wrong_fail_what_they_guard_and_nothing_else() {
+    let ran = Simulation::new(3).nodes(1).run(async |world| {
+        let clear = || world.sandbox().api().faults.clear(None);
+        assert!(create(world, "before").await.0.is_ok());
+        add(world, "webhook-down");
+        let (refused, _) = create(world, "down").await;
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.contains("failed calling webhook") && refused.contains("connection refused"),
+            "{refused}"
+        );
+        assert!(world.get("/api/v1/nodes").await.is_ok(), "what no webhook guards goes on");
+        clear();
+        add(world, "webhook-garbage:webhook=virtualmachine-validator.kubevirt.io");
+        let (refused, _) = create(world, "garbage").await;
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("virtualmachine-validator.kubevirt.io"), "{refused}");
+        clear();
+        add(world, "webhook-slow:ms=12000,webhook=virtualmachines-mutator.kubevirt.io");
+        let (refused, took) = create(world, "slow").await;
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("context deadline exceeded"), "{refused}");
+        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(11), "{took:?}");
+        clear();
+        add(world, "webhook-slow:ms=3000");
+        let (made, took) = create(world, "patient").await;
+        assert!(made.is_ok() && took >= Duration::from_secs(6), "both are waited for: {took:?}");
+        clear();
+        assert!(create(world, "after").await.0.is_ok());
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn a_clock_that_is_off_shows_in_what_the_server_writes_and_nowhere_else() {
+    let ran = Simulation::new(3).nodes(1).vms(1).run(async |world| {
+        add(world, "clock-skew:seconds=-7200");
+        let (made, _) = create(world, "late").await;
+        let stamped: jiff::Timestamp =
+            made.unwrap()["metadata"]["creationTimestamp"].as_str().unwrap().parse().unwrap();
+        let behind = world.now().duration_since(stamped);
+        assert!((7199..7202).contains(&behind.as_secs()), "{behind}");
+        ready(world, 1).await;
+        world.pass(MINUTE).await;
+        let lease =
+            world.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node01").await.unwrap();
+        let renewed: jiff::Timestamp = lease["spec"]["renewTime"].as_str().unwrap().parse().unwrap();
+        assert!(world.now().duration_since(renewed).as_secs() <= 11, "kubelets have clocks of their own");
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn a_partitioned_node_is_heard_of_again_when_it_is_over() {
+    let ran = Simulation::new(3).nodes(2).vms(2).run(async |world| {
+        ready(world, 2).await;
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node01";
+        let renewed = async || {
+            let lease = world.get(path).await.unwrap();
+            lease["spec"]["renewTime"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+        };
+        add(world, "partition:node=node01,for=120");
+        world.pass(Duration::from_secs(100)).await;
+        assert!(world.now().duration_since(renewed().await).as_secs() >= 90, "nothing is heard of it");
+        let other =
+            world.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node02").await.unwrap();
+        let other: jiff::Timestamp = other["spec"]["renewTime"].as_str().unwrap().parse().unwrap();
+        assert!(world.now().duration_since(other).as_secs() <= 11, "the other node is not cut off");
+        world.pass(MINUTE).await;
+        assert!(world.now().duration_since(renewed().await).as_secs() <= 11, "it is back");
+        ready(world, 2).await;
+    });
+    ran.unwrap();
+}

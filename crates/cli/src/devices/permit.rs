@@ -1,5 +1,6 @@
 //! The change of the KubeVirt CR that permits a device. No IO.
 
+use kubevirt::inventory::{Host, PciFunction};
 use serde_json::{Value, json};
 
 use super::text;
@@ -30,6 +31,34 @@ impl Device {
         Ok(Self { selector: selector.to_ascii_uppercase(), resource: resource.to_owned(), external })
     }
 
+    /// The device at an address, by what node agents found; with what keeps guests from having it yet.
+    pub fn found(
+        hosts: &[Host],
+        address: &str,
+        node: Option<&str>,
+        resource: Option<&str>,
+    ) -> Result<(Self, Vec<String>), String> {
+        let wanted: kubevirt::PciAddress = address.parse().map_err(|error| format!("{error}"))?;
+        let at_address = |host: &'_ Host| {
+            host.pci_devices.iter().find(|device| device.address.parse() == Ok(wanted)).cloned()
+        };
+        let found: Vec<(&Host, PciFunction)> = hosts
+            .iter()
+            .filter(|host| node.is_none_or(|node| host.node == node))
+            .filter_map(|host| Some((host, at_address(host)?)))
+            .collect();
+        let Some((_, first)) = found.first() else {
+            return Err(format!("no agent found a device at {wanted}"));
+        };
+        if found.iter().any(|(_, other)| other.selector() != first.selector()) {
+            let nodes: Vec<&str> = found.iter().map(|(host, _)| host.node.as_str()).collect();
+            return Err(differ(wanted, &nodes));
+        }
+        let device =
+            Self::given(&first.selector(), &resource.map_or_else(|| name(first), str::to_owned), false)?;
+        Ok((device, found.iter().flat_map(|(host, function)| obstacles(host, function)).collect()))
+    }
+
     /// The device at an address, by Harvester's inventory.
     pub fn find(
         devices: &[Value],
@@ -55,13 +84,49 @@ impl Device {
             several => {
                 let nodes: Vec<&str> =
                     several.iter().map(|device| text(device, "status", "nodeName")).collect();
-                Err(format!(
-                    "several nodes have different devices at {wanted}: {}; name one with --node",
-                    nodes.join(", ")
-                ))
+                Err(differ(wanted, &nodes))
             }
         }
     }
+}
+
+fn differ(address: kubevirt::PciAddress, nodes: &[&str]) -> String {
+    format!("several nodes have different devices at {address}: {}; name one with --node", nodes.join(", "))
+}
+
+/// A resource name for a device whose product name nobody knows here: `nvidia.com/PCI_1EB8`.
+fn name(function: &PciFunction) -> String {
+    let product = function.device.to_ascii_uppercase();
+    match function.vendor.as_str() {
+        "10de" => format!("nvidia.com/PCI_{product}"),
+        "1002" => format!("amd.com/PCI_{product}"),
+        "8086" => format!("intel.com/PCI_{product}"),
+        "15b3" => format!("mellanox.com/PCI_{product}"),
+        vendor => format!("pci.kubevirt.io/{}_{product}", vendor.to_ascii_uppercase()),
+    }
+}
+
+/// What keeps a guest from having a device that is permitted: KubeVirt offers what is bound to vfio-pci, and VFIO
+/// gives groups away as a whole.
+fn obstacles(host: &Host, function: &PciFunction) -> Vec<String> {
+    let (node, address) = (&host.node, &function.address);
+    let mut obstacles = Vec::new();
+    if function.iommu_group.is_empty() {
+        obstacles.push(format!(
+            "{address} of {node} has no IOMMU group: switch the IOMMU on in firmware and kernel"
+        ));
+    }
+    if function.driver != kubevirt::inventory::VFIO {
+        let driver = if function.driver.is_empty() { "no driver" } else { &function.driver };
+        obstacles.push(format!("{address} of {node} is bound to {driver}: bind it to vfio-pci"));
+    }
+    obstacles.extend(host.mates(function).filter(|mate| !mate.is_free()).map(|mate| {
+        format!(
+            "{} of {node} is in the same IOMMU group and bound to {}: bind it to vfio-pci",
+            mate.address, mate.driver
+        )
+    }));
+    obstacles
 }
 
 /// The patch, or why none is needed. It tests what it is made for, so that it cannot undo what
@@ -135,6 +200,54 @@ mod tests {
             );
             assert!(patch(&changed, &device()).unwrap_err().contains("permitted already"));
         }
+    }
+
+    #[test]
+    fn addresses_of_agents_give_a_selector_a_name_and_what_is_in_the_way() {
+        let function = |address: &str, id: (&str, &str), driver: &str| PciFunction {
+            address: address.into(),
+            vendor: id.0.into(),
+            device: id.1.into(),
+            driver: driver.into(),
+            iommu_group: "7".into(),
+            ..PciFunction::default()
+        };
+        let host = |node: &str, devices: Vec<PciFunction>| Host {
+            node: node.into(),
+            pci_devices: devices,
+            ..Host::default()
+        };
+        let hosts = [
+            host(
+                "a",
+                vec![
+                    function("0000:01:00.0", ("10de", "1eb8"), "nvidia"),
+                    function("0000:01:00.1", ("10de", "10f8"), "snd_hda_intel"),
+                ],
+            ),
+            host("b", vec![function("0000:01:00.0", ("1002", "73bf"), "vfio-pci")]),
+        ];
+        let (device, notes) = Device::found(&hosts, "01:00.0", Some("a"), None).unwrap();
+        assert_eq!(
+            (device.selector.as_str(), device.resource.as_str(), device.external),
+            ("10DE:1EB8", "nvidia.com/PCI_1EB8", false)
+        );
+        assert_eq!(
+            notes,
+            [
+                "0000:01:00.0 of a is bound to nvidia: bind it to vfio-pci",
+                "0000:01:00.1 of a is in the same IOMMU group and bound to snd_hda_intel: bind it to vfio-pci",
+            ]
+        );
+        let (device, notes) = Device::found(&hosts, "0000:01:00.0", Some("b"), Some("amd.com/NAVI")).unwrap();
+        assert_eq!((device.resource.as_str(), notes.len()), ("amd.com/NAVI", 0));
+        assert!(
+            Device::found(&hosts, "0000:01:00.0", None, None)
+                .unwrap_err()
+                .contains("a, b; name one with --node")
+        );
+        assert!(Device::found(&hosts, "0000:09:00.0", None, None).unwrap_err().contains("no agent found"));
+        assert!(Device::found(&hosts, "x", None, None).is_err());
     }
 
     #[test]

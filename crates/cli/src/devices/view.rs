@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kubevirt::inventory::{Host, PciFunction};
 use kubevirt::{KubeVirtView, PermittedKind};
 use serde::Serialize;
 use serde_json::Value;
@@ -16,14 +17,20 @@ pub struct Seen {
     pub pci_devices: Vec<Value>,
     pub claims: Vec<Value>,
     pub machines: Vec<Value>,
+    /// What node agents found.
+    pub hosts: Vec<Host>,
 }
+
+/// Classes of devices that somebody may want to give to a guest: storage, network, display, multimedia, serial
+/// buses (USB controllers) and accelerators.
+const WORTH_SHOWING: [&str; 6] = ["01", "02", "03", "04", "0c03", "12"];
 
 /// One resource on one node, or one device that no resource stands for yet.
 #[derive(Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
     pub node: String,
-    /// What VMs ask for.
+    /// What VMs ask for; vendor and product where nothing is permitted.
     pub resource: String,
     /// `pci`, `mdev`, `usb`; `-`: not permitted, so not known.
     pub kind: &'static str,
@@ -33,8 +40,11 @@ pub struct Row {
     pub free: i64,
     /// VMIs, as `namespace/name`.
     pub used_by: Vec<String>,
-    /// Addresses, where Harvester knows them: with IOMMU group and driver.
+    /// Addresses, where Harvester or an agent knows them: with IOMMU group and driver.
     pub addresses: Vec<String>,
+    /// The same devices in full, where an agent found them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<PciFunction>,
 }
 
 /// The rows, by node and resource.
@@ -62,7 +72,15 @@ pub fn rows(seen: &Seen) -> Vec<Row> {
             .filter(|(resource, _)| resource.contains('/') && !resource.starts_with("devices.kubevirt.io/"))
             .filter_map(|(resource, count)| Some((resource.as_str(), count.as_str()?.parse().ok()?)))
             .collect();
-        let addresses = addresses(seen, name);
+        let mut addresses = addresses(seen, name);
+        let mut functions = functions(seen, name);
+        for (resource, found) in &functions {
+            let shown = addresses.entry(resource.clone()).or_default();
+            // Harvester knows more about what it has claimed
+            if shown.is_empty() {
+                shown.extend(found.iter().map(describe));
+            }
+        }
         let mut resources: Vec<&str> =
             offered.keys().copied().chain(addresses.keys().map(String::as_str)).collect();
         resources.sort_unstable();
@@ -80,10 +98,55 @@ pub fn rows(seen: &Seen) -> Vec<Row> {
                 free: (there - is_used).max(0),
                 used_by,
                 addresses: addresses.get(resource).cloned().unwrap_or_default(),
+                functions: functions.remove(resource).unwrap_or_default(),
             });
         }
     }
     rows
+}
+
+/// The devices that an agent found on a node, by the resource that stands for them, or else by vendor and product.
+fn functions(seen: &Seen, node: &str) -> BTreeMap<String, Vec<PciFunction>> {
+    let permitted: BTreeMap<String, &str> = seen
+        .kubevirt
+        .iter()
+        .flat_map(|kubevirt| KubeVirtView(kubevirt).permitted_devices())
+        .filter_map(|device| Some((device.selector?.to_ascii_uppercase(), device.resource_name)))
+        .collect();
+    let mut found: BTreeMap<String, Vec<PciFunction>> = BTreeMap::new();
+    for function in seen.hosts.iter().filter(|host| host.node == node).flat_map(|host| &host.pci_devices) {
+        let selector = function.selector();
+        let resource = permitted.get(&selector).map(|name| (*name).to_owned());
+        let is_worth = WORTH_SHOWING.iter().any(|class| function.class.starts_with(class));
+        if let Some(resource) = resource.or_else(|| is_worth.then_some(selector)) {
+            found.entry(resource).or_default().push(function.clone());
+        }
+    }
+    found
+}
+
+/// `0000:07:00.0 group 7 vfio-pci numa 1 rom vfs 2/64`
+fn describe(function: &PciFunction) -> String {
+    let mut shown = function.address.clone();
+    if !function.iommu_group.is_empty() {
+        shown.extend([" group ", &function.iommu_group]);
+    }
+    if !function.driver.is_empty() {
+        shown.extend([" ", &function.driver]);
+    }
+    if let Some(numa) = function.numa_node {
+        shown.extend([" numa ", &numa.to_string()]);
+    }
+    if function.rom {
+        shown.push_str(" rom");
+    }
+    if let Some(sriov) = function.sriov {
+        shown.extend([" vfs ", &sriov.enabled.to_string(), "/", &sriov.total.to_string()]);
+    }
+    if !function.physical_function.is_empty() {
+        shown.extend([" of ", &function.physical_function]);
+    }
+    shown
 }
 
 /// Harvester's devices of a node by resource.
@@ -185,6 +248,7 @@ mod tests {
             ],
             claims: vec![],
             machines: vec![machine("v", "Running"), machine("old", "Succeeded")],
+            hosts: vec![],
         };
         let rows = rows(&seen);
         let find = |node: &str, resource: &str| {
@@ -198,5 +262,52 @@ mod tests {
         assert_eq!(rows.len(), 5);
         assert_eq!(table(&rows, false)[1][6], "n/v and 1 more");
         assert_eq!(table(&rows, true)[1][6], "n/v,n/v");
+    }
+
+    #[test]
+    fn what_agents_found_is_shown_where_it_is_permitted_or_worth_permitting() {
+        let function = |address: &str, id: (&str, &str), class: &str, driver: &str| PciFunction {
+            address: address.into(),
+            vendor: id.0.into(),
+            device: id.1.into(),
+            class: class.into(),
+            driver: driver.into(),
+            iommu_group: "7".into(),
+            ..PciFunction::default()
+        };
+        let gpu = PciFunction {
+            numa_node: Some(1),
+            rom: true,
+            ..function("0000:07:00.0", ("10de", "1eb8"), "030200", "vfio-pci")
+        };
+        let nic = PciFunction {
+            sriov: Some(kubevirt::inventory::Sriov { total: 64, enabled: 2 }),
+            ..function("0000:81:00.0", ("8086", "1572"), "020000", "i40e")
+        };
+        let seen = Seen {
+            nodes: vec![json!({"metadata": {"name": "a"}, "status": {"allocatable": {"x.com/T4": "1"}}})],
+            kubevirt: Some(json!({"spec": {"configuration": {"permittedHostDevices": {"pciHostDevices": [
+                {"resourceName": "x.com/T4", "pciVendorSelector": "10DE:1EB8"}]}}}})),
+            hosts: vec![Host {
+                node: "a".into(),
+                pci_devices: vec![gpu, nic, function("0000:00:1f.0", ("8086", "06c0"), "088000", "")],
+                ..Host::default()
+            }],
+            ..Seen::default()
+        };
+        let rows = rows(&seen);
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (row.resource.as_str(), row.permitted, row.there, row.addresses.join(", ")))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("8086:1572", false, 0, "0000:81:00.0 group 7 i40e vfs 2/64".to_owned()),
+                ("x.com/T4", true, 1, "0000:07:00.0 group 7 vfio-pci numa 1 rom".to_owned()),
+            ],
+            "a chip of the board is nothing to give away"
+        );
+        assert_eq!(rows[1].functions[0].address, "0000:07:00.0");
     }
 }

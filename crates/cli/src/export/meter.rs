@@ -55,6 +55,10 @@ impl Meter {
         match event {
             Event::Started { disk, size, done } => {
                 state.begun = Some((Instant::now(), *done));
+                // The bar of the disk before stays.
+                if std::mem::take(&mut state.shown) {
+                    eprintln!();
+                }
                 if !self.0.terminal {
                     let from = if *done == 0 {
                         String::new()

@@ -31,6 +31,7 @@ pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<
     let mut facts = Facts {
         pipe: args.pipe(),
         snapshot: args.snapshot.is_some(),
+        snapshot_first: !args.no_snapshot,
         ttl_seconds: super::hours(args.ttl).as_secs(),
         resume: args.resume,
         force: args.force,
@@ -71,7 +72,13 @@ async fn of_cluster(vm: &Vm, facts: &mut Facts) {
         .filter(|volume| volume["persistentVolumeClaim"].is_null() && volume["dataVolume"].is_null())
         .filter_map(|volume| volume["name"].as_str().map(str::to_owned))
         .collect();
-    for (group, resource, verb) in REQUESTS {
+    let mut requests = REQUESTS.to_vec();
+    if facts.running.is_some() && facts.snapshot_first && !facts.snapshot {
+        requests.extend(
+            ["create", "get", "delete"].map(|verb| ("snapshot.kubevirt.io", "virtualmachinesnapshots", verb)),
+        );
+    }
+    for (group, resource, verb) in requests {
         let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {"namespace": vm.namespace, "verb": verb, "group": group,
                 "resource": resource}}});
@@ -150,8 +157,8 @@ pub fn show(args: &Args, findings: &[Finding]) -> Result<ExitCode> {
     Ok(if blocked { ExitCode::from(DENIED) } else { ExitCode::SUCCESS })
 }
 
-/// Whether the export must not begin; says why.
-pub fn refuse(args: &Args, findings: &[Finding]) -> bool {
+/// Why the export must not begin; says it, too.
+pub fn refuse(args: &Args, findings: &[Finding]) -> Option<String> {
     for finding in findings {
         match finding.grade {
             Grade::Blocked => eprintln!("error: {}: {}", finding.check, finding.detail),
@@ -159,5 +166,8 @@ pub fn refuse(args: &Args, findings: &[Finding]) -> bool {
             _ => {}
         }
     }
-    findings.iter().any(|finding| finding.grade == Grade::Blocked)
+    let blocked = findings.iter().filter(|finding| finding.grade == Grade::Blocked);
+    let blocked: Vec<String> =
+        blocked.map(|finding| format!("{}: {}", finding.check, finding.detail)).collect();
+    (!blocked.is_empty()).then(|| blocked.join("; "))
 }

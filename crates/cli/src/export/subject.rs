@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::export::machine::{VmVolume, volumes};
 use ::export::run::{ExportDisk, Job};
 use ::export::source::http::HttpSource;
+use ::export::source::snapshot::Snapshot;
 use ::export::source::vmexport::{Setup, Subject as Exported, VmExport};
 use ::export::source::{FileSource, Source};
 use anyhow::Result;
@@ -43,6 +44,8 @@ impl Vm {
 pub struct Opened {
     pub job: Job,
     pub export: Option<Arc<VmExport>>,
+    /// Taken for this export.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// Finds what the arguments name.
@@ -65,7 +68,10 @@ pub async fn find(args: &Args) -> Result<Subject> {
     let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context.clone()).await?;
     let (namespace, name) = match given.split_once('/') {
         Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
-        None => (args.namespace.clone().unwrap_or_else(|| cluster.namespace()), given.to_owned()),
+        None => (
+            args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned()),
+            given.to_owned(),
+        ),
     };
     let plain =
         |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
@@ -94,19 +100,21 @@ pub async fn find(args: &Args) -> Result<Subject> {
 /// Makes what can be read: for a VM, the export in the cluster.
 pub async fn open(args: &Args, subject: Subject) -> Result<Opened> {
     let vm = match subject {
-        Subject::File(job) => return Ok(Opened { job: *job, export: None }),
+        Subject::File(job) => return Ok(Opened { job: *job, export: None, snapshot: None }),
         Subject::Vm(vm) => vm,
     };
     let doing = || format!("exporting {}", vm.describe());
     let remedy = "see `kubectl describe vmexport` in the namespace of the VM";
     let failed = |error: ::export::Error| Problem::new(doing(), error, remedy);
-    let subject = match &args.snapshot {
+    let taken = snapshot_first(args, &vm).await.map_err(failed)?;
+    let snapshot = args.snapshot.clone().or_else(|| taken.as_ref().map(|taken| taken.name().to_owned()));
+    let subject = match &snapshot {
         Some(snapshot) => Exported::Snapshot(snapshot.clone()),
         None => Exported::VirtualMachine(vm.name.clone()),
     };
     let setup = Setup {
         namespace: vm.namespace.clone(),
-        name: export_name(&vm.name, args.snapshot.as_deref()),
+        name: export_name(&vm.name, snapshot.as_deref()),
         subject,
         ttl: super::hours(args.ttl),
         ready_within: Duration::from_secs(args.timeout),
@@ -133,13 +141,31 @@ pub async fn open(args: &Args, subject: Subject) -> Result<Opened> {
         let source: Arc<dyn Source> = Arc::new(source);
         disks.push(ExportDisk { volume: volume.clone(), source });
     }
-    let source = match &args.snapshot {
+    let source = match &snapshot {
         Some(snapshot) => format!("{} snapshot {snapshot}", vm.describe()),
         None => vm.describe(),
     };
     let name = args.name.clone().unwrap_or_else(|| vm.name.clone());
     let job = Job { name, source, vm: vm.manifest.clone(), vmi: vm.vmi.clone(), disks };
-    Ok(Opened { job, export: Some(export) })
+    Ok(Opened { job, export: Some(export), snapshot: taken })
+}
+
+/// Takes a snapshot of a VM that runs, unless one is given. A resumed run uses that of the run before: it is
+/// what the journal is about.
+async fn snapshot_first(args: &Args, vm: &Vm) -> ::export::Result<Option<Snapshot>> {
+    let phase = vm.vmi.as_ref().map(|vmi| vmi["status"]["phase"].as_str().unwrap_or("Pending"));
+    let runs = phase.is_some_and(|phase| !matches!(phase, "Succeeded" | "Failed"));
+    if !runs || args.snapshot.is_some() || args.no_snapshot {
+        return Ok(None);
+    }
+    let within = Duration::from_secs(args.timeout);
+    let name = export_name(&vm.name, Some("running"));
+    let of = (vm.namespace.as_str(), vm.name.as_str());
+    let taken = Snapshot::take(vm.cluster.client(), of, &name, args.resume, within).await?;
+    for indication in &taken.indications {
+        eprintln!("warning: the snapshot says: {indication}");
+    }
+    Ok(Some(taken))
 }
 
 /// The same for the same source, so that a resumed run finds the export of the one before. Names of

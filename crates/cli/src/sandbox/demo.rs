@@ -28,11 +28,23 @@ const CLUSTER: &str = include_str!("../../../../examples/cluster/kubevirt.yaml")
 pub const CONFIG: &str = include_str!("../../../../examples/config/operator.yaml");
 
 /// The examples, in the order in which they are shown.
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 21] = [
     ("vms/nested-virt.yaml", include_str!("../../../../examples/vms/nested-virt.yaml")),
     ("vms/pci-passthrough.yaml", include_str!("../../../../examples/vms/pci-passthrough.yaml")),
+    ("vms/vfio-passthrough.yaml", include_str!("../../../../examples/vms/vfio-passthrough.yaml")),
+    ("vms/usb-passthrough.yaml", include_str!("../../../../examples/vms/usb-passthrough.yaml")),
     ("vms/gpu-device-plugin.yaml", include_str!("../../../../examples/vms/gpu-device-plugin.yaml")),
+    ("vms/vgpu.yaml", include_str!("../../../../examples/vms/vgpu.yaml")),
+    ("vms/dra-claims.yaml", include_str!("../../../../examples/vms/dra-claims.yaml")),
+    ("vms/sriov.yaml", include_str!("../../../../examples/vms/sriov.yaml")),
+    ("vms/cpu-pinning.yaml", include_str!("../../../../examples/vms/cpu-pinning.yaml")),
+    ("vms/hugepages.yaml", include_str!("../../../../examples/vms/hugepages.yaml")),
+    ("vms/numa.yaml", include_str!("../../../../examples/vms/numa.yaml")),
+    ("vms/realtime.yaml", include_str!("../../../../examples/vms/realtime.yaml")),
     ("vms/vbios.yaml", include_str!("../../../../examples/vms/vbios.yaml")),
+    ("vms/igd-opregion.yaml", include_str!("../../../../examples/vms/igd-opregion.yaml")),
+    ("vms/kvm-hidden.yaml", include_str!("../../../../examples/vms/kvm-hidden.yaml")),
+    ("vms/qemu-arguments.yaml", include_str!("../../../../examples/vms/qemu-arguments.yaml")),
     ("vms/igpu-workstation.yaml", include_str!("../../../../examples/vms/igpu-workstation.yaml")),
     ("vms/gpu-cluster-node.yaml", include_str!("../../../../examples/vms/gpu-cluster-node.yaml")),
     ("vms/cloud-init.yaml", include_str!("../../../../examples/vms/cloud-init.yaml")),
@@ -64,13 +76,12 @@ pub async fn run(cluster: &Cluster, operator: bool, style: Style) -> Result<bool
     for (file, text) in EXAMPLES {
         print(&format!("\n{}\n", style.paint(Tone::Strong, &format!("examples/{file}"))))?;
         for object in documents::parse(text, file)? {
-            if object["kind"] == "ConfigMap" {
-                let path = "/api/v1/namespaces/default/configmaps";
-                cluster.send(Method::POST, path, JSON, &object).await?.object("creating a ConfigMap")?;
+            let kind = object["kind"].as_str().unwrap_or_default();
+            let reply = cluster.send(Method::POST, collection(kind)?, JSON, &object).await?;
+            if kind != "VirtualMachine" {
+                reply.object(&format!("creating a {kind}"))?;
                 continue;
             }
-            let path = format!("{NAMESPACE}/virtualmachines");
-            let reply = cluster.send(Method::POST, &path, JSON, &object).await?;
             let allowed = reply.status.is_success();
             // without the operator nothing denies
             as_expected &= allowed != (operator && file.starts_with("denied/"));
@@ -84,6 +95,19 @@ pub async fn run(cluster: &Cluster, operator: bool, style: Style) -> Result<bool
     let (rows, all_run) = watch(cluster, &started).await?;
     print(&table::render(&rows))?;
     Ok(as_expected && all_run)
+}
+
+/// Where objects of the examples are created.
+fn collection(kind: &str) -> Result<&'static str> {
+    Ok(match kind {
+        "VirtualMachine" => "/apis/kubevirt.io/v1/namespaces/default/virtualmachines",
+        "ConfigMap" => "/api/v1/namespaces/default/configmaps",
+        "NetworkAttachmentDefinition" => {
+            "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions"
+        }
+        "ResourceClaimTemplate" => "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates",
+        other => anyhow::bail!("the examples hold a {other}, which the demo does not know"),
+    })
 }
 
 /// What a VM was, what it is stored as, and what was said about it.

@@ -22,7 +22,7 @@ use crate::problem::Problem;
 #[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
 pub struct Bulk {
     /// VMs, as `name` or `namespace/name`
-    #[arg(value_name = "VM", required_unless_present_any = ["selector", "all"], conflicts_with_all = ["selector", "all"])]
+    #[arg(value_name = "VM", add = crate::completing::vms(), required_unless_present_any = ["selector", "all"], conflicts_with_all = ["selector", "all"])]
     pub names: Vec<String>,
 
     /// All VMs with these labels, as in `app=web`

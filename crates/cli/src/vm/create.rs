@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use provider::VmId;
+use provider::order::Order;
 use provider::view::{VmSummary, text};
 use provider::wait::Goal;
-use serde_json::json;
+use provider::{Provider, VmId};
+use serde_json::{Value, json};
 
 use super::act::{Patience, Progress};
 use crate::connection::{Scope, problem};
@@ -45,9 +46,39 @@ pub struct Args {
     output: Option<Document>,
 }
 
+/// Starts a VM that has just been made, and waits until it runs.
+pub async fn start_and_wait(provider: &Provider, vm: &VmId, start: bool, patience: Patience) -> Result<()> {
+    if start {
+        provider.order(vm, Order::Start { paused: false }, false).await.map_err(problem)?;
+    }
+    if start && patience.wait {
+        let mut progress = Progress::of(vm);
+        let note = &mut |standing: &str| progress.note(standing);
+        provider.wait(vm, &Goal::Running, patience.timeout, note).await.map_err(problem)?;
+    }
+    Ok(())
+}
+
+/// Gives volumes that name no storage class the one of the provider's configuration.
+fn give_class(vm: &mut Value, class: &str) {
+    let Some(templates) = vm.pointer_mut("/spec/dataVolumeTemplates").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for template in templates {
+        for kind in ["storage", "pvc"] {
+            if let Some(wanted) =
+                template.pointer_mut(&format!("/spec/{kind}")).and_then(Value::as_object_mut)
+            {
+                wanted.entry("storageClassName").or_insert_with(|| class.into());
+            }
+        }
+    }
+}
+
 /// Creates each VM of the files, in their order; stops at the first that cannot be.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let (provider, default_namespace) = args.scope.connect().await?;
+    let class = args.scope.metadata()?.storage_class;
     let mut created = Vec::new();
     for file in &args.filename {
         let objects = crate::documents::read(file)?;
@@ -63,6 +94,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 (None, own) if !own.is_empty() => own.to_owned(),
                 _ => default_namespace.clone(),
             };
+            if let Some(class) = &class {
+                give_class(&mut object, class);
+            }
             if args.start && object["spec"].is_object() {
                 object["spec"]["runStrategy"] = "Always".into();
                 // the deprecated field and the strategy exclude each other
@@ -89,4 +123,22 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         document(format, &json!({"items": created}))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_that_name_no_class_get_the_one_of_the_configuration() {
+        let mut vm = json!({"spec": {"dataVolumeTemplates": [
+            {"spec": {"storage": {}}}, {"spec": {"pvc": {"storageClassName": "slow"}}}, {"spec": {}}]}});
+        give_class(&mut vm, "fast");
+        assert_eq!(
+            vm["spec"]["dataVolumeTemplates"],
+            json!([{"spec": {"storage": {"storageClassName": "fast"}}},
+                {"spec": {"pvc": {"storageClassName": "slow"}}}, {"spec": {}}])
+        );
+        give_class(&mut json!([1]), "fast");
+    }
 }

@@ -19,7 +19,7 @@ use crate::table;
   virt-steward vm describe prod/web -o json")]
 pub struct Args {
     /// The VM, as `name` or `namespace/name`
-    #[arg(value_name = "VM")]
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     name: String,
 
     #[command(flatten)]

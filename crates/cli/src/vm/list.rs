@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
 use jiff::Timestamp;
-use provider::cluster::Change;
+use provider::cluster::{Change, UsageByVm};
 use provider::select::{Selection, SortBy, sort};
 use provider::view::VmSummary;
 use provider::{Provider, VmId};
@@ -47,6 +47,13 @@ pub struct Choice {
     #[arg(long, value_enum, value_name = "COLUMN")]
     pub sort_by: Option<Column>,
 
+    /// With what each VM uses; see `virt-steward top`
+    #[arg(long)]
+    pub usage: bool,
+
+    #[command(flatten)]
+    pub from: crate::top::From,
+
     /// Form of the answer
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
@@ -76,13 +83,14 @@ pub enum Column {
   virt-steward vm list -A --status Running --node node-2 -o wide
   virt-steward vm list -l app=web --name 'web-*' --sort-by memory
   virt-steward vm list -o json
+  virt-steward vm list -A --usage
   virt-steward vm list --watch")]
 pub struct Args {
     #[command(flatten)]
     choice: Choice,
 
     /// Go on with every change
-    #[arg(short, long, conflicts_with = "sort_by")]
+    #[arg(short, long, conflicts_with_all = ["sort_by", "usage"])]
     watch: bool,
 }
 
@@ -93,7 +101,7 @@ pub struct Args {
   virt-steward vm get web prod/db -o yaml")]
 pub struct GetArgs {
     /// VMs, as `name` or `namespace/name`
-    #[arg(value_name = "VM", required = true)]
+    #[arg(value_name = "VM", required = true, add = crate::completing::vms())]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -129,9 +137,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 
 /// Shows one list.
 pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) -> Result<ExitCode> {
+    let mut usage = UsageByVm::default();
+    if choice.usage {
+        let prometheus = choice.from.prometheus()?;
+        let namespace = selection.namespace.as_deref();
+        usage = provider.usage_by_vm(namespace, prometheus.as_ref()).await.map_err(problem)?;
+    }
     match (choice.output, choice.sort_by) {
         // nothing has to be held back, so nothing is
-        (Some(Format::Json), None) => stream_json(provider, selection).await?,
+        (Some(Format::Json), None) => stream_json(provider, selection, usage).await?,
         (Some(Format::Name), None) => {
             let pages = provider.list(selection).await.map_err(problem)?;
             pin_mut!(pages);
@@ -141,24 +155,29 @@ pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) ->
         }
         (output, by) => {
             let mut vms = provider.list_all(selection).await.map_err(problem)?;
+            for vm in &mut vms {
+                usage.give(vm);
+            }
             if let Some(by) = by {
                 sort(&mut vms, sort_by(by));
             }
-            present(&vms, output, choice.all_namespaces)?;
+            let shape = Shape { wide: false, with_namespace: choice.all_namespaces, usage: choice.usage };
+            present(&vms, output, shape)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The document of a list, written page by page.
-async fn stream_json(provider: &Provider, selection: Selection) -> Result<()> {
+async fn stream_json(provider: &Provider, selection: Selection, mut usage: UsageByVm) -> Result<()> {
     let pages = provider.list(selection).await.map_err(problem)?;
     pin_mut!(pages);
     print("{\"items\": [")?;
     let mut first = true;
-    while let Some(page) = pages.try_next().await.map_err(problem)? {
+    while let Some(mut page) = pages.try_next().await.map_err(problem)? {
         let mut text = String::new();
-        for vm in &page {
+        for vm in &mut page {
+            usage.give(vm);
             text.push_str(if first { "\n  " } else { ",\n  " });
             text.push_str(&serde_json::to_string(vm)?);
             first = false;
@@ -187,11 +206,20 @@ pub async fn get(args: GetArgs) -> Result<ExitCode> {
         let vm = VmId::parse(name, &namespace).map_err(problem)?;
         vms.push(provider.describe(&vm).await.map_err(problem)?.summary);
     }
-    present(&vms, args.output, args.names.iter().any(|name| name.contains('/')))?;
+    let with_namespace = args.names.iter().any(|name| name.contains('/'));
+    present(&vms, args.output, Shape { with_namespace, ..Shape::default() })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn present(vms: &[VmSummary], output: Option<Format>, with_namespace: bool) -> Result<()> {
+/// Which columns a table has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    wide: bool,
+    with_namespace: bool,
+    usage: bool,
+}
+
+fn present(vms: &[VmSummary], output: Option<Format>, shape: Shape) -> Result<()> {
     match output {
         Some(Format::Json) => document(Document::Json, &json!({"items": vms})),
         Some(Format::Yaml) => document(Document::Yaml, &json!({"items": vms})),
@@ -202,10 +230,10 @@ fn present(vms: &[VmSummary], output: Option<Format>, with_namespace: bool) -> R
             Ok(())
         }
         output => {
-            let (wide, now) = (output == Some(Format::Wide), Timestamp::now());
-            let mut rows = vec![header(wide, with_namespace)];
-            rows.extend(vms.iter().map(|vm| row(vm, wide, with_namespace, now)));
-            print(&table::render(&rows))
+            let (shape, now) = (Shape { wide: output == Some(Format::Wide), ..shape }, Timestamp::now());
+            let mut rows = vec![header(shape)];
+            rows.extend(vms.iter().map(|vm| row(vm, shape, now)));
+            print(&table::fit(&rows))
         }
     }
 }
@@ -214,15 +242,18 @@ fn name_line(vm: &VmSummary) -> String {
     format!("virtualmachine.kubevirt.io/{}\n", vm.name)
 }
 
-fn header(wide: bool, with_namespace: bool) -> Vec<String> {
+fn header(shape: Shape) -> Vec<String> {
     let mut cells = vec!["NAMESPACE", "NAME", "STATUS", "AGE", "CPU", "MEMORY", "NODE", "ADDRESS"];
-    if wide {
+    if shape.usage {
+        cells.extend(["USED CPU", "USED MEMORY"]);
+    }
+    if shape.wide {
         cells.extend(["STRATEGY", "MIGRATABLE", "AGENT", "GUEST", "NOTES"]);
     }
-    cells.into_iter().skip(usize::from(!with_namespace)).map(str::to_owned).collect()
+    cells.into_iter().skip(usize::from(!shape.with_namespace)).map(str::to_owned).collect()
 }
 
-fn row(vm: &VmSummary, wide: bool, with_namespace: bool, now: Timestamp) -> Vec<String> {
+fn row(vm: &VmSummary, shape: Shape, now: Timestamp) -> Vec<String> {
     let mut cells = vec![
         vm.namespace.clone(),
         vm.name.clone(),
@@ -233,7 +264,12 @@ fn row(vm: &VmSummary, wide: bool, with_namespace: bool, now: Timestamp) -> Vec<
         or_none(vm.node.clone()),
         or_none(vm.addresses.first().cloned()),
     ];
-    if wide {
+    if shape.usage {
+        let usage = vm.usage.as_ref();
+        cells.push(or_none(usage.and_then(|usage| usage.cpu_milli).map(|milli| format!("{milli}m"))));
+        cells.push(or_none(usage.and_then(|usage| usage.memory_bytes).map(size)));
+    }
+    if shape.wide {
         let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         cells.push(vm.run_strategy.clone());
         cells.push(or_none(vm.migratable.map(yes)));
@@ -241,7 +277,7 @@ fn row(vm: &VmSummary, wide: bool, with_namespace: bool, now: Timestamp) -> Vec<
         cells.push(or_none(vm.guest_os.clone()));
         cells.push(or_none(Some(vm.notes.join(",")).filter(|notes| !notes.is_empty())));
     }
-    cells.drain(..usize::from(!with_namespace));
+    cells.drain(..usize::from(!shape.with_namespace));
     cells
 }
 
@@ -253,9 +289,9 @@ async fn watch(
     output: Option<Format>,
 ) -> Result<ExitCode> {
     let stop = crate::shutdown::token()?;
-    let wide = output == Some(Format::Wide);
+    let shape = Shape { wide: output == Some(Format::Wide), with_namespace, usage: false };
     if matches!(output, None | Some(Format::Wide)) {
-        print(&watch_line(&header(wide, with_namespace)))?;
+        print(&watch_line(&header(shape)))?;
     }
     // what a new watch says again was printed already
     let mut printed: std::collections::HashMap<(String, String), VmSummary> =
@@ -280,7 +316,7 @@ async fn watch(
             if matches!(change, Change::Updated(_)) && printed.get(&key) == Some(vm) {
                 continue;
             }
-            print(&line(&change, output, wide, with_namespace)?)?;
+            print(&line(&change, output, shape)?)?;
             match change {
                 Change::Updated(vm) => printed.insert(key, vm),
                 Change::Removed(_) => printed.remove(&key),
@@ -289,7 +325,7 @@ async fn watch(
     }
 }
 
-fn line(change: &Change, output: Option<Format>, wide: bool, with_namespace: bool) -> Result<String> {
+fn line(change: &Change, output: Option<Format>, shape: Shape) -> Result<String> {
     let (Change::Updated(vm) | Change::Removed(vm)) = change;
     Ok(match output {
         Some(Format::Json) => format!("{}\n", serde_json::to_string(change)?),
@@ -300,7 +336,7 @@ fn line(change: &Change, output: Option<Format>, wide: bool, with_namespace: boo
             if matches!(change, Change::Removed(_)) {
                 vm.status = "<gone>".into();
             }
-            watch_line(&row(&vm, wide, with_namespace, Timestamp::now()))
+            watch_line(&row(&vm, shape, Timestamp::now()))
         }
     })
 }

@@ -1,6 +1,7 @@
 //! `virt-steward vm resize` and `resize-status`: the plan, the one write that starts it, and how
 //! far it is.
 
+mod correct;
 mod progress;
 mod read;
 
@@ -44,7 +45,10 @@ pub struct Where {
 #[command(after_help = "Examples:
   virt-steward vm resize db --sockets 4 --memory 8Gi --dry-run
   virt-steward vm resize db --sockets 4 --wait --timeout 5m
-  virt-steward vm resize db --limit-memory 12Gi
+  virt-steward vm resize db --limit-memory 12Gi --wait
+  virt-steward vm resize db --request-memory 6Gi --limit-cpu 4
+
+Requests and limits alone change the running pod and neither guest nor VM.
 
 Exit status: 0 done or planned, 1 error, 2 it cannot be done in place.")]
 pub struct Args {
@@ -56,9 +60,8 @@ pub struct Args {
     /// Memory of the guest, such as 8Gi
     #[arg(long)]
     memory: Option<String>,
-    /// Memory limit of the launcher pod alone: corrects a wrong limit of a VM that runs
-    #[arg(long, conflicts_with_all = ["sockets", "memory"])]
-    limit_memory: Option<String>,
+    #[command(flatten)]
+    corrections: correct::Corrections,
     /// Print the plan, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -96,8 +99,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(args: Args) -> Result<ExitCode> {
     let cluster = Cluster::connect(args.of.kubeconfig.as_deref(), args.of.context.clone()).await?;
     let found = read::find(&cluster, &args.of).await?;
-    if let Some(limit) = &args.limit_memory {
-        return correct_limit(&cluster, &args, &found, limit).await;
+    if args.corrections.are_asked_for() {
+        let way = correct::Way { dry_run: args.dry_run, wait: args.wait, timeout: args.timeout };
+        return correct::run(&cluster, &args.of, &found, &args.corrections, way).await;
     }
     let wanted = wanted(&args, &found)?;
     let plan = found.plan(&wanted);
@@ -119,7 +123,11 @@ fn wanted(args: &Args, found: &Found) -> Result<Wanted> {
         Problem::new(format!("resizing the VM `{}`", args.of.name), wrong, remedy)
     };
     if args.sockets.is_none() && args.memory.is_none() {
-        return Err(problem("nothing is asked for", "give --sockets, --memory or --limit-memory").into());
+        return Err(problem(
+            "nothing is asked for",
+            "give --sockets, --memory, or requests and limits such as --limit-memory",
+        )
+        .into());
     }
     if found.vm["spec"].get("instancetype").is_some_and(Value::is_object) {
         return Err(
@@ -201,53 +209,6 @@ async fn change(cluster: &Cluster, args: &Args, found: &Found, wanted: &Wanted) 
     let reply = cluster.send(Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
     reply.object(&format!("changing the VM `{}`", args.of.name))?;
     Ok(())
-}
-
-/// Another memory limit for the launcher pod, and nothing else.
-async fn correct_limit(cluster: &Cluster, args: &Args, found: &Found, limit: &str) -> Result<ExitCode> {
-    let limit = amount(limit)?;
-    let doing = format!("changing the memory limit of the VM `{}`", args.of.name);
-    let problem = |wrong: String, remedy: &str| Problem::new(doing.clone(), wrong, remedy);
-    if found.pod.is_null() {
-        return Err(problem("it does not run".into(), "change its template, and start it").into());
-    }
-    let now = ::resize::view::pod_compute(&found.pod);
-    if limit < now.memory.request {
-        let wrong = format!(
-            "{} is less than the pod requests, {}",
-            show_bytes(limit),
-            show_bytes(now.memory.request)
-        );
-        return Err(problem(wrong, "give at least what is requested").into());
-    }
-    let then = Compute { memory: Amount { limit: Some(limit), ..now.memory }, ..now };
-    let before = ::resize::qos::class_with(&found.pod, now);
-    let after = ::resize::qos::class_with(&found.pod, then);
-    if before != after {
-        return Err(problem(
-            format!("the pod's QoS class would change from {before} to {after}"),
-            "keep requests and limits alike, or restart the VM with another template",
-        )
-        .into());
-    }
-    let rows = vec![
-        vec![String::new(), "NOW".into(), "THEN".into()],
-        vec!["pod memory".into(), line(now.memory, show_bytes), line(then.memory, show_bytes)],
-    ];
-    print(&table::render(&rows))?;
-    eprintln!(
-        "the next start and the next migration take the limit from the VM's template: change it there, too"
-    );
-    if args.dry_run {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let patch = json!({"metadata": {"uid": found.pod["metadata"]["uid"]}, "spec": {"containers":
-        [{"name": "compute", "resources": {"limits": {"memory": show_bytes(limit)}}}]}});
-    let name = found.pod["metadata"]["name"].as_str().unwrap_or_default();
-    let path = format!("/api/v1/namespaces/{}/pods/{name}/resize", args.of.namespace);
-    let reply = cluster.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &patch).await?;
-    reply.object(&doing)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows how far a resize is.

@@ -20,7 +20,7 @@ use crate::{Error, Result, Window};
 
 pub use directory::to_directory;
 pub use report::{DiskReport, FileReport, Report};
-pub use stream::to_pipe;
+pub use stream::{to_pipe, to_web};
 pub use upload::to_store;
 
 /// What comes out.

@@ -1,4 +1,4 @@
-//! Into a pipe, front to back.
+//! Front to back: into a pipe, or as the body of a request.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -6,134 +6,270 @@ use std::sync::Arc;
 use image::{Disk, Format, OvaDisk, Progress, convert_from, stream_ova};
 use tokio_util::sync::CancellationToken;
 
-use super::{DiskReport, Event, Job, Listener, Report, Settings, Target};
+use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
 use crate::machine::machine;
+use crate::store::Web;
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
 
-/// Exports into a pipe. Possible are one raw or VMDK disk, and OVAs, whose disks are read twice: the
-/// sizes that stand in front are known only after the first pass.
+/// Exports into a pipe. Possible are one raw, VMDK or qcow2 disk, and OVAs. Disks of qcow2 and OVA are read
+/// twice: what stands in front of them is known only after the first pass.
 ///
 /// # Errors
 /// When the format cannot be written front to back, or anything else fails; what went into the pipe
 /// by then is no image.
 pub async fn to_pipe<W: Write + Send + 'static>(
     job: &Job,
-    sink: W,
+    sink: std::io::BufWriter<W>,
     settings: &Settings,
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
     job.check()?;
-    let sole = match settings.target {
-        Target::Ova => None,
-        Target::Raw | Target::Vmdk if job.disks.len() == 1 => job.disks.first(),
-        Target::Raw | Target::Vmdk => {
-            let count = job.disks.len();
-            let wrong =
-                format!("{} has {count} disks, and a pipe takes one; choose one, or use ova", job.source);
-            return Err(Error::Request(wrong));
-        }
-        Target::Qcow2 | Target::Ovf => {
-            let wrong = "its tables are known last and stand first: use raw, vmdk or ova for a pipe".into();
-            return Err(Error::Request(wrong));
-        }
-    };
-    let Some(disk) = sole else { return ova(job, sink, settings, listener, stop).await };
-    let size = disk.source.size();
-    let name = disk.volume.name.clone();
-    listener(Event::Started { disk: name.clone(), size, done: 0 });
-    let prefetch = Arc::new(Prefetch::start(disk.source.clone(), 0, settings.window.clone()));
-    let options = settings.options(&format!("{}-{name}.vmdk", job.name));
-    let (reader, token) = (prefetch.clone(), stop.clone());
-    let watched = prefetch.clone();
-    let watcher = tokio::spawn(async move {
-        token.cancelled().await;
-        watched.stop();
-    });
-    let stopped = stop.clone();
-    let told = name.clone();
-    let ended = tokio::task::spawn_blocking(move || {
-        let mut watch = |now: Progress| {
-            listener(Event::Progress {
-                disk: told.clone(),
-                size: now.total,
-                done: now.done,
-                data: now.data,
-                stored: now.stored,
-                fetched: reader.fetched(),
-            });
-            !stopped.is_cancelled()
-        };
-        let whole = image::Resume::default();
-        if options.format == Format::Raw {
-            convert_from(&*reader, Forward::new(sink), &options, &whole, &mut watch)
-        } else {
-            image::stream_from(&*reader, sink, &options, &whole, &mut watch)
-        }
-    })
-    .await;
-    watcher.abort();
-    let summary = ended.map_err(|_| Error::Stopped)?;
-    if stop.is_cancelled() {
-        return Err(Error::Stopped);
+    let work = Work { settings, listener, stop };
+    if settings.target == Target::Ova {
+        return work.ova(job, move || sink).await.map(|(report, _)| report);
     }
-    let summary = summary.map_err(|source| Error::Image { what: format!("volume {name}"), source })?;
-    let sums = prefetch.take_sums(u64::MAX);
-    let disk = DiskReport::new(&name, "-", size, summary.data, &sums);
-    Ok(Report { source: job.source.clone(), disks: vec![disk], ..Report::default() })
+    let [disk] = job.disks.as_slice() else {
+        let count = job.disks.len();
+        let wrong = format!("{} has {count} disks, and a pipe takes one; choose one, or use ova", job.source);
+        return Err(Error::Request(wrong));
+    };
+    let (report, _) = work.disk(job, disk, "-", move |_| sink).await?;
+    Ok(Report { source: job.source.clone(), disks: vec![report], ..Report::default() })
 }
 
-async fn ova<W: Write + Send + 'static>(
+/// Exports to a plain HTTP server, a `PUT` for each file. A request that broke off is no image, and begins anew.
+///
+/// # Errors
+/// What the source, the format or the server refuses.
+pub async fn to_web(
     job: &Job,
-    sink: W,
+    web: &Arc<Web>,
     settings: &Settings,
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
-    let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
-    machine.name.clone_from(&job.name);
+    job.check()?;
+    if settings.verify {
+        let wrong = "a plain HTTP server is not read back: leave --verify out, or use a store".into();
+        return Err(Error::Request(wrong));
+    }
+    let mut report = Report { source: job.source.clone(), ..Report::default() };
+    let work = Work { settings, listener: listener.clone(), stop };
     let mut files = Vec::new();
-    for (disk, described) in job.disks.iter().zip(&mut machine.disks) {
-        described.file = format!("{}-{}.vmdk", job.name, disk.volume.name);
-        described.capacity = disk.source.size();
-        files.push(described.file.clone());
+    if settings.target == Target::Ova {
+        let name = format!("{}.ova", job.name);
+        work.free(web, &name).await?;
+        let (target, named) = (web.clone(), name.clone());
+        let (made, put) = work.ova(job, move || target.put(&named, None)).await?;
+        (report.disks, report.warnings) = (made.disks, made.warnings);
+        files.push((name, put));
+    } else {
+        for disk in &job.disks {
+            let name = format!("{}-{}.{}", job.name, disk.volume.name, settings.target.extension());
+            work.free(web, &name).await?;
+            let (target, named) = (web.clone(), name.clone());
+            let (made, put) = work.disk(job, disk, &name, move |length| target.put(&named, length)).await?;
+            report.disks.push(made);
+            files.push((name, put));
+        }
+        if !job.vm.is_null() {
+            web.put_small(&format!("{}.vm.json", job.name), job.manifest()).await?;
+        }
     }
-    for message in &warnings {
-        listener(Event::Warning { message: message.clone() });
+    for (name, size) in files {
+        // A server that says yes and keeps less is found out here, when it says how much it has.
+        if let Some(found) = web.size(&name).await?
+            && found != size
+        {
+            let wrong = format!("the server has {found} bytes of it instead of {size}");
+            return Err(Error::Verify { what: web.url(&name), wrong });
+        }
+        let file = FileReport { name, size, sha256: None };
+        listener(Event::Finished { file: file.clone() });
+        report.files.push(file);
     }
-    let twice = Twice::all(job, settings, &stop);
-    let options = settings.options("disk.vmdk");
-    let (stem, vm, name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
-    let with_vm = !job.vm.is_null();
-    let stopped = stop.clone();
-    let ended = tokio::task::spawn_blocking(move || {
-        let disks: Vec<OvaDisk<'_>> =
-            twice.iter().zip(&files).map(|(disk, file)| OvaDisk { disk, file: file.clone() }).collect();
-        let more: &[(&str, &[u8])] = if with_vm { &[(&name, &vm)] } else { &[] };
-        let mut watch = |now: Progress| {
-            let disk = stem.clone();
+    let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
+    web.put_small(&format!("{}.export.json", job.name), text).await?;
+    Ok(report)
+}
+
+/// A sink that has an end of its own.
+trait Finish {
+    /// Answers the length of what was written, where that is known.
+    fn end(self) -> Result<u64>;
+
+    /// Why writing failed, when that is known better than by the error of the write.
+    fn failure(&mut self) -> Option<Error> {
+        None
+    }
+}
+
+impl<W: Write> Finish for std::io::BufWriter<W> {
+    fn end(mut self) -> Result<u64> {
+        self.flush().map_err(|source| Error::File { doing: "writing", path: "-".into(), source })?;
+        Ok(0)
+    }
+}
+
+impl Finish for crate::store::Put {
+    fn end(self) -> Result<u64> {
+        self.finish()
+    }
+
+    fn failure(&mut self) -> Option<Error> {
+        Self::failure(self)
+    }
+}
+
+struct Work<'a> {
+    settings: &'a Settings,
+    listener: Listener,
+    stop: CancellationToken,
+}
+
+impl Work<'_> {
+    /// Whether a file may be written.
+    async fn free(&self, web: &Web, name: &str) -> Result<()> {
+        if !self.settings.force && !self.settings.resume && web.size(name).await?.is_some() {
+            return Err(Error::Request(format!("`{}` exists already; force it, or rename", web.url(name))));
+        }
+        Ok(())
+    }
+
+    fn watch(&self, name: &str, fetched: Option<Arc<Prefetch>>) -> impl FnMut(Progress) -> bool + use<> {
+        let (listener, stop, disk) = (self.listener.clone(), self.stop.clone(), name.to_owned());
+        move |now: Progress| {
             let Progress { done, total, data, stored } = now;
-            listener(Event::Progress { disk, size: total, done, data, stored, fetched: done });
-            !stopped.is_cancelled()
-        };
-        let summary = stream_ova(&machine, &disks, &stem, more, sink, &options, &mut watch);
-        drop(disks);
-        let sums: Vec<Sums> = twice.iter().map(Twice::sums).collect();
-        (summary, sums)
-    })
-    .await;
-    let (summary, sums) = ended.map_err(|_| Error::Stopped)?;
-    if stop.is_cancelled() {
-        return Err(Error::Stopped);
+            let fetched = fetched.as_ref().map_or(done, |prefetch| prefetch.fetched());
+            listener(Event::Progress { disk: disk.clone(), size: total, done, data, stored, fetched });
+            !stop.is_cancelled()
+        }
     }
-    summary.map_err(|source| Error::Image { what: job.source.clone(), source })?;
-    let disks = job
-        .disks
-        .iter()
-        .zip(&sums)
-        .map(|(disk, sums)| DiskReport::new(&disk.volume.name, "-", disk.source.size(), 0, sums));
-    Ok(Report { source: job.source.clone(), disks: disks.collect(), warnings, ..Report::default() })
+
+    /// One disk into a sink that is made when the length is known, if it can be known before; answers the report
+    /// and the length.
+    async fn disk<W: Write + Finish + Send + 'static>(
+        &self,
+        job: &Job,
+        disk: &ExportDisk,
+        file: &str,
+        sink: impl FnOnce(Option<u64>) -> W + Send + 'static,
+    ) -> Result<(DiskReport, u64)> {
+        let target = self.settings.target;
+        if target == Target::Ovf {
+            return Err(Error::Request("an OVF is several files: use ova".into()));
+        }
+        let size = disk.source.size();
+        let name = disk.volume.name.clone();
+        (self.listener)(Event::Started { disk: name.clone(), size, done: 0 });
+        let options = self.settings.options(&format!("{}-{name}.vmdk", job.name));
+        let (summary, sums, length) = if target == Target::Qcow2 {
+            let twice = Twice::of(disk, self.settings, &self.stop);
+            let mut watch = self.watch(&name, None);
+            self.blocking(&name, move || {
+                let measured = image::measure(&twice, &options, &mut watch)?;
+                let mut sink = sink(Some(measured.summary.stored));
+                let done = image::stream_measured(&twice, &mut sink, &options, &measured, &mut watch);
+                Ok((done, twice.sums(), sink))
+            })
+            .await?
+        } else {
+            let prefetch = Arc::new(Prefetch::start(disk.source.clone(), 0, self.settings.window.clone()));
+            let mut watch = self.watch(&name, Some(prefetch.clone()));
+            let (watched, stop) = (Arc::downgrade(&prefetch), self.stop.clone());
+            let watcher = tokio::spawn(async move {
+                stop.cancelled().await;
+                if let Some(prefetch) = watched.upgrade() {
+                    prefetch.stop();
+                }
+            });
+            let done = self.blocking(&name, move || {
+                let whole = image::Resume::default();
+                let (done, sink) = if options.format == Format::Raw {
+                    let mut sink = Forward::new(sink(Some(size)));
+                    (convert_from(&*prefetch, &mut sink, &options, &whole, &mut watch), sink.sink)
+                } else {
+                    let mut sink = sink(None);
+                    (image::stream_from(&*prefetch, &mut sink, &options, &whole, &mut watch), sink)
+                };
+                Ok((done, prefetch.take_sums(u64::MAX), sink))
+            });
+            let done = done.await;
+            watcher.abort();
+            done?
+        };
+        Ok((DiskReport::new(&name, file, size, summary.data, &sums), length))
+    }
+
+    /// Runs a conversion on a thread of its own, and ends its sink.
+    async fn blocking<W: Finish + Send + 'static, T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> image::Result<(image::Result<T>, Sums, W)> + Send + 'static,
+    ) -> Result<(T, Sums, u64)> {
+        let image = |what: &str, source| Error::Image { what: format!("volume {what}"), source };
+        let name = what.to_owned();
+        let ended = tokio::task::spawn_blocking(move || {
+            let (done, sums, mut sink) = work().map_err(|source| image(&name, source))?;
+            match done {
+                Ok(done) => Ok((done, sums, sink.end()?)),
+                Err(source) => Err(sink.failure().unwrap_or_else(|| image(&name, source))),
+            }
+        })
+        .await;
+        let ended: Result<_> = ended.map_err(|_| Error::Stopped)?;
+        if self.stop.is_cancelled() { Err(Error::Stopped) } else { ended }
+    }
+
+    /// All disks in one archive.
+    async fn ova<W: Write + Finish + Send + 'static>(
+        &self,
+        job: &Job,
+        sink: impl FnOnce() -> W + Send + 'static,
+    ) -> Result<(Report, u64)> {
+        let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
+        machine.name.clone_from(&job.name);
+        let mut files = Vec::new();
+        for (disk, described) in job.disks.iter().zip(&mut machine.disks) {
+            described.file = format!("{}-{}.vmdk", job.name, disk.volume.name);
+            described.capacity = disk.source.size();
+            files.push(described.file.clone());
+        }
+        for message in &warnings {
+            (self.listener)(Event::Warning { message: message.clone() });
+        }
+        let twice = Twice::all(job, self.settings, &self.stop);
+        let options = self.settings.options("disk.vmdk");
+        let (stem, vm, name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
+        let with_vm = !job.vm.is_null();
+        let mut watch = self.watch(&job.name, None);
+        let names = files.clone();
+        let (sums, _, length) = self
+            .blocking(&job.source, move || {
+                let disks: Vec<OvaDisk<'_>> = twice
+                    .iter()
+                    .zip(&names)
+                    .map(|(disk, file)| OvaDisk { disk, file: file.clone() })
+                    .collect();
+                let more: &[(&str, &[u8])] = if with_vm { &[(&name, &vm)] } else { &[] };
+                let mut sink = sink();
+                let done = stream_ova(&machine, &disks, &stem, more, &mut sink, &options, &mut watch);
+                drop(disks);
+                let sums: Vec<Sums> = twice.iter().map(Twice::sums).collect();
+                Ok((done.map(|_| sums), Sums::default(), sink))
+            })
+            .await?;
+        let disks = job.disks.iter().zip(&sums).zip(&files).map(|((disk, sums), file)| {
+            let size = disk.source.size();
+            let data = (sums.0.len() as u64 * crate::sums::CHUNK).min(size);
+            DiskReport::new(&disk.volume.name, file, size, data, sums)
+        });
+        let report =
+            Report { source: job.source.clone(), disks: disks.collect(), warnings, ..Report::default() };
+        Ok((report, length))
+    }
 }
 
 /// A disk that is fetched again from the start when it is read again from the start.
@@ -148,14 +284,17 @@ pub(super) struct Twice {
 impl Twice {
     /// The disks of a job.
     pub fn all(job: &Job, settings: &Settings, stop: &CancellationToken) -> Vec<Self> {
-        let disks = job.disks.iter().map(|disk| Self {
+        job.disks.iter().map(|disk| Self::of(disk, settings, stop)).collect()
+    }
+
+    fn of(disk: &ExportDisk, settings: &Settings, stop: &CancellationToken) -> Self {
+        Self {
             disk: disk.clone(),
             window: settings.window.clone(),
             runtime: tokio::runtime::Handle::current(),
             pass: parking_lot::Mutex::default(),
             stop: stop.clone(),
-        });
-        disks.collect()
+        }
     }
 
     fn pass(&self, offset: u64, begin: bool) -> Arc<Prefetch> {

@@ -55,7 +55,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn small(&self, name: &str, content: Vec<u8>) -> Result<()> {
-        self.store.put(&self.store.location.key(name), content.into()).await
+        self.store.put(&self.store.key(name), content.into()).await
     }
 
     async fn sink(&self, key: &str, most: u64) -> Result<PartSink> {
@@ -77,7 +77,7 @@ impl Work<'_> {
 
     async fn disk(&self, job: &Job, disk: &super::ExportDisk, report: &mut Report) -> Result<()> {
         let name = format!("{}-{}.{}", job.name, disk.volume.name, self.settings.target.extension());
-        let key = self.store.location.key(&name);
+        let key = self.store.key(&name);
         let size = disk.source.size();
         let mut sink = self.sink(&key, size).await?;
         let volume = disk.volume.name.clone();
@@ -133,7 +133,7 @@ impl Work<'_> {
 
     async fn ova(&self, job: &Job, report: &mut Report) -> Result<()> {
         let name = format!("{}.ova", job.name);
-        let key = self.store.location.key(&name);
+        let key = self.store.key(&name);
         let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
         machine.name.clone_from(&job.name);
         let mut files = Vec::new();

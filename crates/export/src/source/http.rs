@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -40,11 +41,30 @@ const EXPLANATION: usize = 500;
 /// An HTTP client.
 pub type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
+/// An HTTP client whose bodies come piece by piece.
+pub type Piped = Client<HttpsConnector<HttpConnector>, UnsyncBoxBody<Bytes, std::io::Error>>;
+
 /// A client that trusts the certificates of a PEM text, or the system's when it is empty.
 ///
 /// # Errors
 /// When there is no usable certificate.
 pub fn client(ca: &str) -> Result<Http> {
+    client_of(ca)
+}
+
+/// The same for bodies that come piece by piece.
+///
+/// # Errors
+/// As [`client`].
+pub fn piped_client(ca: &str) -> Result<Piped> {
+    client_of(ca)
+}
+
+fn client_of<B>(ca: &str) -> Result<Client<HttpsConnector<HttpConnector>, B>>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let failed = |error: &dyn std::error::Error| Error::Request(format!("setting up TLS: {}", chain(error)));
     let builder = hyper_rustls::HttpsConnectorBuilder::new();

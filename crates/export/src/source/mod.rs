@@ -2,6 +2,7 @@
 
 mod file;
 pub mod http;
+pub mod snapshot;
 pub mod vmexport;
 
 use std::ops::Range;

@@ -53,7 +53,7 @@ impl Location {
                 (endpoint, region.unwrap_or("us-east-1".into()))
             }
             "gs" => (Some("https://storage.googleapis.com".into()), "auto".into()),
-            _ => return Err(wrong("only s3:// and gs:// stores are known; other places take a pipe")),
+            _ => return Err(wrong("only s3://, gs:// and az:// stores are known")),
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {

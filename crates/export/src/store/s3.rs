@@ -2,42 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use quick_xml::events::Event;
 
+use super::request;
 use super::sigv4::{Signable, encode, query, sign};
-use super::{Credentials, Location};
+use super::{Credentials, Location, Part};
 use crate::error::chain;
-use crate::retry::pause;
-use crate::source::http::{Http, body, client, refusal};
+use crate::source::http::{Http, client};
 use crate::sums::{hex, sha256};
 use crate::{Error, Result};
 
-/// How often a request is tried.
-const TRIES: u32 = 6;
-/// The largest answer in XML that is read.
-const MAX_ANSWER: usize = 4 << 20;
-/// A large part may take this long to be taken.
-const UPLOAD: Duration = Duration::from_mins(10);
-
-/// A part of an upload that the store has.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Part {
-    /// What the store calls its content; it is given back at the end.
-    pub tag: String,
-    /// Its SHA-256, in base64, when the store keeps one.
-    pub sha256: Option<String>,
-}
-
-/// A store.
-pub struct Store {
+/// A store that speaks the S3 protocol.
+pub struct S3 {
     http: Http,
     /// Where.
     pub location: Location,
@@ -47,9 +29,9 @@ pub struct Store {
     now: fn() -> String,
 }
 
-impl std::fmt::Debug for Store {
+impl std::fmt::Debug for S3 {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Store").field("location", &self.location).finish_non_exhaustive()
+        out.debug_struct("S3").field("location", &self.location).finish_non_exhaustive()
     }
 }
 
@@ -62,7 +44,7 @@ struct Call<'a> {
     what: String,
 }
 
-impl Store {
+impl S3 {
     /// A store at a location.
     ///
     /// # Errors
@@ -76,34 +58,8 @@ impl Store {
         format!("{}/{key}", self.location.bucket)
     }
 
-    /// Sends a request, again if that may help; the answer is a success, or an error.
     async fn call(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
-        let mut failures = 0;
-        loop {
-            let outcome = match tokio::time::timeout(UPLOAD, self.once(call)).await {
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
-                Ok(Ok(response)) => {
-                    let status = response.status();
-                    let error = refusal(&call.what, response).await;
-                    // Wrong keys and missing buckets do not get better.
-                    let passing = status.is_server_error()
-                        || matches!(status.as_u16(), 408 | 429)
-                        || matches!(&error, Error::Answer { wrong, .. } if wrong.contains("RequestTimeout"));
-                    if !passing {
-                        return Err(error);
-                    }
-                    error
-                }
-                Ok(Err(error)) => error,
-                Err(_) => Error::Connection { what: call.what.clone(), wrong: "it takes too long".into() },
-            };
-            failures += 1;
-            if failures >= TRIES || !outcome.is_passing() {
-                return Err(outcome);
-            }
-            tracing::debug!(error = %outcome, failures, "trying again");
-            tokio::time::sleep(pause(failures, call.body.len() as u64)).await;
-        }
+        request::call(&call.what, call.body.len() as u64, || self.once(call)).await
     }
 
     async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
@@ -140,10 +96,7 @@ impl Store {
 
     async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>> {
         let response = self.call(call).await?;
-        let text = body(&call.what, response.into_body(), MAX_ANSWER).await?;
-        let answer = |wrong: String| Error::Answer { what: call.what.clone(), wrong, again: false };
-        let text = std::str::from_utf8(&text).map_err(|_| answer("the answer is no text".into()))?;
-        let elements = elements(text).map_err(|wrong| answer(format!("the answer is no XML: {wrong}")))?;
+        let elements = request::xml(&call.what, response).await?;
         // CompleteMultipartUpload may answer 200 and fail in the body.
         let code = elements.iter().find(|(name, _)| name == "Error" || name == "Code");
         if let Some((_, code)) = code {
@@ -289,24 +242,7 @@ impl Store {
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         let what = format!("looking at {}", self.describe(key));
         let call = Call { method: Method::HEAD, key, query: &[], headers: &[], body: Bytes::new(), what };
-        let mut failures = 0;
-        let response = loop {
-            match self.once(&call).await {
-                Ok(response) if response.status().is_server_error() && failures < TRIES => {}
-                Err(error) if error.is_passing() && failures < TRIES => {}
-                outcome => break outcome?,
-            }
-            failures += 1;
-            tokio::time::sleep(pause(failures, 0)).await;
-        };
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => {
-                let length = response.headers().get("content-length").and_then(|value| value.to_str().ok());
-                Ok(length.and_then(|text| text.parse().ok()))
-            }
-            _ => Err(refusal(&call.what, response).await),
-        }
+        request::size(&call.what, || self.once(&call)).await
     }
 
     /// Reads a part of an object.
@@ -316,83 +252,50 @@ impl Store {
     pub async fn read(&self, key: &str, start: u64, length: u64) -> Result<Bytes> {
         let what = format!("reading {}", self.describe(key));
         let headers = [("range", format!("bytes={start}-{}", start + length - 1))];
-        let wanted = usize::try_from(length).unwrap_or(usize::MAX);
-        let mut failures = 0;
+        let call = Call { method: Method::GET, key, query: &[], headers: &headers, body: Bytes::new(), what };
+        request::read(&call.what, length, || self.call(&call)).await
+    }
+
+    /// The keys that begin with a prefix.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        let (mut out, mut token) = (Vec::new(), String::new());
         loop {
-            let what = what.clone();
-            let call =
-                Call { method: Method::GET, key, query: &[], headers: &headers, body: Bytes::new(), what };
-            let response = self.call(&call).await?;
-            match body(&call.what, response.into_body(), wanted).await {
-                Ok(data) if data.len() == wanted => return Ok(data),
-                Err(error) if failures >= TRIES => return Err(error),
-                Ok(data) if failures >= TRIES => {
-                    let wrong = format!("{} bytes came instead of {wanted}", data.len());
-                    return Err(Error::Answer { what: call.what, wrong, again: false });
-                }
-                _ => failures += 1,
+            let mut query = vec![("list-type", "2"), ("prefix", prefix)];
+            if !token.is_empty() {
+                query.push(("continuation-token", &token));
             }
-            tokio::time::sleep(pause(failures, start)).await;
+            let what = format!("listing {}", self.describe(prefix));
+            let call =
+                Call { method: Method::GET, key: "", query: &query, headers: &[], body: Bytes::new(), what };
+            let mut next = String::new();
+            for (name, text) in self.xml(&call).await? {
+                match name.as_str() {
+                    "Key" => out.push(text),
+                    "NextContinuationToken" => next = text,
+                    _ => {}
+                }
+            }
+            if next.is_empty() || out.len() > request::MOST_KEYS {
+                return Ok(out);
+            }
+            token = next;
         }
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let what = format!("removing {}", self.describe(key));
+        let call = Call { method: Method::DELETE, key, query: &[], headers: &[], body: Bytes::new(), what };
+        self.call(&call).await.map(|_| ())
     }
 }
 
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
-}
-
-/// The elements that hold text, in order; an element that holds none is there with an empty one.
-fn elements(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
-    let mut reader = quick_xml::Reader::from_str(text);
-    let (mut out, mut open): (Vec<(String, String)>, Vec<usize>) = (Vec::new(), Vec::new());
-    loop {
-        match reader.read_event().map_err(|error| error.to_string())? {
-            Event::Start(start) => {
-                open.push(out.len());
-                let name = start.name().0;
-                out.push((name.rsplit_once(':').map_or(name, |(_, name)| name).to_owned(), String::new()));
-            }
-            Event::End(_) => {
-                open.pop();
-            }
-            Event::Text(text) => {
-                if let Some((_, value)) = open.last().and_then(|at| out.get_mut(*at)) {
-                    value.push_str(text.xml10_content().trim());
-                }
-            }
-            Event::GeneralRef(reference) => {
-                let c = match &*reference {
-                    "quot" => '"',
-                    "amp" => '&',
-                    "lt" => '<',
-                    "gt" => '>',
-                    "apos" => '\'',
-                    other => {
-                        let found = reference.resolve_char_ref().ok().flatten();
-                        found.ok_or_else(|| format!("the entity `{other}` is not known"))?
-                    }
-                };
-                if let Some((_, value)) = open.last().and_then(|at| out.get_mut(*at)) {
-                    value.push(c);
-                }
-            }
-            Event::DocType(_) => return Err("it has a document type".into()),
-            Event::Eof => return Ok(out),
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
-mod tests {
-    use super::elements;
-
-    #[test]
-    fn answers_are_read_as_names_and_texts() {
-        let text = "<?xml version=\"1.0\"?><R xmlns=\"x\"><Part><ETag>&quot;ab&quot;</ETag></Part><E/></R>";
-        let found = elements(text).unwrap();
-        assert_eq!(found[2], ("ETag".to_owned(), "\"ab\"".to_owned()));
-        assert!(elements("<!DOCTYPE x><x/>").is_err());
-    }
 }

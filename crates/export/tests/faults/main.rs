@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod azure;
 mod s3;
 mod server;
+mod web;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -212,7 +214,8 @@ async fn store_case(seed: u64) -> (u32, u64) {
         if target == Target::Ova { "vm.ova".into() } else { format!("vm-root.{}", target.extension()) };
     let key = format!("backups/{name}");
     for attempt in 0..40 {
-        let store = Arc::new(export::store::Store::new(location.clone(), keys()).unwrap());
+        let store =
+            Arc::new(export::store::Store::from(export::store::S3::new(location.clone(), keys()).unwrap()));
         let settings = Settings { verify: true, ..settings(target, &dice, attempt) };
         let outcome = match job(&server).await {
             Ok(job) => to_store(&job, store, &settings, Arc::new(|_| {}), CancellationToken::new()).await,
@@ -263,7 +266,7 @@ async fn parts_that_a_store_has_are_not_sent_again() {
     let (backend, endpoint) = s3::Store::start(1, 0).await;
     let location = Location::parse(&format!("s3://bucket?endpoint={endpoint}"), &|_| None).unwrap();
     let keys = Credentials { id: "test".into(), secret: Secret("secret".into()), session: None };
-    let store = Arc::new(export::store::Store::new(location, keys).unwrap());
+    let store = Arc::new(export::store::Store::from(export::store::S3::new(location, keys).unwrap()));
     let stop = CancellationToken::new();
     let token = stop.clone();
     let listener: export::run::Listener = Arc::new(move |event| {

@@ -13,7 +13,7 @@ use crate::names::field;
 use crate::site::Site;
 use crate::text::candidates;
 use crate::wishes::Origin;
-use resolve::{Device, from_inventory, inventory, pool, resolve};
+use resolve::{Device, from_inventory, inventory, resolve};
 pub(crate) use wanted::{ParseError, parse};
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,12 @@ pub(crate) enum Error {
         "PCI address {address} exists more than once: {devices}; name the node, as in {{\"address\":\"{address}\",\"node\":\"…\"}}, or the device"
     )]
     Ambiguous { address: PciAddress, devices: String },
+    #[error(
+        "PCI device {address} of node {node} is a {selector}, which permittedHostDevices of the KubeVirt CR does not permit (permitted: {permitted}); an administrator can permit it: virt-steward devices permit {address} --node {node}"
+    )]
+    SelectorNotPermitted { address: PciAddress, node: String, selector: String, permitted: String },
+    #[error("no guest can have PCI device {address} of node {node}: {reason}")]
+    NotFree { address: PciAddress, node: String, reason: String },
     #[error("there is no PCIDevice `{name}`; PCIDevices: {devices}; permitted resource names: {permitted}")]
     NoDevice { name: String, devices: String, permitted: String },
     #[error(
@@ -96,7 +102,7 @@ pub(crate) fn plan(context: &Context<'_>) -> Result<Plan, Error> {
         devices.push(device);
     }
     plan.applied = devices.iter().map(|device| device.shown.as_str()).collect::<Value>().to_string();
-    warn_of_pools(context, &devices, &mut plan.warnings);
+    warn_of_pools(&devices, &mut plan.warnings);
     add_group_mates(context, &mut devices)?;
     if devices.len() > max {
         return Err(Error::TooMany { wanted: devices.len(), max });
@@ -122,15 +128,17 @@ fn is_same(one: &Device<'_>, other: &Device<'_>) -> bool {
 }
 
 /// KubeVirt hands out any device of a resource name.
-fn warn_of_pools(context: &Context<'_>, devices: &[Device<'_>], warnings: &mut Vec<String>) {
-    for device in devices.iter().filter(|device| device.inventory.is_some()) {
-        let count = pool(context, &device.resource);
-        if count > 1 {
-            warnings.push(format!(
-                "{} is one of {count} devices of {}, any of them may be given; set disableResourcePooling on its PCIDeviceClaim",
-                device.shown, device.resource
-            ));
-        }
+fn warn_of_pools(devices: &[Device<'_>], warnings: &mut Vec<String>) {
+    for device in devices.iter().filter(|device| device.pool > 1) {
+        let remedy = if device.inventory.is_some() {
+            "; set disableResourcePooling on its PCIDeviceClaim"
+        } else {
+            ""
+        };
+        warnings.push(format!(
+            "{} is one of {} devices of {}, any of them may be given{remedy}",
+            device.shown, device.pool, device.resource
+        ));
     }
 }
 

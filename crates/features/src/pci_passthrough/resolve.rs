@@ -1,8 +1,10 @@
 //! From what is asked for to a permitted resource: Harvester's inventory, then the
-//! administrator's map, then the permitted devices themselves. KubeVirt selects devices by
-//! vendor and product, never by address, so an address alone says nothing to it.
+//! administrator's map, then what node agents found, then the permitted devices themselves.
+//! KubeVirt selects devices by vendor and product, never by address, so an address alone says
+//! nothing to it.
 
 use kubevirt::PciAddress;
+use kubevirt::inventory::{Host, PciFunction};
 
 use super::Error;
 use super::wanted::{Wanted, What};
@@ -25,6 +27,8 @@ pub(crate) struct Device<'a> {
     pub(crate) inventory: Option<&'a PciDevice>,
     /// No other device can be meant by the resource name, or none is known to.
     pub(crate) is_single: bool,
+    /// How many devices are known to have the resource name; 0: nothing is known.
+    pub(crate) pool: usize,
 }
 
 /// Finds the device that is meant.
@@ -58,8 +62,15 @@ pub(crate) fn from_inventory<'a>(
         return Err(Error::NoResource(device.name.clone()));
     }
     let resource = permitted(context, &device.resource_name, true)?;
-    let is_single = pool(context, &device.resource_name) <= 1;
-    Ok(Device { name: device.name.clone(), resource, shown, inventory: Some(device), is_single })
+    let pool = pool(context, &device.resource_name);
+    Ok(Device {
+        name: device.name.clone(),
+        resource,
+        shown,
+        inventory: Some(device),
+        is_single: pool <= 1,
+        pool,
+    })
 }
 
 /// How many devices of the inventory have the resource name.
@@ -83,6 +94,7 @@ fn by_address<'a>(
             shown: address.to_string(),
             inventory: None,
             is_single: true,
+            pool: 0,
         });
     }
     let landable = context.landable()?;
@@ -116,7 +128,7 @@ fn by_address<'a>(
     // way round
     mapped.sort_by_key(|(on, _)| on.is_some() != node.is_some());
     match &mapped[..] {
-        [] => Err(unresolved(context, address)),
+        [] => by_host(context, address, is_possible),
         [(on, resource), rest @ ..]
             if on.is_none() || node.is_some() || rest.iter().all(|(_, other)| other == resource) =>
         {
@@ -126,6 +138,7 @@ fn by_address<'a>(
                 shown: address.to_string(),
                 inventory: None,
                 is_single: false,
+                pool: 0,
             })
         }
         several => {
@@ -144,7 +157,76 @@ fn by_resource<'a>(context: &Context<'a>, name: &str) -> Result<Device<'a>, Erro
         is_single: pool(context, &resource) <= 1,
         resource,
         inventory: None,
+        pool: 0,
     })
+}
+
+/// A device that node agents found. Its resource is the permitted one of its vendor and product; it must
+/// be VFIO's, and so must the others of its IOMMU group, or no guest can have it.
+fn by_host<'a>(
+    context: &Context<'a>,
+    address: PciAddress,
+    is_possible: impl Fn(&str) -> bool,
+) -> Result<Device<'a>, Error> {
+    let hosts = context.cluster.hosts.as_deref().unwrap_or_default();
+    let at_address = |host: &'a Host| {
+        host.pci_devices
+            .iter()
+            .find(|device| device.address.parse() == Ok(address))
+            .map(|device| (host, device))
+    };
+    let found: Vec<(&Host, &PciFunction)> =
+        hosts.iter().filter(|host| is_possible(&host.node)).filter_map(at_address).collect();
+    let Some((_, first)) = found.first() else { return Err(unresolved(context, address)) };
+    if found.iter().any(|(_, other)| other.selector() != first.selector()) {
+        let devices = found.iter().map(|(host, device)| format!("{} on {}", device.selector(), host.node));
+        return Err(Error::Ambiguous { address, devices: candidates(devices) });
+    }
+    let selector = first.selector();
+    let mut permitted = context.permitted().into_iter().flatten();
+    let permitted =
+        permitted.find(|known| known.selector.is_some_and(|one| one.eq_ignore_ascii_case(&selector)));
+    let node = found[0].0.node.clone();
+    let Some(permitted) = permitted else {
+        return Err(Error::SelectorNotPermitted {
+            address,
+            node,
+            selector,
+            permitted: permitted_names(context),
+        });
+    };
+    // one of them is enough: KubeVirt finds the node that has it
+    let mut obstacles = found.iter().map(|(host, device)| obstacle(host, device));
+    if let Some(reason) = obstacles.clone().next().flatten().filter(|_| obstacles.all(|one| one.is_some())) {
+        return Err(Error::NotFree { address, node, reason });
+    }
+    let all = hosts.iter().flat_map(|host| &host.pci_devices);
+    let pool = all.filter(|device| device.selector() == selector).count();
+    Ok(Device {
+        name: format!("pci-{}", address.dashed()),
+        resource: permitted.resource_name.to_owned(),
+        shown: address.to_string(),
+        inventory: None,
+        is_single: pool <= 1,
+        pool,
+    })
+}
+
+/// Why a guest cannot have a device of a host.
+fn obstacle(host: &Host, device: &PciFunction) -> Option<String> {
+    if device.iommu_group.is_empty() {
+        return Some("it has no IOMMU group; switch the IOMMU on in firmware and kernel".to_owned());
+    }
+    if !device.is_free() {
+        return Some(format!("its driver is {}; bind it to vfio-pci", device.driver));
+    }
+    let mut held = host.mates(device).filter(|mate| !mate.is_free()).peekable();
+    held.peek()?;
+    let mates = candidates(held.map(|mate| format!("{} ({})", mate.address, mate.driver)));
+    Some(format!(
+        "others of its IOMMU group {} are in use: {mates}; bind them to vfio-pci too",
+        device.iommu_group
+    ))
 }
 
 fn by_name<'a>(context: &Context<'a>, name: &str) -> Result<Device<'a>, Error> {
@@ -179,9 +261,16 @@ fn unresolved(context: &Context<'_>, address: PciAddress) -> Error {
     let devices = inventory(context).iter().map(|device| format!("{} ({})", device.address, device.name));
     let mapped = &context.config.pci_passthrough.address_map;
     let mapped = mapped.iter().map(|(address, resource)| format!("{address} ({resource})"));
+    let hosts = context.cluster.hosts.iter().flatten();
+    let found = hosts.flat_map(|host| {
+        host.pci_devices
+            .iter()
+            .filter(|device| device.driver == kubevirt::inventory::VFIO)
+            .map(|device| &device.address)
+    });
     Error::NoAddress {
         address,
-        devices: candidates(devices.chain(mapped)),
+        devices: candidates(devices.chain(mapped).chain(found.cloned())),
         permitted: permitted_names(context),
     }
 }

@@ -155,7 +155,27 @@ pub struct PolicyFacts {
     /// By `namespace/name`.
     pub exceptions: BTreeMap<String, Exception>,
     /// What VMs have, by namespace and name.
-    pub usage: BTreeMap<String, BTreeMap<String, Usage>>,
+    pub usage: BTreeMap<String, BTreeMap<String, Counted>>,
+    /// What instancetypes give, by `namespace/name`, or `name` for cluster instancetypes.
+    pub instancetypes: BTreeMap<String, Given>,
+}
+
+/// What one VM has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Counted {
+    /// Of its own.
+    pub own: Usage,
+    /// The key of the instancetype that gives it more.
+    pub instancetype: Option<String>,
+}
+
+/// The devices that an instancetype gives.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Given {
+    /// Resource names of all devices.
+    pub devices: Vec<String>,
+    /// How many of them are GPUs.
+    pub gpus: usize,
 }
 
 /// A document that is not a policy, or not one that can be read.
@@ -171,6 +191,9 @@ impl PolicyFacts {
     /// Takes in a policy or an exception. True: it was one.
     pub fn add(&mut self, object: &Value) -> Result<bool, PolicyError> {
         let text = |path: &[&str]| at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        if text(&["apiVersion"]).starts_with("instancetype.kubevirt.io/") {
+            self.give(object);
+        }
         if text(&["apiVersion"]) != API_VERSION {
             return Ok(false);
         }
@@ -198,13 +221,36 @@ impl PolicyFacts {
         Ok(true)
     }
 
+    /// Takes in an instancetype.
+    fn give(&mut self, object: &Value) {
+        let text = |path: &[&str]| at(object, path).and_then(Value::as_str);
+        let Some(name) = text(&["metadata", "name"]) else { return };
+        let key = match text(&["kind"]) {
+            Some("VirtualMachineClusterInstancetype") => name.to_owned(),
+            Some("VirtualMachineInstancetype") => {
+                format!("{}/{name}", text(&["metadata", "namespace"]).unwrap_or("default"))
+            }
+            _ => return,
+        };
+        self.instancetypes.insert(key, rules::given(object.get("spec").unwrap_or(&Value::Null)));
+    }
+
     /// Counts a VM, or what it has now.
     pub fn count(&mut self, namespace: &str, name: &str, machine: &Value) {
-        let usage = usage(machine);
-        if usage == Usage::default() {
+        let counted = Counted { own: usage(machine), instancetype: rules::instancetype(machine, namespace) };
+        if counted == Counted::default() {
             self.forget(namespace, name);
         } else {
-            self.usage.entry(namespace.to_owned()).or_default().insert(name.to_owned(), usage);
+            self.usage.entry(namespace.to_owned()).or_default().insert(name.to_owned(), counted);
+        }
+    }
+
+    /// What a VM has, with what its instancetype gives.
+    fn total(&self, counted: &Counted) -> Usage {
+        let given = counted.instancetype.as_ref().and_then(|key| self.instancetypes.get(key));
+        Usage {
+            devices: counted.own.devices + given.map_or(0, |given| given.devices.len()),
+            gpus: counted.own.gpus + given.map_or(0, |given| given.gpus),
         }
     }
 
@@ -213,6 +259,13 @@ impl PolicyFacts {
         if let Some(machines) = self.usage.get_mut(namespace) {
             machines.remove(name);
         }
+    }
+
+    /// Whether some policy is about devices, which instancetypes may give.
+    pub fn minds_devices(&self) -> bool {
+        self.policies
+            .values()
+            .any(|policy| policy.spec.devices.is_some() || policy.spec.limits != Limits::default())
     }
 
     /// Whether some policy counts over a namespace.
@@ -224,9 +277,9 @@ impl PolicyFacts {
     }
 }
 
-/// How many devices a VM has.
+/// How many devices a VM has of its own.
 pub fn usage(machine: &Value) -> Usage {
-    let uses = Uses::of(machine);
+    let uses = Uses::of(machine, None);
     Usage { devices: uses.devices.len(), gpus: uses.gpus }
 }
 
@@ -258,20 +311,34 @@ pub struct PolicyVerdict {
     pub warnings: Vec<String>,
 }
 
-/// Evaluates all policies.
-pub fn evaluate(request: &PolicyRequest<'_>, facts: &PolicyFacts, nodes: Option<&[Node]>) -> PolicyVerdict {
+/// Evaluates all policies. Where none is in force, `availability` says what happens when no node can
+/// ever take the VM.
+pub fn evaluate(
+    request: &PolicyRequest<'_>,
+    facts: &PolicyFacts,
+    nodes: Option<&[Node]>,
+    availability: Availability,
+) -> PolicyVerdict {
     let mut verdict = PolicyVerdict::default();
     let mut denials = Vec::new();
-    let uses = Uses::of(request.object);
-    let before = request.old_object.map(Uses::of);
-    let in_force = facts.policies.values().filter(|policy| is_for(policy, request.namespace));
+    let mut in_force = facts.policies.values().filter(|policy| is_for(policy, request.namespace)).peekable();
+    let nowhere = nowhere(request, nodes);
+    if in_force.peek().is_none() {
+        match (availability, nowhere) {
+            (Availability::Ignore, _) | (_, None) => {}
+            (Availability::Deny, Some((text, true))) => denials.push(text),
+            (_, Some((text, _))) => verdict.warnings.push(text),
+        }
+        return finished(verdict, &denials);
+    }
+    let uses = Uses::of(request.object, Some((facts, request.namespace)));
+    let before = request.old_object.map(|old| Uses::of(old, Some((facts, request.namespace))));
     for policy in in_force {
         let mut found = findings(policy, request, &uses, before.as_ref(), facts);
         if policy.spec.availability != Availability::Ignore
-            && before.as_ref() != Some(&uses)
-            && let Some(obstacles) = nodes.and_then(|nodes| obstacles(request.object, nodes))
+            && let Some((text, is_new)) = &nowhere
         {
-            found.push(Finding { rule: "availability", text: sentence(&obstacles) });
+            found.push(Finding { rule: "availability", text: text.clone(), is_new: *is_new });
         }
         for finding in found {
             if let Some(exception) = excepted(facts, policy, request, finding.rule) {
@@ -281,6 +348,7 @@ pub fn evaluate(request: &PolicyRequest<'_>, facts: &PolicyFacts, nodes: Option<
                 continue;
             }
             let warns = policy.spec.mode == Mode::Audit
+                || !finding.is_new
                 || (finding.rule == "availability" && policy.spec.availability == Availability::Warn);
             let kind = if policy.namespace.is_some() { "policy" } else { "cluster policy" };
             let text = format!("{kind} `{}`: {}", policy.name, finding.text);
@@ -291,12 +359,30 @@ pub fn evaluate(request: &PolicyRequest<'_>, facts: &PolicyFacts, nodes: Option<
             }
         }
     }
+    finished(verdict, &denials)
+}
+
+fn finished(mut verdict: PolicyVerdict, denials: &[String]) -> PolicyVerdict {
     verdict.warnings.truncate(MAX_WARNINGS);
     for warning in &mut verdict.warnings {
         *warning = clip(warning, MAX_WARNING);
     }
     verdict.denial = (!denials.is_empty()).then(|| denials.join("; "));
     verdict
+}
+
+/// What is said when no node can take the VM, and whether this request makes it so. An update that leaves
+/// the template alone is not looked at.
+fn nowhere(request: &PolicyRequest<'_>, nodes: Option<&[Node]>) -> Option<(String, bool)> {
+    const TEMPLATE: [&str; 3] = ["spec", "template", "spec"];
+    let is_same = |old: &Value| at(old, &TEMPLATE) == at(request.object, &TEMPLATE);
+    if request.old_object.is_some_and(is_same) {
+        return None;
+    }
+    let nodes = nodes?;
+    let found = obstacles(request.object, nodes)?;
+    let was_so = request.old_object.is_some_and(|old| obstacles(old, nodes).is_some());
+    Some((sentence(&found), !was_so))
 }
 
 fn is_for(policy: &Policy, namespace: &str) -> bool {

@@ -2,11 +2,14 @@
 
 use serde_json::Value;
 
-use super::{Policy, PolicyFacts, PolicyRequest, Usage, is_listed};
+use super::{Counted, Given, Policy, PolicyFacts, PolicyRequest, Usage, is_listed};
+use crate::facts::Need;
 use crate::feature::Feature;
 use crate::hook_list;
 use crate::json::at;
+use crate::launcher;
 use crate::names::field;
+use crate::record::{MANAGED, Record};
 use crate::site::HOOK_SIDECARS;
 use crate::text::candidates;
 
@@ -16,6 +19,14 @@ pub(super) struct Finding {
     pub(super) rule: &'static str,
     /// What and what instead.
     pub(super) text: String,
+    /// This request brings it about; what was so before is a warning.
+    pub(super) is_new: bool,
+}
+
+impl Finding {
+    fn new(rule: &'static str, text: String) -> Self {
+        Self { rule, text, is_new: true }
+    }
 }
 
 /// What of a VM policies are about.
@@ -27,12 +38,13 @@ pub(super) struct Uses {
     pub(super) gpus: usize,
     /// Images of hook sidecars.
     pub(super) images: Vec<String>,
-    /// Features that are asked for by annotation or label.
+    /// Features that are asked for by annotation or label, or that were given for cloud-init's sake.
     pub(super) features: Vec<&'static str>,
 }
 
 impl Uses {
-    pub(super) fn of(machine: &Value) -> Self {
+    /// What a VM uses; with facts and its namespace, also what its instancetype gives.
+    pub(super) fn of(machine: &Value, types: Option<(&PolicyFacts, &str)>) -> Self {
         let spec = at(machine, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
         let list = |name: &str| {
             at(spec, &["domain", "devices", name]).and_then(Value::as_array).map_or(&[][..], Vec::as_slice)
@@ -42,8 +54,14 @@ impl Uses {
             "" => format!("claim/{}", field(entry, "claimName")),
             resource => resource.to_owned(),
         };
-        let hooks = at(machine, &["spec", "template", "metadata", "annotations", HOOK_SIDECARS]);
-        let hooks = hooks.and_then(|text| hook_list::entries(text.as_str()?).ok()).unwrap_or_default();
+        let hooks = [HOOK_SIDECARS, launcher::HOOKS].into_iter().flat_map(|key| {
+            let text = at(machine, &["spec", "template", "metadata", "annotations", key]);
+            text.and_then(|text| hook_list::entries(text.as_str()?).ok()).unwrap_or_default()
+        });
+        // an entry without an image runs the one that is set
+        let images = hooks.map(|hook| field(&hook, "image").to_owned()).filter(|image| !image.is_empty());
+        let given =
+            types.and_then(|(facts, namespace)| facts.instancetypes.get(&instancetype(machine, namespace)?));
         let keys = |section: &str| {
             at(machine, &["metadata", section]).and_then(Value::as_object).into_iter().flatten()
         };
@@ -53,13 +71,34 @@ impl Uses {
                     && value.as_str().is_some_and(|text| crate::wishes::truth(text) != Some(false))
             })
         };
+        let record = at(machine, &["metadata", "annotations", MANAGED]).and_then(Value::as_str);
+        let record = record.and_then(|text| Record::parse(text).ok()).unwrap_or_default();
+        let is_used = |feature: &Feature| is_asked(feature) || !record.additions(*feature).is_empty();
+        let own = list("hostDevices").iter().chain(gpus).map(shown);
         Self {
-            devices: list("hostDevices").iter().chain(gpus).map(shown).collect(),
-            gpus: gpus.len(),
-            images: hooks.iter().map(|hook| field(hook, "image").to_owned()).collect(),
-            features: Feature::ALL.into_iter().filter(is_asked).map(Feature::name).collect(),
+            devices: own.chain(given.into_iter().flat_map(|given| given.devices.clone())).collect(),
+            gpus: gpus.len() + given.map_or(0, |given| given.gpus),
+            images: images.collect(),
+            features: Feature::ALL.into_iter().filter(is_used).map(Feature::name).collect(),
         }
     }
+}
+
+/// The key of a VM's instancetype.
+pub(super) fn instancetype(machine: &Value, namespace: &str) -> Option<String> {
+    match crate::instancetype::need(machine)? {
+        Need::Instancetype(name) => Some(format!("{namespace}/{name}")),
+        Need::ClusterInstancetype(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The devices that an instancetype gives.
+pub(super) fn given(spec: &Value) -> Given {
+    let list = |name: &str| at(spec, &[name]).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let gpus = list("gpus");
+    let names = list("hostDevices").iter().chain(gpus).map(|entry| field(entry, "deviceName").to_owned());
+    Given { devices: names.collect(), gpus: gpus.len() }
 }
 
 /// The resource names of a VM's devices.
@@ -93,7 +132,7 @@ pub(super) fn findings(
         };
         if rules.peek().is_some() && !rules.any(may) {
             let text = format!("`{}` may not use {feature}", request.user);
-            findings.push(Finding { rule: "features", text });
+            findings.push(Finding::new("features", text));
         }
     }
     if let Some(allowed) = &spec.devices {
@@ -101,7 +140,7 @@ pub(super) fn findings(
             if !is_listed(device, &allowed.allow) {
                 let text =
                     format!("device `{device}` is not allowed; allowed: {}", candidates(&allowed.allow));
-                findings.push(Finding { rule: "devices", text });
+                findings.push(Finding::new("devices", text));
             }
         }
     }
@@ -112,7 +151,7 @@ pub(super) fn findings(
                     "image `{image}` of a hook sidecar is not allowed; allowed: {}",
                     candidates(&allowed.allow)
                 );
-                findings.push(Finding { rule: "images", text });
+                findings.push(Finding::new("images", text));
             }
         }
     }
@@ -137,8 +176,12 @@ fn limits<'a>(
     let old =
         before.map_or(Usage::default(), |before| Usage { devices: before.devices.len(), gpus: before.gpus });
     let others = facts.usage.get(request.namespace).into_iter().flatten();
-    let others = others.filter(|(name, _)| *name != request.name).fold(Usage::default(), |sum, (_, one)| {
-        Usage { devices: sum.devices + one.devices, gpus: sum.gpus + one.gpus }
+    let others = others
+        .filter(|(name, _)| *name != request.name)
+        .map(|(_, counted): (_, &Counted)| facts.total(counted));
+    let others = others.fold(Usage::default(), |sum, one| Usage {
+        devices: sum.devices + one.devices,
+        gpus: sum.gpus + one.gpus,
     });
     [
         (limits.devices_per_vm, own.devices, old.devices, 0, "devices", "of a VM"),
@@ -160,10 +203,7 @@ fn limits<'a>(
         // a VM that takes no more than it had is not held up by a limit that came later
         (total > limit && own > old).then(|| {
             let rest = if others > 0 { format!(" ({others} are other VMs')") } else { String::new() };
-            Finding {
-                rule: "limits",
-                text: format!("{total} {what} {whose}{rest}, at most {limit} are allowed"),
-            }
+            Finding::new("limits", format!("{total} {what} {whose}{rest}, at most {limit} are allowed"))
         })
     })
 }

@@ -95,15 +95,20 @@ fn check_content(config_map: &Value, key: &str) -> Result<(), ConfigMapError> {
         let keys = crate::text::candidates(section("binaryData").into_iter().flat_map(|data| data.keys()));
         return Err(ConfigMapError::NoKey { key: key.to_owned(), keys });
     };
-    // the header is at the start; decoding a whole megabyte would be the slowest part of admission
-    let start = rom::HEADER.div_ceil(3) * 4;
-    let start = STANDARD.decode(&encoded.as_bytes()[..encoded.len().min(start)]);
-    let start = start.map_err(|_| ConfigMapError::Base64(key.to_owned()))?;
-    let length = encoded.trim_end_matches('=').len() / 4 * 3
-        + (encoded.trim_end_matches('=').len() % 4).saturating_sub(1);
+    let (start, length) = start(encoded, key)?;
     rom::check_start(&start, length)
         .map(drop)
         .map_err(|reason| ConfigMapError::Rom { key: key.to_owned(), reason })
+}
+
+/// The start of a ROM, in which its first image is described, and the length of the whole. Decoding a
+/// megabyte would be the slowest part of admission.
+pub(crate) fn start(encoded: &str, key: &str) -> Result<(Vec<u8>, usize), ConfigMapError> {
+    let start = rom::HEADER.div_ceil(3) * 4;
+    let start = STANDARD.decode(&encoded.as_bytes()[..encoded.len().min(start)]);
+    let start = start.map_err(|_| ConfigMapError::Base64(key.to_owned()))?;
+    let digits = encoded.trim_end_matches('=').len();
+    Ok((start, digits / 4 * 3 + (digits % 4).saturating_sub(1)))
 }
 
 fn is_dns_label(name: &str) -> bool {

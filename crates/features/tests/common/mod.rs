@@ -119,7 +119,7 @@ pub fn cluster() -> ClusterFacts {
     ClusterFacts {
         nodes: Some(vec![amd("a")]),
         kubevirt: Some(kubevirt(&["HostDevices", "Sidecar"], &[A10, NIC])),
-        pci_devices: None,
+        ..ClusterFacts::default()
     }
 }
 
@@ -128,7 +128,8 @@ pub fn rom() -> Vec<u8> {
     let mut rom = vec![0; 512];
     rom[..3].copy_from_slice(&[0x55, 0xaa, 1]);
     rom[0x18] = 0x1c;
-    rom[0x1c..0x20].copy_from_slice(b"PCIR");
+    // for the devices of `kubevirt()`
+    rom[0x1c..0x24].copy_from_slice(b"PCIR\xde\x10\x36\x22");
     rom[0x1c + 0x10] = 1;
     rom[0x1c + 0x15] = 0x80;
     rom

@@ -5,7 +5,7 @@
 use crate::arguments::Device;
 use crate::domain::{Domain, NoDevice};
 
-use super::{Splice, attribute};
+use super::{Splice, append, attribute};
 
 /// The ROM that a host device shall have.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,23 +21,15 @@ impl RomBar {
     pub(super) fn splice(&self, domain: &Domain<'_>) -> Result<Option<Splice>, NoDevice> {
         let device = domain.find(&self.device)?;
         let text = format!("<rom bar='on' file='{}'/>", attribute(&self.file));
-        let range = match device.child("rom") {
+        match device.child("rom") {
             Some(rom) => {
                 let is_ours = rom.attributes().len() == 2
                     && rom.attribute("bar") == Some("on")
                     && rom.attribute("file") == Some(&self.file);
-                if is_ours {
-                    return Ok(None);
-                }
-                rom.range()
+                Ok((!is_ours).then(|| Splice { range: rom.range(), text }))
             }
-            None => match device.end(domain.text()) {
-                Some(end) => end..end,
-                // a device that was found has a child, and so a closing tag
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(Splice { range, text }))
+            None => Ok(Some(append(domain.text(), device.node(), &text))),
+        }
     }
 }
 

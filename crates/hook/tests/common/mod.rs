@@ -15,10 +15,17 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A sound BIOS ROM of 512 bytes for AMD (`1002:1638`).
 pub fn amd_rom(mark: u8) -> Vec<u8> {
+    rom_for(0x1002, 0x1638, mark)
+}
+
+/// The same for any vendor and device.
+pub fn rom_for(vendor: u16, device: u16, mark: u8) -> Vec<u8> {
     let mut rom = vec![0_u8; 512];
     rom[..3].copy_from_slice(&[0x55, 0xaa, 1]);
     rom[0x18] = 0x1c;
-    rom[0x1c..0x24].copy_from_slice(b"PCIR\x02\x10\x38\x16");
+    rom[0x1c..0x20].copy_from_slice(b"PCIR");
+    rom[0x20..0x22].copy_from_slice(&vendor.to_le_bytes());
+    rom[0x22..0x24].copy_from_slice(&device.to_le_bytes());
     rom[0x2c] = 1;
     rom[0x31] = 0x80;
     rom[0x100] = mark;
@@ -35,16 +42,22 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts the program with a ROM for each device, as the container `hook-sidecar-0`.
     pub async fn start(devices: &[&str], rom: &[u8]) -> Self {
+        Self::start_with("vbios", devices, rom, &[]).await
+    }
+
+    /// The same with another job and more arguments.
+    pub async fn start_with(job: &str, devices: &[&str], rom: &[u8], more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let given = tempfile::tempdir().unwrap();
         let rom_path = given.path().join("vbios.rom");
         std::fs::write(&rom_path, rom).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_virt-steward-hook"));
-        command.arg("vbios");
+        command.arg(job);
         for device in devices {
             command.arg("--rom").arg(format!("{device}={}", rom_path.display()));
         }
         let child = command
+            .args(more)
             .env("CONTAINER_NAME", "hook-sidecar-0")
             .env("HOOK_DIRECTORY", directory.path())
             .stderr(Stdio::null())

@@ -10,7 +10,7 @@ mod read;
 mod write;
 
 pub use header::{Compression, Header};
-pub use read::Qcow2Disk;
+pub use read::{Backing as BackingDisk, Qcow2Disk};
 pub(crate) use write::{Qcow2Encoder, Qcow2Writer};
 
 /// Bit 63 of an L1 or L2 entry: the refcount is exactly one.

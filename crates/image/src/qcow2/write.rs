@@ -5,10 +5,10 @@ use std::io::{Seek, SeekFrom, Write};
 
 use flate2::{Compress, FlushCompress, Status};
 
-use super::{COMPRESSED, COPIED, Compression, Header, OFFSET_MASK, sectors_shift};
-use crate::pipeline::{Chunk, Encode};
+use super::{COMPRESSED, COPIED, Compression, Header, OFFSET_MASK, ZERO, sectors_shift};
+use crate::pipeline::{Chunk, Encode, Encoded};
 use crate::resume::{Place, Placement, Resume};
-use crate::{Error, Result, is_zero};
+use crate::{Backing, Error, Result, is_zero};
 
 /// The window that QEMU inflates with (`block/qcow2-threads.c`, `inflateInit2(-12)`).
 const WINDOW_BITS: u8 = 12;
@@ -18,7 +18,6 @@ pub(crate) struct Qcow2Encoder {
     method: Method,
     cluster_size: usize,
     padded: Vec<u8>,
-    compressed: bool,
 }
 
 enum Method {
@@ -36,9 +35,9 @@ impl Qcow2Encoder {
                 let level = flate2::Compression::new(level);
                 Method::Deflate(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
             }
-            Compression::Zstd => Method::Zstd(zstd_compressor(level.unwrap_or(3))?),
+            Compression::Zstd => Method::Zstd(zstd_compressor(level.unwrap_or(1))?),
         };
-        Ok(Self { method, cluster_size, padded: Vec::new(), compressed: false })
+        Ok(Self { method, cluster_size, padded: Vec::new() })
     }
 }
 
@@ -51,44 +50,54 @@ fn zstd_compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
 }
 
 impl Encode for Qcow2Encoder {
-    fn encode(&mut self, offset: u64, data: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.compressed = false;
+    fn encode(&mut self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Encoded> {
         if is_zero(data) {
-            return Ok(None);
+            return Ok(Encoded::Zeros);
         }
-        self.padded.clear();
-        self.padded.extend_from_slice(data);
-        self.padded.resize(self.cluster_size, 0);
-        let packed = match &mut self.method {
-            Method::Plain => None,
-            Method::Deflate(deflate) => deflate_one(deflate, &self.padded, offset)?,
+        if matches!(self.method, Method::Plain) {
+            return Ok(Encoded::Same);
+        }
+        let data = if data.len() == self.cluster_size {
+            data
+        } else {
+            self.padded.clear();
+            self.padded.extend_from_slice(data);
+            self.padded.resize(self.cluster_size, 0);
+            &self.padded
+        };
+        let start = out.len();
+        let fits = match &mut self.method {
+            Method::Plain => false,
+            Method::Deflate(deflate) => deflate_one(deflate, data, offset, out)?,
             Method::Zstd(compressor) => {
-                let mut out = vec![0; zstd::zstd_safe::compress_bound(self.cluster_size)];
+                out.resize(start + zstd::zstd_safe::compress_bound(self.cluster_size), 0);
                 let length = compressor
-                    .compress_to_buffer(&self.padded, &mut out)
+                    .compress_to_buffer(data, &mut out[start..])
                     .map_err(|error| Error::Compress { offset, why: error.to_string() })?;
-                out.truncate(length);
-                Some(out)
+                out.truncate(start + length);
+                length < self.cluster_size
             }
         };
-        let packed = packed.filter(|packed| packed.len() < self.cluster_size);
-        self.compressed = packed.is_some();
-        Ok(Some(packed.unwrap_or_else(|| self.padded.clone())))
-    }
-
-    fn compressed(&self) -> bool {
-        self.compressed
+        if !fits {
+            out.truncate(start);
+            return Ok(Encoded::Same);
+        }
+        Ok(Encoded::Packed)
     }
 }
 
-/// `None` when the result would not be smaller than the cluster.
-fn deflate_one(deflate: &mut Compress, data: &[u8], offset: u64) -> Result<Option<Vec<u8>>> {
+/// Whether the result is smaller than the cluster; it stands at the end of `out`.
+fn deflate_one(deflate: &mut Compress, data: &[u8], offset: u64, out: &mut Vec<u8>) -> Result<bool> {
     deflate.reset();
-    let mut out = Vec::with_capacity(data.len());
+    let start = out.len();
+    out.resize(start + data.len(), 0);
     let status = deflate
-        .compress_vec(data, &mut out, FlushCompress::Finish)
+        .compress(data, &mut out[start..], FlushCompress::Finish)
         .map_err(|error| Error::Compress { offset, why: error.to_string() })?;
-    Ok((status == Status::StreamEnd).then_some(out))
+    let length = usize::try_from(deflate.total_out()).unwrap_or(usize::MAX);
+    let fits = status == Status::StreamEnd && length < data.len();
+    out.truncate(start + length.min(data.len()));
+    Ok(fits)
 }
 
 /// Places clusters and keeps the maps.
@@ -101,6 +110,7 @@ pub(crate) struct Qcow2Writer<W> {
     cursor: u64,
     l2: Vec<Option<Vec<u64>>>,
     refcounts: Vec<u16>,
+    backing: Option<Backing>,
 }
 
 impl<W: Write + Seek> Qcow2Writer<W> {
@@ -122,9 +132,38 @@ impl<W: Write + Seek> Qcow2Writer<W> {
             cursor: cluster,
             l2: vec![None; tables],
             refcounts: Vec::new(),
+            backing: None,
         };
         writer.count(0, cluster)?;
         Ok(writer)
+    }
+
+    /// Builds on another image: what did not change is not in this one.
+    pub(crate) fn over(mut self, backing: Option<Backing>) -> Self {
+        self.backing = backing;
+        self
+    }
+
+    /// Clusters that changed and hold no data are zeros now, whatever the backing file says.
+    fn note_zeros(&mut self) -> Result<()> {
+        let changed = self.backing.as_ref().map(|backing| backing.changed.clone()).unwrap_or_default();
+        let clusters = self.size.div_ceil(1 << self.cluster_bits);
+        for range in changed.into_iter().filter(|range| range.start < range.end) {
+            let last = ((range.end - 1) >> self.cluster_bits).min(clusters.saturating_sub(1));
+            for cluster in range.start >> self.cluster_bits..=last {
+                if self.entry(cluster) == 0 {
+                    self.note(cluster, ZERO)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, guest: u64) -> u64 {
+        let per_table = 1_u64 << (self.cluster_bits - 3);
+        let table = usize::try_from(guest / per_table).ok().and_then(|table| self.l2.get(table)?.as_ref());
+        let within = usize::try_from(guest % per_table).unwrap_or(usize::MAX);
+        table.and_then(|table| table.get(within).copied()).unwrap_or(0)
     }
 
     /// Goes on where a run broke off: with the maps that its placements make, behind what it stored.
@@ -176,12 +215,31 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         Ok(())
     }
 
-    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        let Some(data) = &chunk.encoded else { return Ok(None) };
-        let entry = if chunk.compressed { self.append_packed(data)? } else { self.append_plain(data)? };
-        let index = chunk.offset >> self.cluster_bits;
-        self.note(index, entry)?;
-        Ok(Some(Placement { index, entry }))
+    fn append(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()> {
+        let first = chunk.offset >> self.cluster_bits;
+        let (entry, count) = if chunk.compressed {
+            (self.append_packed(chunk.data)?, 1)
+        } else {
+            self.append_plain(chunk.data)?
+        };
+        for number in 0..count {
+            let (index, entry) = (first + number, entry + (number << self.cluster_bits));
+            self.note(index, entry)?;
+            placed.push(Placement { index, entry });
+        }
+        Ok(())
+    }
+
+    /// Makes room for plain clusters that somebody else writes; answers where.
+    pub(crate) fn reserve(&mut self, offset: u64, length: u64) -> Result<u64> {
+        let start = self.cursor.next_multiple_of(1 << self.cluster_bits);
+        self.cursor = start + length.next_multiple_of(1 << self.cluster_bits);
+        self.count(start, self.cursor)?;
+        for number in 0..(self.cursor - start) >> self.cluster_bits {
+            let at = number << self.cluster_bits;
+            self.note((offset >> self.cluster_bits) + number, COPIED | (start + at))?;
+        }
+        Ok(start)
     }
 
     fn append_packed(&mut self, data: &[u8]) -> Result<u64> {
@@ -194,12 +252,14 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         Ok(COMPRESSED | (extra << sectors_shift(self.cluster_bits)) | start)
     }
 
-    fn append_plain(&mut self, data: &[u8]) -> Result<u64> {
+    /// Stores clusters in a row; answers the entry of the first, and how many they are.
+    fn append_plain(&mut self, data: &[u8]) -> Result<(u64, u64)> {
         self.align()?;
         let start = self.cursor;
         self.write(data, "clusters")?;
+        self.align()?;
         self.count(start, self.cursor)?;
-        Ok(COPIED | start)
+        Ok((COPIED | start, (self.cursor - start) >> self.cluster_bits))
     }
 
     fn write(&mut self, data: &[u8], what: &'static str) -> Result<()> {
@@ -212,6 +272,9 @@ impl<W: Write + Seek> Qcow2Writer<W> {
     fn align(&mut self) -> Result<()> {
         let cluster = 1_u64 << self.cluster_bits;
         let gap = self.cursor.next_multiple_of(cluster) - self.cursor;
+        if gap == 0 {
+            return Ok(());
+        }
         let zeros = vec![0; usize::try_from(gap).unwrap_or(0)];
         self.write(&zeros, "clusters")
     }
@@ -230,6 +293,8 @@ impl<W: Write + Seek> Qcow2Writer<W> {
 
     /// Writes the tables and the header; answers the length of the file.
     pub(crate) fn finish(mut self) -> Result<u64> {
+        self.note_zeros()?;
+        self.sink.seek(SeekFrom::Start(self.cursor)).map_err(Error::write("L2 tables"))?;
         let mut l1 = Vec::with_capacity(self.l2.len());
         for table in std::mem::take(&mut self.l2) {
             l1.push(match table {
@@ -249,6 +314,7 @@ impl<W: Write + Seek> Qcow2Writer<W> {
             refcount_table_clusters,
             compression: self.compression,
             snapshots: 0,
+            backing: self.backing.take().map(|backing| (backing.file, backing.format.name().to_owned())),
         };
         self.sink.seek(SeekFrom::Start(0)).map_err(Error::write("header"))?;
         self.sink.write_all(&header.to_bytes()).map_err(Error::write("header"))?;
@@ -286,8 +352,8 @@ impl<W: Write + Seek> Qcow2Writer<W> {
 }
 
 impl<W: Write + Seek> Place for Qcow2Writer<W> {
-    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        self.append(chunk)
+    fn put(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()> {
+        self.append(chunk, placed)
     }
 
     fn flush(&mut self) -> Result<u64> {

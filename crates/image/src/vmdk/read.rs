@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::header::{AT_END, Header, le32, le64};
 use super::{MAX_SECTORS, SECTOR, SECTOR_LEN, TABLE_ENTRIES, TABLE_LEN, descriptor};
@@ -24,6 +24,20 @@ pub struct VmdkDisk {
     descriptor: String,
     /// The grain tables; `None`: nothing but zeros. A directory may name one table many times.
     tables: Vec<Option<Table>>,
+    spare: Mutex<Vec<Scratch>>,
+}
+
+/// What it takes to inflate grains, used again and again.
+struct Scratch {
+    packed: Vec<u8>,
+    plain: Vec<u8>,
+    inflate: libdeflater::Decompressor,
+}
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Scratch")
+    }
 }
 
 impl VmdkDisk {
@@ -46,7 +60,7 @@ impl VmdkDisk {
             return Err(Error::vmdk("its capacity is over 2 TiB"));
         }
         let tables = read_tables(&*file, &header)?;
-        Ok(Self { file, header, descriptor: text, tables })
+        Ok(Self { file, header, descriptor: text, tables, spare: Mutex::default() })
     }
 
     /// What the header (or the footer) says.
@@ -70,7 +84,7 @@ impl VmdkDisk {
         table.and_then(Option::as_ref).and_then(|table| table.get(within).copied()).unwrap_or(0)
     }
 
-    fn read_grain(&self, index: u64, skip: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read_grain(&self, index: u64, skip: u64, buffer: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         let at = u64::from(self.grain(index)) * SECTOR;
         if at <= SECTOR {
             buffer.fill(0);
@@ -80,14 +94,27 @@ impl VmdkDisk {
             let got = read_up_to(&*self.file, at + skip, buffer)?;
             return if got == buffer.len() { Ok(()) } else { Err(past_the_end(at + skip, buffer.len())) };
         }
-        let plain = self.inflate(index, at)?;
+        let size = usize::try_from(self.grain_size()).unwrap_or(usize::MAX);
+        let Scratch { packed, plain, inflate } = scratch;
+        if buffer.len() == size {
+            return self.inflate(index, at, buffer, (packed, inflate));
+        }
+        plain.resize(size, 0);
+        self.inflate(index, at, plain, (packed, inflate))?;
         let start = usize::try_from(skip).unwrap_or(usize::MAX);
         let part = start.checked_add(buffer.len()).and_then(|end| plain.get(start..end));
         buffer.copy_from_slice(part.ok_or_else(|| past_the_end(at, buffer.len()))?);
         Ok(())
     }
 
-    fn inflate(&self, index: u64, at: u64) -> Result<Vec<u8>> {
+    /// Fills `plain`, which has the size of a grain.
+    fn inflate(
+        &self,
+        index: u64,
+        at: u64,
+        plain: &mut [u8],
+        (packed, inflate): (&mut Vec<u8>, &mut libdeflater::Decompressor),
+    ) -> Result<()> {
         let damaged = |why: &str| {
             Error::vmdk(format!("the grain at guest offset {} is damaged: {why}", index * self.grain_size()))
         };
@@ -98,22 +125,18 @@ impl VmdkDisk {
         if le64(&front, 0) != index * self.header.grain_sectors {
             return Err(damaged("its marker names another grain"));
         }
-        let size = usize::try_from(self.grain_size()).unwrap_or(usize::MAX);
         let length = le32(&front, 8) as usize;
-        if length > 2 * size {
+        if length > plain.len().saturating_mul(2) {
             return Err(damaged("its compressed size is out of range"));
         }
-        let mut packed = vec![0; length];
-        if read_up_to(&*self.file, at + 12, &mut packed)? < length {
+        packed.resize(length, 0);
+        if read_up_to(&*self.file, at + 12, packed)? < length {
             return Err(damaged("it lies behind the end of the file"));
         }
-        let mut plain = vec![0; size];
-        let got = libdeflater::Decompressor::new()
-            .zlib_decompress(&packed, &mut plain)
-            .map_err(|error| damaged(&error.to_string()))?;
+        let got = inflate.zlib_decompress(packed, plain).map_err(|error| damaged(&error.to_string()))?;
         // The last grain may hold just what is left of the disk.
         plain[got..].fill(0);
-        Ok(plain)
+        Ok(())
     }
 }
 
@@ -179,14 +202,21 @@ impl Disk for VmdkDisk {
         end.ok_or_else(|| past_the_end(offset, buffer.len()))?;
         let mut at = offset;
         let mut rest = buffer;
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = spare.unwrap_or_else(|| Scratch {
+            packed: Vec::new(),
+            plain: Vec::new(),
+            inflate: libdeflater::Decompressor::new(),
+        });
         while !rest.is_empty() {
             let skip = at % self.grain_size();
             let length = (self.grain_size() - skip).min(rest.len() as u64);
             let (now, later) = rest.split_at_mut(usize::try_from(length).unwrap_or(usize::MAX));
-            self.read_grain(at / self.grain_size(), skip, now)?;
+            self.read_grain(at / self.grain_size(), skip, now, &mut scratch)?;
             at += length;
             rest = later;
         }
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         Ok(())
     }
 

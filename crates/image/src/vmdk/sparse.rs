@@ -59,17 +59,34 @@ impl<W: Write + Seek> SparseWriter<W> {
         Ok(())
     }
 
-    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        let Some(data) = &chunk.encoded else { return Ok(None) };
-        let index = chunk.offset / GRAIN;
-        let grain = usize::try_from(index).unwrap_or(usize::MAX);
-        let entry = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
-        self.grains[grain] = entry;
+    /// Makes room for grains that somebody else writes; answers where, in bytes.
+    pub(crate) fn reserve(&mut self, offset: u64, length: u64) -> Result<u64> {
+        let start = self.cursor;
+        for number in 0..length.div_ceil(GRAIN) {
+            let entry = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
+            let slot = usize::try_from(offset / GRAIN + number).ok().and_then(|at| self.grains.get_mut(at));
+            *slot.ok_or_else(|| Error::resume("a grain lies behind the disk"))? = entry;
+            self.cursor += GRAIN_SECTORS;
+        }
+        Ok(start * SECTOR)
+    }
+
+    fn append(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()> {
+        let data = chunk.data;
         self.sink.write_all(data).map_err(Error::write("grains"))?;
-        let gap = GRAIN_LEN - data.len();
-        self.sink.write_all(&vec![0; gap]).map_err(Error::write("grains"))?;
-        self.cursor += GRAIN_SECTORS;
-        Ok(Some(Placement { index, entry: entry.into() }))
+        let gap = data.len().next_multiple_of(GRAIN_LEN) - data.len();
+        if gap > 0 {
+            self.sink.write_all(&vec![0; gap]).map_err(Error::write("grains"))?;
+        }
+        let first = chunk.offset / GRAIN;
+        for index in first..first + data.len().div_ceil(GRAIN_LEN) as u64 {
+            let grain = usize::try_from(index).unwrap_or(usize::MAX);
+            let entry = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
+            self.grains[grain] = entry;
+            self.cursor += GRAIN_SECTORS;
+            placed.push(Placement { index, entry: entry.into() });
+        }
+        Ok(())
     }
 
     /// Writes header, descriptor and both copies of the tables; answers the length of the file.
@@ -107,8 +124,8 @@ impl<W: Write + Seek> SparseWriter<W> {
 }
 
 impl<W: Write + Seek> Place for SparseWriter<W> {
-    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        self.append(chunk)
+    fn put(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()> {
+        self.append(chunk, placed)
     }
 
     fn flush(&mut self) -> Result<u64> {

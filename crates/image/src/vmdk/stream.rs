@@ -8,7 +8,7 @@ use super::{
     DESCRIPTOR_SECTORS, GRAIN, GRAIN_LEN, GRAIN_SECTORS, MAX_SECTORS, SECTOR, SECTOR_LEN, TABLE_ENTRIES,
     TABLE_LEN, TABLE_SECTORS,
 };
-use crate::pipeline::{Chunk, Encode};
+use crate::pipeline::{Chunk, Encode, Encoded};
 use crate::resume::{Place, Placement, Resume};
 use crate::{Error, Result, is_zero};
 
@@ -30,27 +30,29 @@ impl GrainEncoder {
 }
 
 impl Encode for GrainEncoder {
-    fn encode(&mut self, offset: u64, data: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn encode(&mut self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Encoded> {
         if is_zero(data) {
-            return Ok(None);
+            return Ok(Encoded::Zeros);
         }
-        self.padded.clear();
-        self.padded.extend_from_slice(data);
-        self.padded.resize(GRAIN_LEN, 0);
-        let mut out = vec![0; 12 + self.compressor.zlib_compress_bound(self.padded.len())];
+        let data = if data.len() == GRAIN_LEN {
+            data
+        } else {
+            self.padded.clear();
+            self.padded.extend_from_slice(data);
+            self.padded.resize(GRAIN_LEN, 0);
+            &self.padded
+        };
+        let start = out.len();
+        out.resize(start + 12 + self.compressor.zlib_compress_bound(data.len()), 0);
         let length = self
             .compressor
-            .zlib_compress(&self.padded, &mut out[12..])
+            .zlib_compress(data, &mut out[start + 12..])
             .map_err(|error| Error::Compress { offset, why: error.to_string() })?;
-        out[..8].copy_from_slice(&(offset / SECTOR).to_le_bytes());
-        out[8..12].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        out.truncate(12 + length);
-        out.resize(out.len().next_multiple_of(SECTOR_LEN), 0);
-        Ok(Some(out))
-    }
-
-    fn compressed(&self) -> bool {
-        true
+        out[start..start + 8].copy_from_slice(&(offset / SECTOR).to_le_bytes());
+        out[start + 8..start + 12].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        out.truncate(start + 12 + length);
+        out.resize(start + (12 + length).next_multiple_of(SECTOR_LEN), 0);
+        Ok(Encoded::Packed)
     }
 }
 
@@ -118,8 +120,7 @@ impl<W: Write> StreamWriter<W> {
         if self.cursor > MAX_SECTORS { Err(too_large(self.cursor * SECTOR)) } else { Ok(()) }
     }
 
-    fn append(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        let Some(data) = &chunk.encoded else { return Ok(None) };
+    fn append(&mut self, chunk: &Chunk<'_>) -> Result<Placement> {
         let grain = chunk.offset / GRAIN;
         let index = usize::try_from(grain / TABLE_ENTRIES).unwrap_or(usize::MAX);
         if self.table.as_ref().is_some_and(|(current, _)| *current != index) {
@@ -128,8 +129,8 @@ impl<W: Write> StreamWriter<W> {
         let at = u32::try_from(self.cursor).map_err(|_| too_large(self.cursor * SECTOR))?;
         let (_, entries) = self.table.get_or_insert_with(|| (index, vec![0; TABLE_LEN]));
         entries[usize::try_from(grain % TABLE_ENTRIES).unwrap_or(0)] = at;
-        self.write(data, "grains")?;
-        Ok(Some(Placement { index: grain, entry: at.into() }))
+        self.write(chunk.data, "grains")?;
+        Ok(Placement { index: grain, entry: at.into() })
     }
 
     fn finish_table(&mut self) -> Result<()> {
@@ -155,8 +156,9 @@ impl<W: Write> StreamWriter<W> {
 }
 
 impl<W: Write> Place for StreamWriter<W> {
-    fn put(&mut self, chunk: &Chunk) -> Result<Option<Placement>> {
-        self.append(chunk)
+    fn put(&mut self, chunk: &Chunk<'_>, placed: &mut Vec<Placement>) -> Result<()> {
+        placed.push(self.append(chunk)?);
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<u64> {

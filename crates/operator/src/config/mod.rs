@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use args::OperatorArgs;
 pub use sections::{
-    FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Server,
-    Telemetry, Tls, TlsSource,
+    Exports, FailurePolicy, Hotplug, Kubernetes, LogFormat, LogLevel, Register, RegisterMode, Resize, Rest,
+    RestAuth, Server, Telemetry, Tls, TlsSource,
 };
 
 /// Environment variable names are asked for one at a time, so that tests bring their own.
@@ -50,6 +50,10 @@ pub struct Config {
     pub resize: Resize,
     /// The guard and the gate of hotplugged volumes.
     pub hotplug: Hotplug,
+    /// Export jobs.
+    pub exports: Exports,
+    /// Operations on VMs over REST.
+    pub rest: Rest,
     /// The cluster it works for.
     pub kubernetes: Kubernetes,
     /// Logs, metrics, traces.
@@ -203,6 +207,16 @@ impl Config {
         }
         if self.server.max_concurrent_requests == 0 || self.server.max_connections == 0 {
             return invalid("server", "maxConcurrentRequests and maxConnections must be at least 1");
+        }
+        if self.rest.auth == RestAuth::Token
+            && (self.rest.client_ca_file.is_some() || !self.rest.audiences.is_empty())
+        {
+            return invalid("rest", "clientCaFile and audiences go with auth: impersonate");
+        }
+        if let Some(address) = &self.rest.prometheus
+            && let Err(error) = provider::cluster::Prometheus::parse(address)
+        {
+            return invalid("rest.prometheus", &format!("{}; {}", error.wrong, error.remedy));
         }
         if let Err(problem) = value::bind_address(&self.telemetry.metrics_bind_address) {
             return invalid("telemetry.metricsBindAddress", &problem);

@@ -244,6 +244,70 @@ impl Hotplug {
     }
 }
 
+/// Export jobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Exports {
+    /// `VMExportJobs` are carried out.
+    pub enabled: bool,
+    /// The image of their pods: of this very program.
+    pub image: String,
+    /// `IfNotPresent`, `Always` or `Never`.
+    pub image_pull_policy: String,
+}
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self { enabled: false, image: "virt-steward".into(), image_pull_policy: "IfNotPresent".into() }
+    }
+}
+
+/// How callers of the REST service are told apart.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestAuth {
+    /// Their bearer tokens go to the API server as they came. Needs no right.
+    #[default]
+    Token,
+    /// Tokens are reviewed and certificates verified here, and callers are impersonated. Needs the right to
+    /// impersonate.
+    Impersonate,
+}
+
+/// Operations on VMs over REST.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rest {
+    /// Whether they are served.
+    pub enabled: bool,
+    /// HTTPS port; 0 lets the system choose.
+    pub port: u16,
+    /// Where it listens.
+    pub bind_address: IpAddr,
+    /// How callers are told apart.
+    pub auth: RestAuth,
+    /// With `auth: impersonate`: the audiences that a token must be for; none: the API server's own.
+    pub audiences: Vec<String>,
+    /// With `auth: impersonate`: a PEM file with the authorities of client certificates.
+    pub client_ca_file: Option<PathBuf>,
+    /// A Prometheus that scrapes KubeVirt: a URL, or a Service as `[https:]NAMESPACE/NAME[:PORT]`.
+    pub prometheus: Option<String>,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            port: 8444,
+            bind_address: IpAddr::from([0, 0, 0, 0]),
+            auth: RestAuth::Token,
+            audiences: Vec::new(),
+            client_ca_file: None,
+            prometheus: None,
+        }
+    }
+}
+
 /// The cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use features::{ClusterFacts, Node, PciDevice};
+use kubevirt::inventory::Host;
 use serde_json::Value;
 
 /// What a watch saw, already cut down to what decides.
@@ -36,6 +37,18 @@ pub enum Change {
     Claim(String, bool),
     /// One claim is gone.
     ClaimGone(String),
+    /// What all node agents found, after a list; `None`: there is no such kind.
+    Hosts(Option<Vec<Host>>),
+    /// What one node agent found.
+    Host(Host),
+    /// The inventory of one node is gone.
+    HostGone(String),
+    /// The names of all Plugins, after a list; `None`: there is no such kind.
+    Plugins(Option<Vec<String>>),
+    /// One Plugin.
+    Plugin(String),
+    /// One Plugin is gone.
+    PluginGone(String),
 }
 
 /// The one writer's own knowledge, beside the facts that it publishes.
@@ -49,7 +62,16 @@ impl Index {
     /// Whether `change` says anything that `facts` do not already say.
     pub fn is_news(&self, facts: &ClusterFacts, change: &Change) -> bool {
         match change {
-            Change::Nodes(_) | Change::KubeVirts(_) | Change::Devices(_) | Change::Claims(_) => true,
+            Change::Nodes(_)
+            | Change::KubeVirts(_)
+            | Change::Devices(_)
+            | Change::Claims(_)
+            | Change::Hosts(_)
+            | Change::Plugins(_) => true,
+            Change::Host(host) => find(facts.hosts.as_deref(), &host.node, |h| &h.node) != Some(host),
+            Change::HostGone(name) => find(facts.hosts.as_deref(), name, |h| &h.node).is_some(),
+            Change::Plugin(name) => find(facts.plugins.as_deref(), name, |p| p).is_none(),
+            Change::PluginGone(name) => find(facts.plugins.as_deref(), name, |p| p).is_some(),
             Change::Node(node) => find(facts.nodes.as_deref(), &node.name, |n| &n.name) != Some(node),
             Change::NodeGone(name) => find(facts.nodes.as_deref(), name, |n| &n.name).is_some(),
             Change::KubeVirt(key, value) => self.kubevirts.get(key) != Some(value),
@@ -110,6 +132,22 @@ impl Index {
                 set_claimed(facts, &name, false);
                 self.claims.remove(&name);
             }
+            Change::Hosts(all) => {
+                facts.hosts = all.map(|mut hosts| {
+                    hosts.sort_by(|a, b| a.node.cmp(&b.node));
+                    hosts
+                });
+            }
+            Change::Host(host) => put(facts.hosts.get_or_insert_default(), host, |h| &h.node),
+            Change::HostGone(name) => remove(facts.hosts.as_mut(), &name, |h| &h.node),
+            Change::Plugins(all) => {
+                facts.plugins = all.map(|mut names| {
+                    names.sort();
+                    names
+                });
+            }
+            Change::Plugin(name) => put(facts.plugins.get_or_insert_default(), name, |p| p),
+            Change::PluginGone(name) => remove(facts.plugins.as_mut(), &name, |p| p),
         }
     }
 
@@ -214,6 +252,30 @@ mod tests {
             Change::ClaimGone("a".into()),
         ]);
         assert!(!facts.pci_devices.unwrap()[0].passthrough_enabled);
+    }
+
+    #[test]
+    fn inventories_and_plugins_come_and_go() {
+        let host = |node: &str| Host { node: node.into(), ..Host::default() };
+        let mut changed = host("a");
+        changed.iommu = true;
+        let (facts, news) = run(vec![
+            Change::Hosts(Some(vec![host("b"), host("a")])),
+            Change::Host(host("a")),
+            Change::Host(changed.clone()),
+            Change::HostGone("b".into()),
+            Change::Plugins(Some(vec![])),
+            Change::Plugin("virt-steward".into()),
+            Change::Plugin("virt-steward".into()),
+            Change::Plugin("a".into()),
+            Change::PluginGone("a".into()),
+            Change::PluginGone("a".into()),
+        ]);
+        assert_eq!(news, [true, false, true, true, true, true, false, true, true, false]);
+        assert_eq!(facts.hosts, Some(vec![changed]));
+        assert_eq!(facts.plugins, Some(vec!["virt-steward".to_owned()]));
+        let (facts, _) = run(vec![Change::Host(host("a")), Change::Hosts(None), Change::Plugins(None)]);
+        assert_eq!((facts.hosts, facts.plugins), (None, None));
     }
 
     #[test]

@@ -25,6 +25,13 @@ const KINDS: [(&str, &str); 3] = [
     ("ClusterFeaturePolicy", "clusterfeaturepolicies"),
     ("FeaturePolicyException", "featurepolicyexceptions"),
 ];
+/// Kinds of instancetypes and their plurals.
+const TYPES: [(&str, &str); 2] = [
+    ("VirtualMachineInstancetype", "virtualmachineinstancetypes"),
+    ("VirtualMachineClusterInstancetype", "virtualmachineclusterinstancetypes"),
+];
+/// The version of instancetypes that is watched.
+const TYPES_VERSION: &str = "instancetype.kubevirt.io/v1beta1";
 /// How often it is looked whether VMs have to be counted, beside changes of policies.
 const RECHECK: Duration = Duration::from_mins(1);
 
@@ -46,7 +53,7 @@ impl Policies {
         if let Err(error) = self.facts.write().add(object) {
             tracing::error!(%error, "policy");
         }
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     fn remove(&self, kind: &str, key: &str) {
@@ -56,7 +63,7 @@ impl Policies {
             _ => drop(facts.policies.remove(key)),
         }
         drop(facts);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 }
 
@@ -74,6 +81,15 @@ pub fn spawn(client: &Client, policies: &Arc<Policies>, stop: &CancellationToken
             })
         })
         .collect();
+    tasks.extend(TYPES.into_iter().map(|(kind, plural)| {
+        let (client, policies, stop) = (client.clone(), Arc::clone(policies), stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow_types(client, kind, plural, &policies) => {}
+            }
+        })
+    }));
     let (client, policies, stop) = (client.clone(), Arc::clone(policies), stop.clone());
     tasks.push(tokio::spawn(async move {
         tokio::select! {
@@ -97,18 +113,21 @@ fn key(object: &DynamicObject) -> String {
     }
 }
 
+/// An object as the API server has it, with its kind, which items of a list do not carry.
+fn whole(object: &DynamicObject, api_version: &str, kind: &str) -> Value {
+    let mut value = object.data.clone();
+    value["apiVersion"] = api_version.into();
+    value["kind"] = kind.into();
+    value["metadata"] =
+        serde_json::json!({"name": object.metadata.name, "namespace": object.metadata.namespace});
+    value
+}
+
 async fn follow_policies(client: Client, kind: &str, plural: &str, policies: &Policies) {
     let (api, resource) = objects(client, API_VERSION, kind, plural);
     let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed: Vec<Value> = Vec::new();
-    let whole = |object: &DynamicObject| {
-        let mut value = object.data.clone();
-        value["apiVersion"] = API_VERSION.into();
-        value["kind"] = kind.into();
-        value["metadata"] =
-            serde_json::json!({"name": object.metadata.name, "namespace": object.metadata.namespace});
-        value
-    };
+    let whole = |object: &DynamicObject| whole(object, API_VERSION, kind);
     let mut is_told = false;
     while let Some(event) = events.next().await {
         match event {
@@ -138,6 +157,38 @@ async fn follow_policies(client: Client, kind: &str, plural: &str, policies: &Po
                 }
             }
         }
+    }
+}
+
+/// Follows what instancetypes give, while a policy is about devices.
+async fn follow_types(client: Client, kind: &str, plural: &str, policies: &Policies) {
+    let add = |object: &DynamicObject| policies.add(&whole(object, TYPES_VERSION, kind));
+    let is_own = |key: &str| key.contains('/') == (kind == "VirtualMachineInstancetype");
+    loop {
+        while !policies.read(PolicyFacts::minds_devices) {
+            let _ = tokio::time::timeout(RECHECK, policies.changed.notified()).await;
+        }
+        let (api, _) = objects(client.clone(), TYPES_VERSION, kind, plural);
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let mut listed: Vec<DynamicObject> = Vec::new();
+        while policies.read(PolicyFacts::minds_devices) {
+            let Ok(event) = tokio::time::timeout(RECHECK, events.next()).await else { continue };
+            match event {
+                None => break,
+                Some(Err(error)) => tracing::debug!(kind, %error, "instancetypes are not counted"),
+                Some(Ok(Event::Init)) => listed.clear(),
+                Some(Ok(Event::InitApply(object))) => listed.push(object),
+                Some(Ok(Event::InitDone)) => {
+                    policies.facts.write().instancetypes.retain(|key, _| !is_own(key));
+                    listed.drain(..).for_each(|object| add(&object));
+                }
+                Some(Ok(Event::Apply(object))) => add(&object),
+                Some(Ok(Event::Delete(object))) => {
+                    policies.facts.write().instancetypes.remove(&key(&object));
+                }
+            }
+        }
+        policies.facts.write().instancetypes.retain(|key, _| !is_own(key));
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::ClusterResourceScope;
 use kube::{Resource, ResourceExt};
+use kubevirt::inventory::Host;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -98,6 +99,13 @@ pub(super) fn device(object: &DynamicObject) -> PciDevice {
         iommu_group: status("iommuGroup"),
         passthrough_enabled: false,
     }
+}
+
+/// What a node agent found; one that cannot be read says nothing about its node.
+pub(super) fn host(object: &DynamicObject) -> Host {
+    let name = object.name_any();
+    let value = serde_json::json!({"metadata": {"name": name}, "status": object.data.get("status")});
+    Host::from_object(&value).unwrap_or(Host { node: name, ..Host::default() })
 }
 
 /// harvester/pcidevices v1beta1, `PCIDeviceClaim`.

@@ -20,6 +20,7 @@ use kube::core::GroupVersionKind;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_kind};
 use kube::{Api, Client, Resource};
+use kubevirt::inventory::{API_VERSION, KIND};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +82,14 @@ pub fn spawn(
     };
     let devices = harvester("pcidevices", "PCIDevice", "pcidevices");
     let claims = harvester("pcideviceclaims", "PCIDeviceClaim", "pcideviceclaims");
+    let absent_is_fine = |part, resource: &ApiResource| Source {
+        part,
+        api: Api::<DynamicObject>::all_with(client.clone(), resource),
+        absent: Absence::Fine,
+    };
+    let (group, version) = API_VERSION.split_once('/').unwrap_or_default();
+    let hosts = absent_is_fine("nodeinventories", &kind(group, version, KIND, "nodeinventories"));
+    let plugins = absent_is_fine("plugins", &kind("plugin.kubevirt.io", "v1alpha1", "Plugin", "plugins"));
     let follower = Follower { changes, readiness: Arc::clone(readiness) };
 
     let tasks = [
@@ -111,6 +120,20 @@ pub fn spawn(
             |all| Change::Devices(Some(all.iter().map(project::device).collect())),
             |object| Change::Device(project::device(&object)),
             |object| Change::DeviceGone(project::key(&object)),
+        )),
+        tokio::spawn(follower.clone().run(
+            hosts,
+            || Change::Hosts(None),
+            |all| Change::Hosts(Some(all.iter().map(project::host).collect())),
+            |object| Change::Host(project::host(&object)),
+            |object| Change::HostGone(project::key(&object)),
+        )),
+        tokio::spawn(follower.clone().run(
+            plugins,
+            || Change::Plugins(None),
+            |all| Change::Plugins(Some(all.iter().map(project::key).collect())),
+            |object| Change::Plugin(project::key(&object)),
+            |object| Change::PluginGone(project::key(&object)),
         )),
         tokio::spawn(follower.run(
             claims,

@@ -5,11 +5,16 @@
 //! (apply: no change on the server when nothing differs).
 
 mod hotplug;
+mod launcher;
 mod objects;
 mod resize;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use features::ClusterFacts;
+use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +38,8 @@ pub struct Registrar {
     reach: Reach,
     resizes: bool,
     hotplug: config::Hotplug,
+    /// What the cluster has, when launcher pods are to be registered for.
+    launchers: Option<Arc<ArcSwap<ClusterFacts>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +54,7 @@ struct RegisterError {
 impl Registrar {
     /// A registrar for one way to reach us.
     pub fn new(api: Raw, register: config::Register, reach: Reach) -> Self {
-        Self { api, register, reach, resizes: false, hotplug: config::Hotplug::default() }
+        Self { api, register, reach, resizes: false, hotplug: config::Hotplug::default(), launchers: None }
     }
 
     /// Registers the webhook of in-place resize as well.
@@ -61,6 +68,13 @@ impl Registrar {
     #[must_use]
     pub fn with_hotplug(mut self, hotplug: config::Hotplug) -> Self {
         self.hotplug = hotplug;
+        self
+    }
+
+    /// Registers the webhook for launcher pods as well, and our Plugin while KubeVirt takes Plugins.
+    #[must_use]
+    pub fn with_launchers(mut self, facts: Option<Arc<ArcSwap<ClusterFacts>>>) -> Self {
+        self.launchers = facts;
         self
     }
 
@@ -124,7 +138,62 @@ impl Registrar {
         if self.hotplug.guard || self.hotplug.gate {
             self.apply_hotplug(ca_bundle).await?;
         }
+        if let Some(facts) = &self.launchers {
+            self.apply_launchers(facts, ca_bundle).await?;
+        }
         Ok(())
+    }
+
+    /// The webhook first: a Plugin without it would keep VMs from starting. In a Service's cluster the
+    /// Plugin is the chart's, so that it goes with the release.
+    async fn apply_launchers(
+        &self,
+        facts: &ArcSwap<ClusterFacts>,
+        ca_bundle: Option<&str>,
+    ) -> Result<(), RegisterError> {
+        let name = launcher::name(&self.register);
+        let path = format!("{}/{name}", launcher::COLLECTION);
+        let kind = "MutatingWebhookConfiguration";
+        let failed = |verb: &'static str| {
+            let name = name.clone();
+            move |source| RegisterError { verb, kind, name, source }
+        };
+        let injected = match self.api.get(&path).await {
+            Ok(object) => is_injected(&object),
+            Err(error) if error.code() == Some(404) => false,
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let wanted = launcher::configuration(&self.register, &self.reach, ca_bundle.filter(|_| !injected));
+        self.api.apply(&path, &wanted).await.map_err(failed("apply"))?;
+        let takes_plugins = facts.load().kubevirt.as_ref().is_some_and(|kubevirt| {
+            feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS)
+        });
+        if takes_plugins && matches!(self.reach, Reach::Url(_)) {
+            let plugin = features::launcher::plugin();
+            let name = features::launcher::PLUGIN.to_owned();
+            let path = format!("{}/{name}", launcher::PLUGINS);
+            let failed = |source| RegisterError { verb: "apply", kind: "Plugin", name, source };
+            self.api.apply(&path, &plugin).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The Plugin first: while it is there KubeVirt waits for the hook, which the webhook adds.
+    async fn remove_launchers(&self) {
+        let ours = self.reach.client_config(crate::webhook::LAUNCHER);
+        let path = format!("{}/{}", launcher::COLLECTION, launcher::name(&self.register));
+        let Ok(object) = self.api.get(&path).await else { return };
+        if object["webhooks"][0]["clientConfig"]["url"] != ours["url"] {
+            return;
+        }
+        let plugin = format!("{}/{}", launcher::PLUGINS, features::launcher::PLUGIN);
+        for (path, guard) in [(plugin, json!({})), (path, json!({"uid": object["metadata"]["uid"]}))] {
+            match self.api.delete(&path, guard).await {
+                Ok(_) => tracing::info!(path, "removed"),
+                Err(error) if error.code() == Some(404) => {}
+                Err(error) => tracing::warn!(path, %error, "it stays behind"),
+            }
+        }
     }
 
     async fn apply_resize(&self, ca_bundle: Option<&str>) -> Result<(), RegisterError> {
@@ -201,6 +270,9 @@ impl Registrar {
         }
         if self.hotplug.guard || self.hotplug.gate {
             self.remove_hotplug().await;
+        }
+        if self.launchers.is_some() {
+            self.remove_launchers().await;
         }
         for kind in &KINDS {
             match self.remove_one(kind).await {

@@ -87,13 +87,19 @@ fn may_ask(object: &str) -> String {
     )
 }
 
-/// Whether a VM has devices, hook sidecars, or needs of nodes that policies look at.
+/// Whether a VM has devices, hooks, or needs of nodes, which policies and the question whether any node can take
+/// it are about.
 fn has_devices() -> String {
     let spec = "object.spec.template.spec";
+    let devices = format!(
+        "(has({spec}.domain.devices) && (has({spec}.domain.devices.hostDevices) || has({spec}.domain.devices.gpus)))"
+    );
+    let pages = format!("has({spec}.domain.memory) && has({spec}.domain.memory.hugepages)");
+    let domain = format!("(has({spec}.domain) && ({devices} || has({spec}.domain.cpu) || {pages}))");
+    let hooks = "(has(object.spec.template.metadata) && has(object.spec.template.metadata.annotations))";
     format!(
-        "(has(object.spec) && has(object.spec.template) && has({spec}) && has({spec}.domain) && \
-         ((has({spec}.domain.devices) && (has({spec}.domain.devices.hostDevices) || has({spec}.domain.devices.gpus))) || \
-         has({spec}.domain.cpu) || (has(object.spec.template.metadata) && has(object.spec.template.metadata.annotations))))"
+        "(has(object.spec) && (has(object.spec.instancetype) || (has(object.spec.template) && has({spec}) && \
+         (has({spec}.nodeSelector) || has({spec}.affinity) || {domain} || {hooks}))))"
     )
 }
 

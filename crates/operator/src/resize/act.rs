@@ -10,6 +10,14 @@ use super::observe::{Observed, Problem};
 use super::worker::{Context, Key};
 use crate::kubernetes::RawError;
 
+/// What became of a write.
+pub enum Done {
+    /// It is written.
+    Written,
+    /// The API server refused the pod's new resources, in these words; that is written down.
+    Refused(String),
+}
+
 /// Carries a step out. Every write is guarded by what was seen; a conflict means to look again.
 pub async fn act(
     context: &Context,
@@ -17,25 +25,26 @@ pub async fn act(
     observed: &Observed,
     step: &Step,
     now: i64,
-) -> Result<(), Problem> {
+) -> Result<Done, Problem> {
     match step {
-        Step::Idle | Step::Wait(..) => Ok(()),
-        Step::Record(ledger) => record(context, key, observed, Some(ledger)).await,
-        Step::Clear => record(context, key, observed, None).await,
+        Step::Idle | Step::Wait(..) => {}
+        Step::Record(ledger) => record(context, key, observed, Some(ledger)).await?,
+        Step::Clear => record(context, key, observed, None).await?,
         Step::Resize(to) => match resize_pod(context, key, &observed.pod, *to).await {
             Err(RawError::Refused { code: 400 | 403 | 422, message }) => {
-                let Some(ledger) = &observed.seen.ledger else { return Ok(()) };
-                tracing::warn!(vmi = %key, message, "the pod resize was refused");
-                record(context, key, observed, Some(&ledger.refused(&message, now))).await
+                if let Some(ledger) = &observed.seen.ledger {
+                    record(context, key, observed, Some(&ledger.refused(&message, now))).await?;
+                }
+                return Ok(Done::Refused(message));
             }
-            other => Ok(other?),
+            other => other?,
         },
         Step::Declare(end) => {
             let patch = declaration(&observed.vmi, end);
             context.as_kubevirt(&key.path("kubevirt.io/v1", "virtualmachineinstances"), &patch).await?;
-            Ok(())
         }
     }
+    Ok(Done::Written)
 }
 
 /// Writes the ledger, or takes everything of ours but the policy away.
@@ -112,12 +121,41 @@ fn declaration(vmi: &Value, end: &resize::ledger::End) -> Value {
             );
         }
     }
+    // What says that KubeVirt still has to change the guest; nobody else takes it away.
+    let stale = |one: &Value| matches!(one["type"].as_str(), Some("HotVCPUChange" | "HotMemoryChange"));
+    let conditions = vmi["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if conditions.iter().any(stale) {
+        let kept: Vec<&Value> = conditions.iter().filter(|one| !stale(one)).collect();
+        operations.push(json!({"op": "replace", "path": "/status/conditions", "value": kept}));
+    }
     operations.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_declaration_takes_kubevirts_open_conditions_away_with_what_it_says() {
+        let vmi = json!({"metadata": {"uid": "u", "resourceVersion": "7"},
+            "spec": {"domain": {"cpu": {"sockets": 2, "cores": 1, "threads": 1}}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "HotVCPUChange", "status": "True"}]}});
+        let end = resize::ledger::End {
+            size: resize::Size { sockets: 4, guest: 2 << 30 },
+            ..resize::ledger::End::default()
+        };
+        let operations = declaration(&vmi, &end);
+        let find = |path: &str| {
+            operations.as_array().unwrap().iter().find(|one| one["path"] == path).cloned().unwrap_or_default()
+        };
+        assert_eq!(find("/metadata/resourceVersion")["op"], "test");
+        assert_eq!(find("/spec/domain/memory/guest")["value"], "2Gi");
+        assert_eq!(
+            find("/status/currentCPUTopology")["value"],
+            json!({"sockets": 4, "cores": 1, "threads": 1})
+        );
+        assert_eq!(find("/status/conditions")["value"], json!([{"type": "Ready", "status": "True"}]));
+    }
 
     #[test]
     fn limits_are_written_only_where_there_are_some() {

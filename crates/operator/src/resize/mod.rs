@@ -1,7 +1,7 @@
 //! In-place resize: what the crate `resize` decides, carried out.
 //!
 //! ```text
-//!  watches of VMIs, VMs, launcher pods, migrations ─► one worker for each VMI
+//!  watches of VMIs, VMs, launcher pods, migrations, policies ─► one worker for each VMI
 //!     worker: observe (live reads) ─► resize::decide ─► act (one guarded write) ─► again, until it waits
 //!  virt-controller's patch ─► /resize ─► resize::hook::review
 //! ```
@@ -13,6 +13,8 @@
 mod act;
 mod admit;
 mod observe;
+mod owners;
+mod tell;
 mod watches;
 mod worker;
 
@@ -25,8 +27,18 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::Resize;
 use crate::kubernetes::Raw;
+use crate::telemetry::Metrics;
 
 /// What the reconciler works with.
-pub fn context(client: &kube::Client, config: Resize, clock: Clock) -> Context {
-    Context { api: Raw::new(client.clone()), client: client.clone(), config, clock, owners: Arc::default() }
+pub fn context(client: &kube::Client, config: Resize, clock: Clock, metrics: Arc<Metrics>) -> Context {
+    let api = Raw::new(client.clone());
+    Context {
+        teller: Arc::new(tell::Teller::new(api.clone(), metrics)),
+        api,
+        client: client.clone(),
+        config,
+        clock,
+        owners: owners::Owners::default(),
+        version: Arc::default(),
+    }
 }

@@ -1,19 +1,20 @@
 //! One VMI's worker: one write at a time.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use resize::ledger::{LEDGER, POLICY, WISH};
+use parking_lot::Mutex;
+use resize::ledger::{LEDGER, Ledger, POLICY, WISH};
 use resize::machine::{Step, decide};
-use resize::{Policy, ledger};
+use resize::{Policy, ledger, notice, view};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::act::act;
+use super::act::{Done, act};
 use super::observe::{Problem, observe};
+use super::owners::Owners;
+use super::tell::Teller;
 use crate::clock::Clock;
 use crate::config::Resize;
 use crate::kubernetes::{Raw, RawError};
@@ -24,6 +25,8 @@ const STEPS: usize = 24;
 const LOOK: Duration = Duration::from_secs(30);
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(2);
+/// For so long the API server's version is believed, seconds.
+const VERSION: i64 = 600;
 
 /// Namespace and name of a VMI, which are those of its VM.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -48,9 +51,6 @@ impl Key {
     }
 }
 
-/// Annotations of VMs (`namespace/name`) and of namespaces (`name`), from their watches.
-pub type Owners = Arc<RwLock<HashMap<String, Value>>>;
-
 /// What every worker shares.
 #[derive(Clone)]
 pub struct Context {
@@ -59,6 +59,9 @@ pub struct Context {
     pub config: Resize,
     pub clock: Clock,
     pub owners: Owners,
+    pub teller: Arc<Teller>,
+    /// The minor version of Kubernetes, and when it was read.
+    pub version: Arc<Mutex<Option<(u32, i64)>>>,
 }
 
 impl Context {
@@ -66,17 +69,16 @@ impl Context {
         (self.clock)().as_second()
     }
 
-    fn policy(&self, key: &Key) -> Result<Policy, resize::policy::Mistake> {
-        let owners = self.owners.read();
-        let of = |name: &str| owners.get(name).unwrap_or(&Value::Null);
-        Policy::of(of(&key.to_string()), of(&key.namespace), self.config.policy())
-    }
-
     /// The minor version of Kubernetes.
     pub async fn kubernetes_minor(&self) -> Result<u32, RawError> {
+        let now = self.now();
+        if let Some((minor, _)) = self.version.lock().filter(|(_, at)| now - at < VERSION) {
+            return Ok(minor);
+        }
         let version = self.api.get("/version").await?;
-        let minor = version["minor"].as_str().unwrap_or_default();
-        Ok(minor.trim_end_matches('+').parse().unwrap_or(0))
+        let minor = version["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
+        *self.version.lock() = Some((minor, now));
+        Ok(minor)
     }
 
     /// A JSON patch under virt-controller's account (design D2); needs the separate grant.
@@ -95,7 +97,7 @@ impl Context {
 pub async fn run(context: Context, key: Key, mut changed: watch::Receiver<()>) {
     loop {
         changed.borrow_and_update();
-        let wait = match reconcile(&context, &key).await {
+        let wait = match reconcile(&context, &key, &changed).await {
             Ok(wait) => wait,
             Err(problem) if problem.is_conflict() => Some(Duration::from_millis(50)),
             Err(problem) => {
@@ -108,18 +110,27 @@ pub async fn run(context: Context, key: Key, mut changed: watch::Receiver<()>) {
             Some(wait) => tokio::time::timeout(wait, changed.changed()).await.unwrap_or(Ok(())),
         };
         if heard.is_err() {
+            context.teller.note(&key, None);
             return;
         }
     }
 }
 
 /// Steps until there is nothing to do but to wait. How long, when nobody would tell.
-async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Problem> {
-    let policy = context.policy(key).unwrap_or_else(|mistake| {
+async fn reconcile(
+    context: &Context,
+    key: &Key,
+    wanted: &watch::Receiver<()>,
+) -> Result<Option<Duration>, Problem> {
+    let policy = context.owners.policy(key, context.config.policy()).unwrap_or_else(|mistake| {
         tracing::warn!(vm = %key, %mistake, "in-place resize is off for this VM");
         Policy::default()
     });
     for _ in 0..STEPS {
+        // The VMI is gone, or another replica leads.
+        if wanted.has_changed().is_err() {
+            return Ok(None);
+        }
         let vmi = match context.api.get(&key.path("kubevirt.io/v1", "virtualmachineinstances")).await {
             Err(error) if error.code() == Some(404) => return Ok(None),
             other => other?,
@@ -127,13 +138,13 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Pro
         if stamp(context, key, &vmi, &policy).await? {
             continue;
         }
-        let has = |name: &str| vmi["metadata"]["annotations"].get(name).is_some();
-        let ours = has(LEDGER) || has(WISH) || (policy.in_place && context.config.declare_memory);
-        if !ours || !vmi["metadata"]["deletionTimestamp"].is_null() {
+        if !is_ours(context, &vmi, policy) {
+            context.teller.note(key, None);
             return Ok(None);
         }
         let observed = observe(context, key, vmi).await?;
         let now = context.now();
+        context.teller.note(key, observed.seen.ledger.as_ref());
         let step = decide(&observed.seen, &policy, now);
         match &step {
             Step::Idle => return Ok(None),
@@ -142,23 +153,37 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Pro
                 let due = until.map(|at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0).max(1)));
                 return Ok(Some(due.unwrap_or(LOOK).min(LOOK)));
             }
-            step => tell(key, step),
+            step => log(key, step),
         }
-        act(context, key, &observed, &step, now).await?;
+        let notice = match act(context, key, &observed, &step, now).await? {
+            Done::Written => notice::of(&observed.seen, &step),
+            Done::Refused(words) => Some(notice::Notice::refused(&words)),
+        };
+        if let Some(notice) = notice {
+            let begun = observed.seen.ledger.as_ref().map_or(0, |ledger| ledger.begun);
+            context.teller.tell(key, &observed.vmi, begun, &notice, now).await;
+        }
     }
     Ok(Some(Duration::ZERO))
 }
 
-fn tell(key: &Key, step: &Step) {
+/// Whether there is anything to decide: a resize, a wish, or memory that virt-controller never asks
+/// for.
+fn is_ours(context: &Context, vmi: &Value, policy: Policy) -> bool {
+    let has = |name: &str| vmi["metadata"]["annotations"].get(name).is_some();
+    let declares = policy.in_place && context.config.declare_memory && !view::vmi(vmi).migratable;
+    vmi["metadata"]["deletionTimestamp"].is_null() && (has(LEDGER) || has(WISH) || declares)
+}
+
+fn log(key: &Key, step: &Step) {
     match step {
-        Step::Record(ledger) => {
-            let reason = ledger.reason.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::info!(vmi = %key, phase = ?ledger.phase, task = ?ledger.task, reason, "resize");
+        Step::Record(Ledger { phase, task, .. }) => {
+            tracing::debug!(vmi = %key, ?phase, ?task, "resize");
         }
         Step::Resize(to) => {
             tracing::info!(vmi = %key, cpu = to.cpu.request, memory = to.memory.request, "resize pod");
         }
-        Step::Clear => tracing::info!(vmi = %key, "resize ended"),
+        Step::Clear => tracing::debug!(vmi = %key, "resize ended"),
         Step::Declare(end) => tracing::info!(vmi = %key, size = ?end.size, "declare as KubeVirt"),
         Step::Idle | Step::Wait(..) => {}
     }

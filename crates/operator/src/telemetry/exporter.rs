@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::uri::Scheme;
 use http::{HeaderMap, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +38,11 @@ pub enum TracesError {
     #[error("OTEL_EXPORTER_OTLP_HEADERS: entry {0} is not key=value")]
     Headers(usize),
     /// No trust store for an https collector.
-    #[error("no trust store for the OTLP collector: {0}")]
+    #[error("no trust store for the OTLP collector: {0}; install one, or name it with SSL_CERT_FILE")]
     Roots(std::io::Error),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS for the OTLP collector: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// Empties the queue of a [`Tracer`].
@@ -59,14 +64,21 @@ impl Exporter {
         provider: Arc<CryptoProvider>,
         clock: Clock,
     ) -> Result<(Self, Tracer), TracesError> {
-        let uri = format!("{}/v1/traces", endpoint.trim_end_matches('/')).parse()?;
+        let uri: Uri = format!("{}/v1/traces", endpoint.trim_end_matches('/')).parse()?;
         let headers = read_headers(headers.unwrap_or_default())?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(CryptoProvider::clone(&provider))
-            .map_err(TracesError::Roots)?
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let builder = HttpsConnectorBuilder::new();
+        let connector = if uri.scheme() == Some(&Scheme::HTTPS) {
+            let roots = builder.with_provider_and_native_roots(CryptoProvider::clone(&provider));
+            roots.map_err(TracesError::Roots)?
+        } else {
+            // a collector beside us in plain HTTP needs no trust store, and a small image may have none
+            let tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            builder.with_tls_config(tls)
+        };
+        let connector = connector.https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
         let (tracer, spans) = Tracer::new(provider, clock);
         Ok((Self { client, uri, headers, version: version.to_owned(), spans }, tracer))

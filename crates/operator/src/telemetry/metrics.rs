@@ -6,6 +6,13 @@
 //! | `webhook_duration_seconds` | `feature` | the time of those requests, from first body byte to answer |
 //! | `feature_errors_total` | `feature`, `error_mode` | features that failed, by the mode that was in force |
 //! | `webhook_certificate_expiry_timestamp_seconds` | | `notAfter` of the served certificate, in Unix time |
+//! | `resize_outcomes_total` | `outcome` | in-place resizes that ended: `done`, `withdrawn`, `put-back`, `left-to-kubevirt` |
+//! | `resize_obstacles_total` | `cause` | what stood in the way of one, such as `refused`, `deferred`, `infeasible`, `guest` |
+//! | `resize_duration_seconds` | | from the wish to the end, of those that are done |
+//! | `resizes` | `phase` | VMs with a resize in that phase |
+//! | `resize_oldest_begun_timestamp_seconds` | | when the oldest resize under way began, in Unix time; 0: there is none |
+//! | `export_jobs` | `phase` | `VMExportJobs` |
+//! | `export_events_total` | `reason` | what happened to them: `RunStarted`, `ExportSucceeded`, `ExportFailed`, … |
 //! | `virt_steward_build_info` | `version` | 1 |
 
 use std::time::Duration;
@@ -44,10 +51,73 @@ struct Errors {
     error_mode: &'static str,
 }
 
+/// From a second, which kubelet needs at least, to half a day of waiting for room.
+const RESIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 43_200.0];
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Phase {
+    phase: &'static str,
+}
+
+/// Of in-place resizes.
+struct Resizes {
+    outcomes: Family<Outcome, Counter>,
+    causes: Family<Cause, Counter>,
+    duration: Histogram,
+    phases: Family<Phase, Gauge>,
+    oldest: Gauge,
+}
+
+impl Resizes {
+    fn new(registry: &mut Registry) -> Self {
+        let resizes = Self {
+            outcomes: Family::default(),
+            causes: Family::default(),
+            duration: Histogram::new(RESIZE_BUCKETS),
+            phases: Family::default(),
+            oldest: Gauge::default(),
+        };
+        registry.register("resize_outcomes", "In-place resizes that ended", resizes.outcomes.clone());
+        registry.register("resize_obstacles", "What stood in the way of resizes", resizes.causes.clone());
+        registry.register(
+            "resize_duration_seconds",
+            "Time from the wish to the end of resizes that are done",
+            resizes.duration.clone(),
+        );
+        registry.register("resizes", "VMs with a resize in a phase", resizes.phases.clone());
+        registry.register(
+            "resize_oldest_begun_timestamp_seconds",
+            "When the oldest resize under way began",
+            resizes.oldest.clone(),
+        );
+        resizes
+    }
+}
+
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Hotplug {
     webhook: &'static str,
     result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportPhase {
+    phase: String,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct ExportReason {
     reason: &'static str,
 }
 
@@ -60,6 +130,9 @@ pub struct Metrics {
     certificate_expiry: Gauge,
     hotplug: Family<Hotplug, Counter>,
     hotplug_oldest: Gauge,
+    resizes: Resizes,
+    export_jobs: Family<ExportPhase, Gauge>,
+    export_events: Family<ExportReason, Counter>,
 }
 
 impl Metrics {
@@ -94,9 +167,25 @@ impl Metrics {
             "Age of the oldest delete of an attachment pod that this replica still denies",
             hotplug_oldest.clone(),
         );
+        let resizes = Resizes::new(&mut registry);
+        let (export_jobs, export_events) =
+            (Family::<ExportPhase, Gauge>::default(), Family::<ExportReason, Counter>::default());
+        registry.register("export_jobs", "VMExportJobs by phase", export_jobs.clone());
+        registry.register("export_events", "What happened to VMExportJobs", export_events.clone());
         let build = Info::new(vec![("version", version.to_owned())]);
         registry.register("virt_steward_build", "What is running", build);
-        Self { registry, requests, duration, errors, certificate_expiry, hotplug, hotplug_oldest }
+        Self {
+            registry,
+            requests,
+            duration,
+            errors,
+            certificate_expiry,
+            hotplug,
+            hotplug_oldest,
+            resizes,
+            export_jobs,
+            export_events,
+        }
     }
 
     /// One request; for `feature` "all" or one that was involved.
@@ -119,6 +208,44 @@ impl Metrics {
     /// How long the oldest denial has lasted, in seconds; 0: there is none.
     pub fn hotplug_oldest_denial(&self, seconds: i64) {
         self.hotplug_oldest.set(seconds);
+    }
+
+    /// One in-place resize ended.
+    pub fn resize_outcome(&self, outcome: &'static str) {
+        self.resizes.outcomes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Something stood in the way of one.
+    pub fn resize_cause(&self, cause: &'static str) {
+        self.resizes.causes.get_or_create(&Cause { cause }).inc();
+    }
+
+    /// How long one took that is done, in seconds.
+    pub fn resize_took(&self, seconds: i64) {
+        self.resizes.duration.observe(f64::from(i32::try_from(seconds).unwrap_or(i32::MAX)));
+    }
+
+    /// How many VMs have a resize in a phase.
+    pub fn resizes(&self, phase: &'static str, count: i64) {
+        self.resizes.phases.get_or_create(&Phase { phase }).set(count);
+    }
+
+    /// When the oldest resize under way began, in Unix time; 0: there is none.
+    pub fn resize_oldest_begun(&self, at: i64) {
+        self.resizes.oldest.set(at);
+    }
+
+    /// How many export jobs are in which phase.
+    pub fn export_jobs(&self, counts: &std::collections::HashMap<String, i64>) {
+        self.export_jobs.clear();
+        for (phase, count) in counts {
+            self.export_jobs.get_or_create(&ExportPhase { phase: phase.clone() }).set(*count);
+        }
+    }
+
+    /// Something happened to an export job.
+    pub fn export_event(&self, reason: &'static str) {
+        self.export_events.get_or_create(&ExportReason { reason }).inc();
     }
 
     /// When the served certificate expires.

@@ -4,9 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use features::{ClusterFacts, Lookups, OutcomeResult, Request, Verdict};
+use features::{ClusterFacts, Lookups, OutcomeResult, Relevant, Request, Verdict};
 use futures::future::join_all;
-use serde_json::Value;
 use tokio::time::timeout_at;
 
 use super::review::{AdmissionRequest, Answer};
@@ -51,16 +50,17 @@ impl Decision {
 
 /// Decides one CREATE or UPDATE of a VirtualMachine; everything else is none of our business.
 pub async fn decide(
-    request: &AdmissionRequest<'_, Value>,
+    request: &AdmissionRequest<'_, Relevant>,
     cluster: &ClusterFacts,
     config: &features::Config,
     reader: &Reader,
     limit: Duration,
 ) -> Result<Decision, DecideError> {
-    let Some(object) = concerning(request) else {
+    let Some(Relevant(object)) = concerning(request) else {
         return Ok(Decision::untouched());
     };
-    let view = Request { namespace: &request.namespace, object, old_object: request.old_object.as_ref() };
+    let old_object = request.old_object.as_ref().map(|Relevant(object)| object);
+    let view = Request { namespace: &request.namespace, object, old_object };
     let begun = Instant::now();
     let lookups = observe(&view, &request.uid, config, reader, limit).await?;
     let observed = Some((begun, lookups.len(), Instant::now()));
@@ -69,7 +69,7 @@ pub async fn decide(
 }
 
 /// The object, when the request is one that features can be about.
-pub(super) fn concerning<'a>(request: &'a AdmissionRequest<'_, Value>) -> Option<&'a Value> {
+pub(super) fn concerning<'a, O>(request: &'a AdmissionRequest<'_, O>) -> Option<&'a O> {
     let ours = request.kind.group == "kubevirt.io"
         && request.kind.kind == "VirtualMachine"
         && request.sub_resource.is_empty()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use features::ClusterFacts;
+use features::{ClusterFacts, Relevant};
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::decide::{DecideError, Decision, answer, decide};
+use super::decide::{DecideError, Decision, answer, decide, guarded};
 use super::police::police;
 use super::relevance::may_ask;
 use super::review::{self, AdmissionRequest, ReviewError};
@@ -24,6 +24,9 @@ use crate::facts::{Policies, Reader};
 use crate::hotplug::{self, Steward};
 use crate::readiness::Readiness;
 use crate::telemetry::{Metrics, Parent, Tracer};
+
+/// Where launcher pods are sent, for the way of Plugins.
+pub const LAUNCHER: &str = "/launcher";
 
 /// What the handler works with: all of it shared, none of it locked for long.
 pub struct Parts {
@@ -127,6 +130,7 @@ impl Handler {
             "/mutate" => self.admission("/mutate", &head, body).await,
             "/validate" => self.admission("/validate", &head, body).await,
             crate::resize::PATH if self.resizes => self.resize(&head, body).await,
+            LAUNCHER => self.admission(LAUNCHER, &head, body).await,
             "/guard" => self.hotplug(hotplug::GUARD, &head, body).await,
             "/gate" => self.hotplug(hotplug::GATE, &head, body).await,
             "/mounts" => self.hotplug(hotplug::MOUNTS, &head, body).await,
@@ -148,7 +152,7 @@ impl Handler {
             }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "not found; there are /mutate, /validate, /healthz and /readyz".into(),
+                "not found; there are /mutate, /validate, /launcher, /healthz and /readyz".into(),
             ),
         }
     }
@@ -315,14 +319,26 @@ impl Handler {
         let text = review::text(body)?;
         if path == "/validate" {
             let (version, request) = review::parse::<Value>(text)?;
-            let decision = police(&request, &self.parts.policies, &self.parts.facts.load())?;
+            let availability = self.features.availability;
+            let decision = police(&request, &self.parts.policies, &self.parts.facts.load(), availability)?;
+            return self.answer(path, version, &request, &decision, begun, parent);
+        }
+        if path == LAUNCHER {
+            let (version, request) = review::parse::<Value>(text)?;
+            let pod = request
+                .object
+                .as_ref()
+                .filter(|_| request.kind.kind == "Pod" && request.operation == "CREATE");
+            let decided =
+                pod.map(|pod| guarded(&request.uid, || features::launcher::admit(pod, &self.features)));
+            let decision = Decision { verdict: decided.transpose()?, observed: None };
             return self.answer(path, version, &request, &decision, begun, parent);
         }
         if !may_ask(text) {
             let (version, request) = review::parse::<IgnoredAny>(text)?;
             return self.answer(path, version, &request, &Decision::untouched(), begun, parent);
         }
-        let (version, request) = review::parse::<Value>(text)?;
+        let (version, request) = review::parse::<Relevant>(text)?;
         let cluster = self.parts.facts.load_full();
         let decision = decide(&request, &cluster, &self.features, &self.parts.reader, limit).await?;
         self.answer(path, version, &request, &decision, begun, parent)

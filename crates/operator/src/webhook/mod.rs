@@ -14,6 +14,6 @@ mod review;
 mod server;
 mod tell;
 
-pub use handler::{Handler, Parts};
+pub use handler::{Handler, LAUNCHER, Parts};
 pub use review::{AdmissionRequest, Answer};
 pub use server::{Server, ServerError};

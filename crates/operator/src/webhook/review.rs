@@ -110,7 +110,7 @@ pub fn text(body: &[u8]) -> Result<&str, ReviewError> {
     std::str::from_utf8(body).map_err(|error| ReviewError::Malformed(Error::custom(error)))
 }
 
-/// Reads a review, its objects as `O`: `Value`, or `IgnoredAny` to skip them. The first part of the
+/// Reads a review, its objects as `O`: `Value`, `Relevant`, or `IgnoredAny` to skip them. The first part of the
 /// result is the version to answer in.
 pub fn parse<'a, O: Deserialize<'a>>(
     text: &'a str,

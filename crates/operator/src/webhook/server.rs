@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +23,8 @@ use crate::config::Config;
 
 /// Streams that one h2 connection may have open; API servers share one connection for all.
 const MAX_STREAMS: u32 = 250;
+/// A request and its TLS records come in one read; rustls by itself reads 4 KiB at a time.
+const READ_BUFFER: usize = 16 * 1024;
 /// A silent h2 peer is asked for a sign of life this often, and given so long to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
@@ -143,6 +146,7 @@ impl Server {
         let (handshake_timeout, idle_timeout) = (self.handshake_timeout, self.idle_timeout);
         async move {
             let _permit = permit;
+            let stream = BufReader::with_capacity(READ_BUFFER, stream);
             match tokio::time::timeout(handshake_timeout, tls.accept(stream)).await {
                 Ok(Ok(stream)) => serve_connection(stream, handler, idle_timeout, watcher).await,
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
@@ -153,7 +157,7 @@ impl Server {
 }
 
 async fn serve_connection(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<BufReader<TcpStream>>,
     handler: Arc<Handler>,
     idle_timeout: Duration,
     watcher: Watcher,

@@ -1,5 +1,6 @@
 //! Reading what a cluster can do.
 
+use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::{Value, json};
 
 use super::Provider;
@@ -14,12 +15,14 @@ impl Provider {
         identity::label("namespace", namespace)?;
         let doing = "reading the cluster's capabilities";
         let (version, apis) = futures::try_join!(self.get("/version", doing), self.get("/apis", doing))?;
-        let (kubevirts, cdi, storage_classes, snapshot_classes, nodes, allowed) = futures::join!(
+        let (kubevirts, cdi, storage_classes, snapshot_classes, nodes, ingresses, routes, allowed) = futures::join!(
             self.several("KubeVirt objects", "/apis/kubevirt.io/v1/kubevirts"),
             self.several("CDI objects", "/apis/cdi.kubevirt.io/v1beta1/cdis"),
             self.several("storage classes", "/apis/storage.k8s.io/v1/storageclasses"),
             self.several("snapshot classes", "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses"),
             self.several("nodes", "/api/v1/nodes"),
+            self.several("ingresses", "/apis/networking.k8s.io/v1/ingresses"),
+            self.several("routes", "/apis/route.openshift.io/v1/routes"),
             futures::future::join_all(ASKED.iter().map(|right| self.may(namespace, right))),
         );
         let mut missing = Vec::new();
@@ -32,6 +35,7 @@ impl Provider {
         let kubevirts = note(kubevirts);
         let (cdi, storage_classes) = (note(cdi), note(storage_classes));
         let (snapshot_classes, nodes) = (note(snapshot_classes), note(nodes));
+        let ways_in = [note(ingresses), note(routes)].into_iter().flatten().flatten().collect();
         Ok(decide(Facts {
             version,
             groups: groups(&apis),
@@ -40,13 +44,30 @@ impl Provider {
             storage_classes,
             snapshot_classes,
             nodes,
+            ways_in,
             allowed,
             missing,
         }))
     }
 
+    /// Whether a gate is on, by KubeVirt's own rule. Who may not read the KubeVirt object is told by
+    /// KubeVirt itself.
+    pub(super) async fn require_gate(&self, gate: &str, doing: &str) -> Result<(), Error> {
+        match self.kubevirt_object().await {
+            Some(kubevirt) if !feature_gates::is_enabled(KubeVirtView(&kubevirt), gate) => {
+                let wrong = format!("the feature gate `{gate}` is off in KubeVirt");
+                let remedy = format!(
+                    "have `{gate}` added to spec.configuration.developerConfiguration.featureGates, and taken out \
+                     of disabledFeatureGates"
+                );
+                Err(Error::new(Kind::MissingCapability, doing, wrong, remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// All objects of a kind, `None` when the cluster does not know the kind, or why not.
-    async fn several(&self, what: &str, path: &str) -> Result<Option<Vec<Value>>, String> {
+    pub(super) async fn several(&self, what: &str, path: &str) -> Result<Option<Vec<Value>>, String> {
         match self.get(path, what).await {
             Ok(found) => Ok(Some(list(&found, "/items").to_vec())),
             Err(error) if error.kind == Kind::NotFound => Ok(None),

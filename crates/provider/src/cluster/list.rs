@@ -111,7 +111,7 @@ impl Join {
 }
 
 /// What a summary reads of an instance: those whose VM comes pages later take little room.
-fn slim(vmi: &Value) -> Value {
+pub(super) fn slim(vmi: &Value) -> Value {
     let mut kept = serde_json::json!({"metadata": {"name": vmi["metadata"]["name"]}, "status": {}});
     for field in
         ["nodeName", "interfaces", "currentCPUTopology", "memory", "guestOSInfo", "conditions", "phase"]

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -67,6 +66,38 @@ impl Provider {
         Ok(all.iter().map(Migration::of).collect())
     }
 
+    /// One migration, with what its instance tells while it is under way.
+    pub async fn migration(&self, id: &VmId) -> Result<Migration, Error> {
+        let doing = format!("reading migration `{id}`");
+        let object = self.get(&MIGRATIONS.of(id), &doing).await.map_err(|mut error| {
+            if error.kind == Kind::NotFound {
+                error.remedy = "see which there are: `virt-steward migration list`".into();
+            }
+            error
+        })?;
+        let mut migration = Migration::of(&object);
+        if !migration.is_over() && !migration.vm.is_empty() {
+            let vm = VmId::new(id.namespace(), &migration.vm)?;
+            if let Some(instance) = self.find(&super::objects::VMIS.of(&vm), &doing).await? {
+                migration.add_state_of(&instance, text(&object, "/metadata/uid"));
+            }
+        }
+        Ok(migration)
+    }
+
+    /// Ends one migration by its name, by deleting it as KubeVirt wants it.
+    pub async fn end_migration(&self, id: &VmId, dry_run: bool) -> Result<Migration, Error> {
+        let doing = format!("cancelling migration `{id}`");
+        let object = self.get(&MIGRATIONS.of(id), &doing).await?;
+        let migration = Migration::of(&object);
+        if migration.is_over() {
+            let wrong = format!("it is over: {}", migration.phase);
+            return Err(Error::new(Kind::WrongState, doing, wrong, "nothing is to be done"));
+        }
+        self.delete_object(&MIGRATIONS, id, &object, dry_run, &doing).await?;
+        Ok(migration)
+    }
+
     /// Ends the migration of a VM that is under way, by deleting it as KubeVirt wants it.
     pub async fn cancel_migration(&self, vm: &VmId, dry_run: bool) -> Result<Migration, Error> {
         let doing = format!("cancelling the migration of VM `{vm}`");
@@ -82,10 +113,8 @@ impl Provider {
             return Err(Error::new(Kind::WrongState, doing, "none is under way", remedy));
         };
         let migration = Migration::of(found);
-        let path = format!("{}{}", MIGRATIONS.object(vm.namespace(), &migration.name), dry(dry_run));
-        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1",
-            "preconditions": {"uid": found["metadata"]["uid"]}});
-        self.write(Method::DELETE, &path, "application/json", &options, &doing).await?;
+        let id = VmId::new(vm.namespace(), &migration.name)?;
+        self.delete_object(&MIGRATIONS, &id, found, dry_run, &doing).await?;
         Ok(migration)
     }
 

@@ -5,35 +5,65 @@
 
 mod capabilities;
 mod delete;
+mod devices;
+mod exports;
+mod guest;
+mod hotplug;
+mod identity;
+mod instancetypes;
+mod jobs;
 mod lifecycle;
 mod list;
 mod migrations;
+mod networks;
+mod nodes;
 mod objects;
 mod request;
 mod snapshots;
+mod streams;
+mod templates;
 mod usage;
+mod volumes;
 mod waiting;
 mod watch;
 
-use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 
+pub use exports::ExportWish;
+pub use hotplug::{VolumeSnapshot, Way};
 pub use lifecycle::Done;
 pub use list::LIST_PAGE;
 pub use migrations::MigrateTo;
+pub use nodes::NodeDetail;
+pub use snapshots::Underway;
+pub use streams::{Channel, SUBPROTOCOL, Tunnel};
+pub use templates::{Parameters, random};
+pub use usage::{Prometheus, UsageByVm};
+pub use volumes::{Attach, Changed, Expansion, VolumeChange};
 pub use watch::Change;
 
+use crate::identity::User;
 use crate::{Error, Kind};
 
 /// A cluster, with the identity that every request is made under.
 #[derive(Clone)]
 pub struct Provider {
     client: kube::Client,
-    bearer: Option<HeaderValue>,
+    /// Headers that say who asks, beside the client's own identity.
+    identity: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Provider {
+    /// The client itself, for what makes its own requests: without the identity of another.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
 }
 
 impl std::fmt::Debug for Provider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Provider").field("own_token", &self.bearer.is_some()).finish_non_exhaustive()
+        f.debug_struct("Provider").field("for_another", &!self.identity.is_empty()).finish_non_exhaustive()
     }
 }
 
@@ -45,7 +75,7 @@ pub fn connect(mut config: kube::Config) -> Result<Provider, Error> {
         let remedy = "check `kubectl cluster-info`, or name a file with `--kubeconfig`";
         Error::new(Kind::Cluster, "connecting to the cluster", error.to_string(), remedy)
     })?;
-    Ok(Provider { client, bearer: None })
+    Ok(Provider { client, identity: Vec::new() })
 }
 
 /// The same without any identity: requests carry only what [`Provider::with_bearer`] adds.
@@ -62,7 +92,30 @@ impl Provider {
             Error::new(Kind::Unauthenticated, "reading the bearer token", wrong, "send a valid token")
         })?;
         header.set_sensitive(true);
-        Ok(Self { client: self.client.clone(), bearer: Some(header) })
+        Ok(Self { client: self.client.clone(), identity: vec![(AUTHORIZATION, header)] })
+    }
+
+    /// The same cluster as another user, whom the client's own identity may impersonate.
+    pub fn as_user(&self, who: &User) -> Result<Self, Error> {
+        let header = |name: &'static str, text: &str| {
+            let value = HeaderValue::try_from(text).map_err(|_| {
+                let wrong = "the name has characters that no header carries";
+                Error::new(Kind::Unauthenticated, "acting for another user", wrong, "rename the user")
+            })?;
+            Ok((HeaderName::from_static(name), value))
+        };
+        if who.name.is_empty() {
+            let wrong = "the user has no name";
+            return Err(Error::new(Kind::Unauthenticated, "acting for another user", wrong, "log in again"));
+        }
+        let mut identity = vec![header("impersonate-user", &who.name)?];
+        if let Some(uid) = &who.uid {
+            identity.push(header("impersonate-uid", uid)?);
+        }
+        for group in &who.groups {
+            identity.push(header("impersonate-group", group)?);
+        }
+        Ok(Self { client: self.client.clone(), identity })
     }
 
     /// The namespace of the kubeconfig's context, or the service account's.

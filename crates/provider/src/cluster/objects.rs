@@ -25,13 +25,49 @@ pub(super) const RESTORES: Resource =
     Resource { root: "/apis/snapshot.kubevirt.io/v1beta1", plural: "virtualmachinerestores" };
 pub(super) const CLONES: Resource =
     Resource { root: "/apis/clone.kubevirt.io/v1beta1", plural: "virtualmachineclones" };
+pub(super) const JOBS: Resource =
+    Resource { root: "/apis/vm-feature-manager.io/v1alpha1", plural: "vmexportjobs" };
 pub(super) const DATA_VOLUMES: Resource =
     Resource { root: "/apis/cdi.kubevirt.io/v1beta1", plural: "datavolumes" };
 pub(super) const CLAIMS: Resource = Resource { root: "/api/v1", plural: "persistentvolumeclaims" };
 pub(super) const PODS: Resource = Resource { root: "/api/v1", plural: "pods" };
 pub(super) const EVENTS: Resource = Resource { root: "/api/v1", plural: "events" };
 
+pub(super) const BACKUPS: Resource =
+    Resource { root: "/apis/backup.kubevirt.io/v1alpha1", plural: "virtualmachinebackups" };
+pub(super) const NODES: Resource = Resource { root: "/api/v1", plural: "nodes" };
+pub(super) const STORAGE_CLASSES: Resource =
+    Resource { root: "/apis/storage.k8s.io/v1", plural: "storageclasses" };
+pub(super) const NETWORK_ATTACHMENTS: Resource =
+    Resource { root: "/apis/k8s.cni.cncf.io/v1", plural: "network-attachment-definitions" };
+pub(super) const TEMPLATES: Resource =
+    Resource { root: "/apis/template.kubevirt.io/v1beta1", plural: "virtualmachinetemplates" };
+pub(super) const TEMPLATE_REQUESTS: Resource =
+    Resource { root: "/apis/template.kubevirt.io/v1beta1", plural: "virtualmachinetemplaterequests" };
+pub(super) const INSTANCETYPES: Resource =
+    Resource { root: "/apis/instancetype.kubevirt.io/v1beta1", plural: "virtualmachineinstancetypes" };
+pub(super) const CLUSTER_INSTANCETYPES: Resource =
+    Resource { root: "/apis/instancetype.kubevirt.io/v1beta1", plural: "virtualmachineclusterinstancetypes" };
+pub(super) const PREFERENCES: Resource =
+    Resource { root: "/apis/instancetype.kubevirt.io/v1beta1", plural: "virtualmachinepreferences" };
+pub(super) const CLUSTER_PREFERENCES: Resource =
+    Resource { root: "/apis/instancetype.kubevirt.io/v1beta1", plural: "virtualmachineclusterpreferences" };
+
 impl Resource {
+    pub(super) const fn new(root: &'static str, plural: &'static str) -> Self {
+        Self { root, plural }
+    }
+
+    /// As in `export.kubevirt.io/v1`, and the plural.
+    pub(super) fn version(&self) -> (&'static str, &'static str) {
+        (self.root.trim_start_matches("/apis/"), self.plural)
+    }
+
+    /// One that is in no namespace.
+    pub(super) fn cluster_object(&self, name: &str) -> String {
+        format!("{}/{}/{name}", self.root, self.plural)
+    }
+
     /// All of them, or those of a namespace.
     pub(super) fn collection(&self, namespace: Option<&str>) -> String {
         match namespace {
@@ -71,6 +107,12 @@ impl Provider {
             self.find(&VMIS.of(vm), doing).await
         })?;
         Ok((object, instance))
+    }
+
+    /// The KubeVirt object, when there is one that the caller may read.
+    pub(super) async fn kubevirt_object(&self) -> Option<Value> {
+        let mut found = self.few("/apis/kubevirt.io/v1/kubevirts", "").await;
+        (!found.is_empty()).then(|| found.swap_remove(0))
     }
 
     /// The version of the API server.

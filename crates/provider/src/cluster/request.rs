@@ -1,7 +1,8 @@
 //! Requests in raw JSON.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::request::Builder;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use kube::client::Body;
@@ -75,16 +76,27 @@ impl Provider {
         body: Option<(&str, &Value)>,
         doing: &str,
     ) -> Result<Response<Body>, Error> {
-        let mut request = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
-        if let Some(bearer) = &self.bearer {
-            request = request.header(AUTHORIZATION, bearer);
-        }
-        let request = match body {
+        let request = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
+        match body {
             Some((content_type, value)) => {
-                request.header(CONTENT_TYPE, content_type).body(Body::from(Bytes::from(value.to_string())))
+                let request = request.header(CONTENT_TYPE, content_type);
+                self.dispatch(request, Bytes::from(value.to_string()), doing).await
             }
-            None => request.body(Body::from(Bytes::new())),
-        };
+            None => self.dispatch(request, Bytes::new(), doing).await,
+        }
+    }
+
+    /// Sends what has been put together, under the caller's identity.
+    pub(super) async fn dispatch(
+        &self,
+        mut request: Builder,
+        body: Bytes,
+        doing: &str,
+    ) -> Result<Response<Body>, Error> {
+        for (name, value) in &self.identity {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::from(body));
         let failed = |why: String| {
             let remedy = "check that the API server runs: `kubectl cluster-info`";
             Error::new(Kind::Cluster, doing, why, remedy)

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Provider;
 use super::objects::{CLONES, RESTORES, Resource, SNAPSHOTS, VMIS, VMS, dry};
@@ -32,7 +31,9 @@ impl Provider {
         if let Some(name) = name {
             identity::subdomain("snapshot", name)?;
         }
-        self.vm_object(vm, &doing).await?;
+        let object = self.vm_object(vm, &doing).await?;
+        self.require_gate("Snapshot", &doing).await?;
+        snapshot::possible(&object, &doing)?;
         let path = format!("{}{}", SNAPSHOTS.collection(Some(vm.namespace())), dry(dry_run));
         let created = self.create(&path, &snapshot::snapshot(vm, name), &doing).await;
         Ok(Snapshot::of(&created.map_err(|error| gated(error, "Snapshot"))?))
@@ -62,10 +63,7 @@ impl Provider {
         let doing = format!("deleting snapshot `{id}`");
         let path = SNAPSHOTS.object(namespace, name);
         let object = self.get(&path, &doing).await.map_err(no_snapshot)?;
-        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1",
-            "preconditions": {"uid": object["metadata"]["uid"]}});
-        let path = format!("{path}{}", dry(dry_run));
-        self.write(Method::DELETE, &path, "application/json", &options, &doing).await.map(drop)
+        self.delete_object(&SNAPSHOTS, &id, &object, dry_run, &doing).await
     }
 
     /// Waits until a snapshot can be restored from.
@@ -121,7 +119,10 @@ impl Provider {
         dry_run: bool,
     ) -> Result<Underway, Error> {
         let target = VmId::new(namespace, target)?;
-        let doing = format!("cloning to VM `{target}`");
+        let doing = match origin {
+            Origin::Vm(name) => format!("cloning VM `{namespace}/{name}` to `{target}`"),
+            Origin::Snapshot(name) => format!("cloning snapshot `{namespace}/{name}` to VM `{target}`"),
+        };
         match origin {
             Origin::Vm(name) => drop(self.vm_object(&VmId::new(namespace, name)?, &doing).await?),
             Origin::Snapshot(name) => drop(self.get_snapshot(namespace, name).await?),
@@ -130,6 +131,7 @@ impl Provider {
             let remedy = "choose another name for the clone";
             return Err(Error::new(Kind::AlreadyExists, doing, "a VM of this name is there", remedy));
         }
+        self.require_gate("Snapshot", &doing).await?;
         let path = format!("{}{}", CLONES.collection(Some(namespace)), dry(dry_run));
         let created = self.create(&path, &snapshot::clone(namespace, origin, target.name()), &doing).await;
         Ok(underway(&created.map_err(|error| gated(error, "Snapshot"))?, target.name()))

@@ -4,7 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::routes::{ROUTES, Route};
-use crate::error::KINDS;
+use super::schemas::schemas;
 
 /// `GET /openapi.json`
 pub(super) async fn serve() -> Json<Value> {
@@ -39,13 +39,16 @@ fn operation(route: &Route) -> Value {
         schema => json!({"$ref": format!("#/components/schemas/{schema}")}),
     };
     let (status, schema) = route.answer;
-    let kind = if route.name == "watchVms" { "text/event-stream" } else { "application/json" };
     let mut responses = json!({"default": {"description": "It was not done",
         "content": {"application/problem+json": {"schema": reference("Problem")}}}});
-    let answer =
-        json!({"description": "It is done, or was taken", "content": {kind: {"schema": reference(schema)}}});
+    let mut answer = json!({"description": "It is done, or was taken"});
+    match route.kind {
+        "" => answer["description"] = "The connection is a WebSocket now".into(),
+        "image/png" | "text/html" => answer["content"] = json!({route.kind: {}}),
+        kind => answer["content"] = json!({kind: {"schema": reference(schema)}}),
+    }
     responses[status.to_string()] = answer.clone();
-    if status == 202 && route.name != "createVm" {
+    if status == 202 {
         // dryRun, and wait where there is one
         responses["200"] = answer;
     }
@@ -54,18 +57,23 @@ fn operation(route: &Route) -> Value {
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
-            let longest = if name == "namespace" { 63 } else { 253 };
-            json!({"name": name, "in": "path", "required": true,
-                "schema": {"type": "string", "minLength": 1, "maxLength": longest}})
+            let schema = match name {
+                "port" => json!({"type": "integer", "minimum": 1, "maximum": 65535}),
+                "name" => json!({"type": "string", "minLength": 1, "maxLength": 253}),
+                _ => json!({"type": "string", "minLength": 1, "maxLength": 63}),
+            };
+            let mut parameter = json!({"name": name, "in": "path", "required": true, "schema": schema});
+            // what `.ci/run contract` makes, so that it gets to the VM itself
+            let known = [("namespace", "default"), ("name", "web"), ("nic", "default"), ("volume", "root")];
+            if let Some((_, example)) = known.iter().find(|(known, _)| *known == name) {
+                parameter["example"] = (*example).into();
+            }
+            parameter
         })
         .collect();
-    let text = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string"}});
-    let flag = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "boolean"}});
-    match route.name {
-        "capabilities" | "usage" => parameters.extend([text("namespace"), flag("allNamespaces")]),
-        "watchVms" => parameters.extend([text("namespace"), flag("allNamespaces"), text("labelSelector")]),
-        _ => {}
-    }
+    parameters.extend(
+        route.query.iter().map(|(name, kind)| json!({"name": name, "in": "query", "schema": {"type": kind}})),
+    );
     let mut operation = json!({"operationId": route.name, "summary": route.summary, "responses": responses});
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -74,121 +82,13 @@ fn operation(route: &Route) -> Value {
         operation["security"] = json!([{}]);
     }
     if let Some(body) = route.body {
-        let required = matches!(body, "Any" | "RestoreRequest" | "CloneRequest");
+        // a body that must say something is required; the others read as empty objects when they are absent
+        let required = matches!(body, "Any" | "JobFile")
+            || schemas().pointer(&format!("/{body}/required/0")).is_some_and(Value::is_string);
         operation["requestBody"] =
             json!({"required": required, "content": {"application/json": {"schema": reference(body)}}});
     }
     operation
-}
-
-fn object(required: &[&str], properties: Value) -> Value {
-    let mut schema = json!({"type": "object", "required": required});
-    schema["properties"] = properties;
-    schema
-}
-
-/// A body: nothing but what is named is taken.
-fn body(required: &[&str], properties: Value) -> Value {
-    let mut schema = object(required, properties);
-    schema["additionalProperties"] = false.into();
-    schema
-}
-
-fn schemas() -> Value {
-    let text = || json!({"type": "string"});
-    let flag = || json!({"type": "boolean"});
-    let count = || json!({"type": "integer", "minimum": 0});
-    let texts = || json!({"type": "array", "items": {"type": "string"}});
-    let list = |of: &str| {
-        object(
-            &["items"],
-            json!({"items": {"type": "array", "items": {"$ref": format!("#/components/schemas/{of}")}}}),
-        )
-    };
-    let objects = || json!({"type": "array", "items": {"type": "object"}});
-    let waiting = |more: &[(&str, Value)]| {
-        let mut properties = json!({"dryRun": flag(), "wait": flag(),
-            "timeoutSeconds": {"type": "integer", "minimum": 0, "maximum": 300, "default": 60}});
-        for (name, schema) in more {
-            properties[*name] = schema.clone();
-        }
-        body(&[], properties)
-    };
-    let codes: Vec<&str> = KINDS.iter().map(|kind| kind.code()).collect();
-    let vm = json!({"namespace": text(), "name": text(), "status": text(), "runStrategy": text(), "ready": flag(),
-        "node": text(), "addresses": texts(), "vcpus": count(), "memoryBytes": count(), "migratable": flag(),
-        "agentConnected": flag(), "guestOs": text(), "created": text(), "notes": texts()});
-    let mut detail = vm.clone();
-    for (name, schema) in [
-        ("uid", text()),
-        ("instancetype", text()),
-        ("preference", text()),
-        ("launcher", text()),
-        ("disks", objects()),
-        ("interfaces", objects()),
-        ("conditions", objects()),
-        ("migrationBlockers", objects()),
-        ("events", objects()),
-    ] {
-        detail[name] = schema;
-    }
-    let of_vm = [
-        "namespace",
-        "name",
-        "status",
-        "runStrategy",
-        "ready",
-        "addresses",
-        "agentConnected",
-        "created",
-        "notes",
-    ];
-    json!({
-        "Problem": object(&["type", "code", "title", "status", "detail", "remedy"], json!({"type": text(),
-            "code": {"type": "string", "enum": codes}, "title": text(), "status": {"type": "integer"},
-            "detail": text(), "remedy": text()})),
-        "Health": object(&["status"], json!({"status": text()})),
-        "Status": object(&["program", "started", "kubernetes", "namespace"],
-            json!({"program": text(), "started": text(), "kubernetes": text(), "namespace": text()})),
-        "Capabilities": object(&["kubernetes", "gates", "apis", "storage", "nodes", "permissions", "missing"],
-            json!({"kubernetes": text(), "kubevirt": {"type": "object"}, "gates": objects(), "apis": objects(),
-                "cdi": text(), "storage": objects(), "nodes": objects(), "permissions": objects(),
-                "missing": texts()})),
-        "Usage": object(&["namespace", "name", "pod", "cpuMilli", "memoryBytes", "measured", "window", "source"],
-            json!({"namespace": text(), "name": text(), "pod": text(), "cpuMilli": count(), "memoryBytes": count(),
-                "measured": text(), "window": text(), "source": text()})),
-        "UsageList": list("Usage"),
-        "Vm": object(&of_vm, vm),
-        "VmList": list("Vm"),
-        "VmDetail": object(&of_vm, detail),
-        "Change": object(&["type", "vm"], json!({"type": {"type": "string", "enum": ["updated", "removed"]},
-            "vm": {"$ref": "#/components/schemas/Vm"}})),
-        "ListRequest": body(&[], json!({"namespace": text(), "allNamespaces": flag(), "labelSelector": text(),
-            "name": text(), "status": texts(), "node": text(),
-            "sortBy": {"type": "string", "enum": ["name", "status", "node", "age", "cpu", "memory"]}})),
-        "Done": object(&["namespace", "name", "operation", "dryRun"],
-            json!({"namespace": text(), "name": text(), "operation": text(), "dryRun": flag()})),
-        "OrderRequest": waiting(&[]),
-        "StartRequest": waiting(&[("paused", flag())]),
-        "StopRequest": waiting(&[("gracePeriodSeconds", json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}))]),
-        "RestartRequest": waiting(&[("force", flag())]),
-        "MigrateRequest": waiting(&[("node", text())]),
-        "Migration": object(&["namespace", "name", "vm", "phase", "created"], json!({"namespace": text(),
-            "name": text(), "vm": text(), "phase": text(), "source": text(), "target": text(), "failure": text(),
-            "created": text()})),
-        "SnapshotRequest": waiting(&[("name", text())]),
-        "Snapshot": object(&["namespace", "name", "vm", "phase", "ready", "included", "excluded", "indications", "created"],
-            json!({"namespace": text(), "name": text(), "vm": text(), "phase": text(), "ready": flag(),
-                "included": texts(), "excluded": texts(), "indications": texts(), "error": text(), "created": text()})),
-        "SnapshotList": list("Snapshot"),
-        "RestoreRequest": body(&["snapshot"], json!({"snapshot": text(), "stop": flag(), "dryRun": flag()})),
-        "CloneRequest": body(&["target"], json!({"target": text(), "dryRun": flag()})),
-        "Underway": object(&["namespace", "name", "vm"], json!({"namespace": text(), "name": text(), "vm": text()})),
-        "DeleteRequest": body(&[], json!({"dryRun": flag(),
-            "disks": {"type": "string", "enum": ["with-vm", "keep", "all"], "default": "with-vm"}})),
-        "DeletePlan": object(&["uid", "resourceVersion", "orphan", "disks"],
-            json!({"uid": text(), "resourceVersion": text(), "orphan": flag(), "disks": objects()})),
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use super::problem::Problem;
 use super::{Caller, Service};
 use crate::{Error, Kind, VmId};
 
-type Answer = Result<Json<Value>, Problem>;
+pub(super) type Answer = Result<Json<Value>, Problem>;
 
 /// `GET /health`: the process serves. Whether the cluster does is `/status`.
 pub(super) async fn health() -> Json<Value> {
@@ -39,13 +40,30 @@ pub(super) struct Place {
     all_namespaces: bool,
 }
 
-type PlaceQuery = Result<Query<Place>, axum::extract::rejection::QueryRejection>;
+impl Place {
+    /// The namespace that was asked for, or the default; none for all.
+    pub(super) fn of(self, caller: &Caller) -> Option<String> {
+        let namespace = self.namespace.unwrap_or_else(|| caller.provider.default_namespace().to_owned());
+        (!self.all_namespaces).then_some(namespace)
+    }
+}
 
-fn place(query: PlaceQuery) -> Result<Place, Error> {
-    query.map(|Query(place)| place).map_err(|error| {
-        let remedy = "send what /openapi.json asks for";
-        Error::new(Kind::InvalidArgument, "reading the query", error.body_text(), remedy)
-    })
+pub(super) type PlaceQuery = Result<Query<Place>, QueryRejection>;
+
+/// A query that cannot be read.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
+pub(super) fn unread(error: QueryRejection) -> Error {
+    let remedy = "send what /openapi.json asks for";
+    Error::new(Kind::InvalidArgument, "reading the query", error.body_text(), remedy)
+}
+
+pub(super) fn place(query: PlaceQuery) -> Result<Place, Error> {
+    query.map(|Query(place)| place).map_err(unread)
+}
+
+/// A list.
+pub(super) fn items(all: &[impl serde::Serialize]) -> Answer {
+    json_of(&json!({"items": all}))
 }
 
 /// `GET /capabilities`
@@ -53,14 +71,6 @@ pub(super) async fn capabilities(Extension(caller): Extension<Caller>, query: Pl
     let namespace = place(query)?.namespace;
     let namespace = namespace.as_deref().unwrap_or_else(|| caller.provider.default_namespace());
     json_of(&caller.provider.capabilities(namespace).await?)
-}
-
-/// `GET /kubevirt/usage`
-pub(super) async fn usage(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
-    let place = place(query)?;
-    let namespace = place.namespace.as_deref().unwrap_or_else(|| caller.provider.default_namespace());
-    let items = caller.provider.usage((!place.all_namespaces).then_some(namespace)).await?;
-    Ok(Json(json!({"items": items})))
 }
 
 /// `GET /kubevirt/vms/{namespace}/{name}`

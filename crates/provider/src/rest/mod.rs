@@ -13,10 +13,18 @@
 mod audit;
 mod document;
 mod handlers;
+mod inside;
+mod inventory;
+mod jobs;
+mod page;
 mod problem;
 mod rate;
 mod reading;
+mod review;
 mod routes;
+mod schemas;
+mod storage;
+mod templates;
 mod writing;
 
 use std::sync::Arc;
@@ -32,11 +40,15 @@ use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::cluster::Prometheus;
+use crate::identity::User;
 use crate::{Error, Kind, Provider};
 use problem::Problem;
 use rate::Buckets;
+use review::Reviews;
 
 pub use document::openapi;
+pub use review::Impersonation;
 
 /// The largest request body, bytes: etcd's limit for an object (1.5 MiB) and some room.
 pub const MAX_BODY: usize = 2 << 20;
@@ -46,6 +58,9 @@ pub const MAX_REQUESTS: usize = 64;
 
 /// The most callers that follow VMs at once.
 pub const MAX_WATCHERS: usize = 32;
+
+/// The most consoles, screens and ports that are open at once.
+pub const MAX_STREAMS: usize = 32;
 
 /// Requests per second and caller, and how many may come at once.
 pub const RATE: (f64, f64) = (20.0, 60.0);
@@ -61,6 +76,11 @@ pub struct Config {
     /// The cluster under the service's own identity, for callers without a token. Only for a service
     /// that listens on loopback.
     pub own_identity: Option<Provider>,
+    /// Who a caller is, is found out by us, and they are impersonated: for tokens that are not the API
+    /// server's, and for certificates. Off: tokens go to the API server as they came.
+    pub impersonation: Option<Impersonation>,
+    /// A Prometheus that scrapes KubeVirt.
+    pub prometheus: Option<Prometheus>,
 }
 
 /// What all requests share.
@@ -69,6 +89,8 @@ struct Service {
     buckets: Mutex<Buckets>,
     slots: Semaphore,
     watchers: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    reviews: Mutex<Reviews>,
     requests: AtomicU64,
     started: jiff::Timestamp,
 }
@@ -77,7 +99,14 @@ struct Service {
 #[derive(Clone)]
 struct Caller {
     provider: Provider,
+    /// As far as we know it.
+    name: String,
 }
+
+/// Whoever has shown a certificate; the server that has verified it puts this into the extensions of its
+/// requests. It counts only with [`Config::impersonation`].
+#[derive(Clone, Debug)]
+pub struct Peer(pub User);
 
 /// The router, to be served or mounted.
 pub fn router(config: Config) -> Router {
@@ -86,6 +115,8 @@ pub fn router(config: Config) -> Router {
         buckets: Mutex::new(Buckets::new(RATE)),
         slots: Semaphore::new(MAX_REQUESTS),
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        reviews: Mutex::new(Reviews::default()),
         requests: AtomicU64::new(0),
         started: jiff::Timestamp::now(),
     });
@@ -116,43 +147,58 @@ pub async fn serve(
 /// Lets a request in: who it is from, whether there is room, and what is written down about it.
 async fn admit(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let id = request_id(&service, request.headers());
-    let mut response = match enter(&service, request.headers()) {
-        Ok((provider, _slot)) => {
-            request.extensions_mut().insert(Caller { provider });
-            let record = audit::Record::of(&request, &id);
-            let response = next.run(request).await;
-            record.write(response.status());
-            response
-        }
-        Err(error) => Problem::from(error).into_response(),
-    };
+    let mut response =
+        match enter(&service, request.headers(), request.extensions().get::<Peer>().cloned()).await {
+            Ok((caller, _slot)) => {
+                let record = audit::Record::of(&request, &id, &caller.name);
+                request.extensions_mut().insert(caller);
+                let response = next.run(request).await;
+                record.write(response.status());
+                response
+            }
+            Err(error) => Problem::from(error).into_response(),
+        };
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-fn enter<'a>(
+async fn enter<'a>(
     service: &'a Service,
     headers: &HeaderMap,
-) -> Result<(Provider, tokio::sync::SemaphorePermit<'a>), Error> {
+    peer: Option<Peer>,
+) -> Result<(Caller, tokio::sync::SemaphorePermit<'a>), Error> {
     let doing = "letting a request in";
     let busy = |wrong: &str| Error::new(Kind::TooManyRequests, doing, wrong, "wait a little, then try again");
     let slot = service.slots.try_acquire().map_err(|_| busy("too many requests are under way"))?;
     let bearer = bearer(headers)?;
-    if !service.buckets.lock().take(bearer.unwrap_or_default(), Instant::now()) {
+    let config = &service.config;
+    let peer = peer.filter(|_| config.impersonation.is_some());
+    let known_by = bearer.or(peer.as_ref().map(|peer| peer.0.name.as_str())).unwrap_or_default();
+    if !service.buckets.lock().take(known_by, Instant::now()) {
         return Err(busy("this caller sends too many requests"));
     }
-    let provider = match (bearer, &service.config.own_identity) {
-        (Some(token), _) => service.config.anonymous.with_bearer(token)?,
-        (None, Some(own)) => {
-            local(headers)?;
-            own.clone()
+    let caller = match (bearer, peer, &config.impersonation, &config.own_identity) {
+        (Some(token), _, Some(impersonation), _) => {
+            let user = review::who(&service.reviews, impersonation, token).await?;
+            Caller { provider: impersonation.own.as_user(&user)?, name: user.name }
         }
-        (None, None) => {
+        (Some(token), _, None, _) => {
+            Caller { provider: config.anonymous.with_bearer(token)?, name: "(token)".into() }
+        }
+        (None, Some(peer), Some(impersonation), _) => {
+            same_origin(headers)?;
+            Caller { provider: impersonation.own.as_user(&peer.0)?, name: peer.0.name }
+        }
+        (None, _, _, Some(own)) => {
+            local(headers)?;
+            Caller { provider: own.clone(), name: "(kubeconfig)".into() }
+        }
+        (None, _, _, None) => {
             let remedy = "send `Authorization: Bearer` with a token of the cluster";
             return Err(Error::new(Kind::Unauthenticated, doing, "it has no bearer token", remedy));
         }
     };
-    Ok((provider, slot))
+    Ok((caller, slot))
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
@@ -183,6 +229,17 @@ fn local(headers: &HeaderMap) -> Result<(), Error> {
     let wrong = "it was not made for this machine's own address";
     let remedy = "use http://127.0.0.1, or send a bearer token";
     Err(Error::new(Kind::Forbidden, "letting a request in", wrong, remedy))
+}
+
+/// A browser shows a certificate by itself, so a page of another site must not ride on it.
+fn same_origin(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().ok().and_then(|text| text.strip_prefix("https://"));
+    if origin.is_some() && origin == headers.get(HOST).and_then(|host| host.to_str().ok()) {
+        return Ok(());
+    }
+    let wrong = "it comes from a page of another site";
+    Err(Error::new(Kind::Forbidden, "letting a request in", wrong, "send a bearer token"))
 }
 
 /// The caller's id when it is short and plain, or the next number.
@@ -222,6 +279,24 @@ mod tests {
             assert_eq!(local(&headers).is_ok(), allowed, "{host} {origin:?}");
         }
         assert!(local(&HeaderMap::new()).is_err(), "no Host");
+    }
+
+    #[test]
+    fn a_certificate_does_not_count_for_pages_of_other_sites() {
+        for (origin, allowed) in [
+            (None, true),
+            (Some("https://vms.example:8444"), true),
+            (Some("https://evil.example"), false),
+            (Some("http://vms.example:8444"), false),
+            (Some("null"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("vms.example:8444"));
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            }
+            assert_eq!(same_origin(&headers).is_ok(), allowed, "{origin:?}");
+        }
     }
 
     #[test]

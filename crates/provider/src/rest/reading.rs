@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 use super::{Caller, MAX_BODY, Service};
+use crate::cluster::UsageByVm;
 use crate::select::{Selection, SortBy, sort};
 use crate::view::VmSummary;
 use crate::{Error, Kind};
@@ -76,6 +77,7 @@ pub(super) struct ListRequest {
     name: Option<String>,
     status: Vec<String>,
     node: Option<String>,
+    usage: bool,
     sort_by: Option<SortBy>,
 }
 
@@ -97,23 +99,38 @@ type Pages = Pin<Box<dyn Stream<Item = Result<Vec<VmSummary>, Error>> + Send>>;
 /// `POST /kubevirt/vms/list`. The first page is read before the status goes out; what breaks later ends
 /// the answer before its closing bracket, so it cannot be taken for a whole one.
 pub(super) async fn list(
+    State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<ListRequest>,
 ) -> Result<Response, Problem> {
-    let by = request.sort_by;
+    let (by, with_usage) = (request.sort_by, request.usage);
     let selection = request.selection(&caller.provider);
-    let pages: Pages = match by {
-        Some(by) => {
-            let mut all = caller.provider.list_all(selection).await?;
-            sort(&mut all, by);
-            Box::pin(stream::once(async { Ok(all) }))
+    let prometheus = service.config.prometheus.as_ref();
+    let namespace = selection.namespace.clone();
+    let used = async {
+        if with_usage {
+            caller.provider.usage_by_vm(namespace.as_deref(), prometheus).await
+        } else {
+            Ok(UsageByVm::default())
         }
-        None => Box::pin(caller.provider.list(selection).await?),
     };
+    let listed = async {
+        let pages: Pages = match by {
+            Some(by) => {
+                let mut all = caller.provider.list_all(selection).await?;
+                sort(&mut all, by);
+                Box::pin(stream::once(async { Ok(all) }))
+            }
+            None => Box::pin(caller.provider.list(selection).await?),
+        };
+        Ok(pages)
+    };
+    let (pages, mut usage) = futures::try_join!(listed, used)?;
     let mut first = true;
     let items = pages.map(move |page| {
         let mut text = String::new();
-        for vm in page? {
+        for mut vm in page? {
+            usage.give(&mut vm);
             if !first {
                 text.push(',');
             }

@@ -18,6 +18,7 @@ use crate::disposal::Disks;
 use crate::order::Order;
 use crate::snapshot::Origin;
 use crate::view::VmSummary;
+use crate::wait::Goal;
 use crate::{Error, Kind, VmId};
 
 /// The longest that a request may wait, seconds.
@@ -30,9 +31,16 @@ type Answer = Result<(StatusCode, Answered<Value>), Problem>;
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct OrderRequest {
-    dry_run: bool,
-    wait: bool,
-    timeout_seconds: Option<u64>,
+    pub dry_run: bool,
+    pub wait: bool,
+    pub timeout_seconds: Option<u64>,
+}
+
+/// What takes nothing but that.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct DryRun {
+    pub dry_run: bool,
 }
 
 /// What `start` takes.
@@ -93,7 +101,13 @@ pub(super) struct RestoreRequest {
     #[serde(default)]
     stop: bool,
     #[serde(default)]
+    target: Option<String>,
+    #[serde(default)]
     dry_run: bool,
+    #[serde(default)]
+    wait: bool,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
 }
 
 /// What `clone` takes.
@@ -102,7 +116,13 @@ pub(super) struct RestoreRequest {
 pub(super) struct CloneRequest {
     target: String,
     #[serde(default)]
+    snapshot: Option<String>,
+    #[serde(default)]
     dry_run: bool,
+    #[serde(default)]
+    wait: bool,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
 }
 
 /// What `delete` takes.
@@ -111,11 +131,13 @@ pub(super) struct CloneRequest {
 pub(super) struct DeleteRequest {
     disks: Disks,
     dry_run: bool,
+    wait: bool,
+    timeout_seconds: Option<u64>,
 }
 
 impl OrderRequest {
     /// How long to wait, if at all.
-    fn patience(self) -> Result<Option<Duration>, Error> {
+    pub(super) fn patience(self) -> Result<Option<Duration>, Error> {
         let seconds = self.timeout_seconds.unwrap_or(60);
         if seconds > LONGEST {
             let wrong = format!("`timeoutSeconds` is more than {LONGEST}");
@@ -129,8 +151,13 @@ impl OrderRequest {
         Ok((self.wait && !self.dry_run).then(|| Duration::from_secs(seconds)))
     }
 
+    /// Whether it is only asked about.
+    pub(super) const fn is_dry_run(self) -> bool {
+        self.dry_run
+    }
+
     /// 200 for what is done or was only asked about, 202 for what was taken.
-    const fn status(self) -> StatusCode {
+    pub(super) const fn status(self) -> StatusCode {
         if self.wait || self.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED }
     }
 }
@@ -245,8 +272,20 @@ pub(super) async fn snapshot(
     Ok((how.status(), json_of(&snapshot)?))
 }
 
-const fn taken(dry_run: bool) -> StatusCode {
+/// 202 for what was taken, 200 for what was only asked about.
+pub(super) const fn taken(dry_run: bool) -> StatusCode {
     if dry_run { StatusCode::OK } else { StatusCode::ACCEPTED }
+}
+
+/// `POST …/migrate/cancel`
+pub(super) async fn cancel_migration(
+    Extension(caller): Extension<Caller>,
+    Path(at): Place,
+    Json(request): Json<DryRun>,
+) -> Answer {
+    let vm = VmId::new(&at.0, &at.1)?;
+    let migration = caller.provider.cancel_migration(&vm, request.dry_run).await?;
+    Ok((taken(request.dry_run), json_of(&migration)?))
 }
 
 /// `POST …/restore`
@@ -255,9 +294,15 @@ pub(super) async fn restore(
     Path(at): Place,
     Json(request): Json<RestoreRequest>,
 ) -> Answer {
-    let vm = VmId::new(&at.0, &at.1)?;
-    let restore = caller.provider.restore(&vm, &request.snapshot, request.stop, request.dry_run).await?;
-    Ok((taken(request.dry_run), json_of(&restore)?))
+    let RestoreRequest { snapshot, stop, target, dry_run, wait, timeout_seconds } = request;
+    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let vm = VmId::new(&at.0, target.as_deref().unwrap_or(&at.1))?;
+    let patience = how.patience()?;
+    let restore = caller.provider.restore(&vm, &snapshot, stop, dry_run).await?;
+    if let Some(timeout) = patience {
+        caller.provider.wait_restore(&restore, timeout, &mut |_| ()).await?;
+    }
+    Ok((how.status(), json_of(&restore)?))
 }
 
 /// `POST …/clone`
@@ -267,9 +312,15 @@ pub(super) async fn clone(
     Json(request): Json<CloneRequest>,
 ) -> Answer {
     let vm = VmId::new(&at.0, &at.1)?;
-    let origin = Origin::Vm(vm.name().into());
-    let clone = caller.provider.clone_vm(vm.namespace(), &origin, &request.target, request.dry_run).await?;
-    Ok((taken(request.dry_run), json_of(&clone)?))
+    let CloneRequest { target, snapshot, dry_run, wait, timeout_seconds } = request;
+    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let patience = how.patience()?;
+    let origin = snapshot.map_or_else(|| Origin::Vm(vm.name().into()), Origin::Snapshot);
+    let clone = caller.provider.clone_vm(vm.namespace(), &origin, &target, dry_run).await?;
+    if let Some(timeout) = patience {
+        caller.provider.wait_clone(&clone, timeout, &mut |_| ()).await?;
+    }
+    Ok((how.status(), json_of(&clone)?))
 }
 
 /// `POST …/delete`. The answer is the plan that was, or with `dryRun` would be, carried out.
@@ -279,9 +330,15 @@ pub(super) async fn delete(
     Json(request): Json<DeleteRequest>,
 ) -> Answer {
     let vm = VmId::new(&at.0, &at.1)?;
-    let plan = caller.provider.plan_delete(&vm, request.disks).await?;
-    caller.provider.delete(&vm, &plan, request.dry_run).await?;
-    Ok((taken(request.dry_run), json_of(&plan)?))
+    let DeleteRequest { disks, dry_run, wait, timeout_seconds } = request;
+    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let patience = how.patience()?;
+    let plan = caller.provider.plan_delete(&vm, disks).await?;
+    caller.provider.delete(&vm, &plan, dry_run).await?;
+    if let Some(timeout) = patience {
+        caller.provider.wait(&vm, &Goal::Deleted, timeout, &mut |_| ()).await?;
+    }
+    Ok((how.status(), json_of(&plan)?))
 }
 
 /// `POST /kubevirt/vms/{namespace}`: the body is a `VirtualMachine`.

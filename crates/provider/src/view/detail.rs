@@ -73,6 +73,9 @@ pub struct Interface {
     /// The hardware address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// `up` or `down`, and `absent` while it is being unplugged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// Addresses.
     pub addresses: Vec<String>,
     /// The name in the guest, which the agent knows.
@@ -213,6 +216,10 @@ fn interfaces(vm: &Value, vmi: Option<&Value>) -> Vec<Interface> {
                 binding: binding.unwrap_or_else(|| text(interface, "/binding/name")).into(),
                 network: network.and_then(|one| some(one, "/multus/networkName")).unwrap_or("pod".into()),
                 mac: state.and_then(|state| some(state, "/mac")).or_else(|| some(interface, "/macAddress")),
+                link: some(interface, "/state")
+                    .filter(|state| state == "absent")
+                    .or_else(|| state.and_then(|state| some(state, "/linkState")))
+                    .or_else(|| some(interface, "/state")),
                 addresses: addresses.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
                 guest_name: state.and_then(|state| some(state, "/interfaceName")),
             }

@@ -78,6 +78,18 @@ pub struct Migration {
     /// Where to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// `PreCopy`, `PostCopy` or `Paused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// When memory began to move, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// The `MigrationPolicy` that tuned it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -96,9 +108,27 @@ impl Migration {
             phase: if phase.is_empty() { "Pending" } else { phase }.into(),
             source: some(vmim, "/status/migrationState/sourceNode"),
             target: some(vmim, "/status/migrationState/targetNode"),
+            mode: some(vmim, "/status/migrationState/mode"),
+            started: some(vmim, "/status/migrationState/startTimestamp"),
+            ended: some(vmim, "/status/migrationState/endTimestamp"),
+            policy: some(vmim, "/status/migrationState/migrationPolicyName"),
             failure: some(vmim, "/status/migrationState/failureReason"),
             created: text(vmim, "/metadata/creationTimestamp").into(),
         }
+    }
+
+    /// Takes over what an instance tells about this migration; `uid` is the migration's.
+    pub fn add_state_of(&mut self, vmi: &Value, uid: &str) {
+        let state = "/status/migrationState";
+        if text(vmi, &format!("{state}/migrationUid")) != uid {
+            return;
+        }
+        let of = |key: &str| some(vmi, &format!("{state}/{key}"));
+        self.source = self.source.take().or_else(|| of("sourceNode"));
+        self.target = self.target.take().or_else(|| of("targetNode"));
+        self.mode = self.mode.take().or_else(|| of("mode"));
+        self.started = self.started.take().or_else(|| of("startTimestamp"));
+        self.policy = self.policy.take().or_else(|| of("migrationPolicyName"));
     }
 
     /// Whether it has ended, one way or the other.

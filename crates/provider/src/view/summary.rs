@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::json::{condition, holds, list, some, text};
+use crate::usage::Usage;
 
 /// A VM in short. Field names are those of `-o json`, of YAML and of the REST service.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -42,6 +43,9 @@ pub struct VmSummary {
     pub created: String,
     /// What somebody should look at, as in `RestartRequired`.
     pub notes: Vec<String>,
+    /// What it uses, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
 }
 
 impl VmSummary {
@@ -68,6 +72,7 @@ impl VmSummary {
             }),
             created: text(vm, "/metadata/creationTimestamp").into(),
             notes: notes.iter().filter(|kind| holds(vm, kind)).map(|kind| (*kind).into()).collect(),
+            usage: None,
         }
     }
 }

@@ -17,6 +17,8 @@ impl View<'_> {
         };
         let from = match base {
             Some(base) if base.pod == self.pod.uid => base.from,
+            // A patch that passed while the webhook was away has changed no guest.
+            _ if self.heals() => End { size: seen.vmi.status, asked: seen.vmi.asked, pod: self.pod.spec },
             _ => End { size: seen.vmi.size, asked: seen.vmi.asked, pod: self.pod.spec },
         };
         let ledger = Ledger {
@@ -25,6 +27,7 @@ impl View<'_> {
             from,
             to: self.end(&from, wanted.size, wanted.follows),
             since: self.now,
+            begun: self.now,
             touched: base.is_some_and(|base| base.touched),
             task: None,
             reason: None,
@@ -38,7 +41,7 @@ impl View<'_> {
         if !self.policy.in_place {
             return self.give_over(&ledger, Reason::new(Cause::Disabled, ""));
         }
-        if self.stock_at_work() {
+        if self.stock_at_work() && !self.heals() {
             return waiting(Waiting::KubeVirt);
         }
         if seen.migrating {
@@ -59,12 +62,18 @@ impl View<'_> {
         let sockets = wanted.size.sockets != vmi.size.sockets && wish.sockets == Some(wanted.size.sockets);
         let memory = wanted.size.guest != vmi.size.guest
             && (wish.guest == Some(wanted.size.guest) || self.declares_memory());
-        sockets || memory
+        sockets || memory || self.heals()
     }
 
     /// The memory of this VM is declared by us, not by virt-controller.
     pub(super) fn declares_memory(&self) -> bool {
         self.seen.may_declare && !self.seen.vmi.migratable
+    }
+
+    /// KubeVirt has taken a size into the spec of a VM that cannot migrate, so it never gets there
+    /// by itself; with the grant we bring it there.
+    pub(super) fn heals(&self) -> bool {
+        self.declares_memory() && self.stock_at_work()
     }
 
     fn forbidden(&self) -> Option<&Obstacle> {
@@ -103,7 +112,9 @@ impl View<'_> {
         match &self.pod.state {
             Actuation::Done => {
                 let task = first_task(ledger);
-                let task = if ledger.from.size.guest == task.guest { ledger.to.size } else { task };
+                // A guest that was touched may still have the memory of an earlier wish.
+                let same_memory = !ledger.touched && ledger.from.size.guest == task.guest;
+                let task = if same_memory { ledger.to.size } else { task };
                 let next = ledger.at(Phase::Plugging, self.now);
                 Step::Record(Ledger { touched: true, task: Some(task), ..next })
             }
@@ -185,7 +196,7 @@ impl View<'_> {
         if let Some(step) = self.changed_mind(ledger) {
             return step;
         }
-        if self.declares_memory() && vmi.size.guest != ledger.to.size.guest {
+        if self.heals() || (self.declares_memory() && vmi.size.guest != ledger.to.size.guest) {
             return Step::Declare(ledger.to);
         }
         waiting(Waiting::Declaration)

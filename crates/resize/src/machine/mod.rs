@@ -281,7 +281,10 @@ impl View<'_> {
 
     /// The wanted size, when it is not what the VMI has already.
     fn wish(&self) -> Option<Wanted> {
-        self.seen.wanted.filter(|wanted| wanted.size != self.seen.vmi.size)
+        let vmi = &self.seen.vmi;
+        let differs =
+            |wanted: &Wanted| wanted.size != vmi.size || (self.heals() && wanted.size != vmi.status);
+        self.seen.wanted.filter(differs)
     }
 
     /// The guest as it is after the ledger's task; nothing while the agent has not done it.

@@ -3,14 +3,21 @@
 //! tasks out late; kubelet defers, refuses or fails; quota says no; the webhook is away; the owner
 //! changes the wish or takes it back; a drain moves the VM in the middle; the VM is deleted.
 
-#![allow(clippy::panic, clippy::manual_assert, reason = "a broken property ends the search with its way")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::manual_assert,
+    reason = "a broken property ends the search with its way"
+)]
 #![allow(clippy::struct_excessive_bools, clippy::option_option, reason = "a state is a list of facts")]
 
 mod search;
+mod walk;
 mod world;
 
 use resize::{Fallback, Size};
 use search::explore;
+use walk::live;
 use world::{Kubelet, Setting, size};
 
 /// Explores one setting and returns the number of states.
@@ -123,4 +130,27 @@ fn memory_of_a_vm_that_cannot_migrate_is_declared_with_the_grant() {
     let states = check("grant", setting)
         + check("grant, taken back", Setting { changes: BACK, outages: 0, ..setting });
     println!("{states} states");
+}
+
+/// `RESIZE_SEEDS=FIRST..LAST` tries others.
+#[test]
+fn a_thousand_random_lives_end_fully_new_or_fully_old() {
+    let chosen = std::env::var("RESIZE_SEEDS").ok();
+    let (first, last) = chosen
+        .as_deref()
+        .and_then(|range| range.split_once(".."))
+        .map_or((1, 1000), |(first, last)| (first.parse().unwrap(), last.parse().unwrap()));
+    let (mut events, mut deleted, mut failures) = (0, 0, Vec::new());
+    for seed in first..=last {
+        match live(seed) {
+            Ok(life) => {
+                events += life.events;
+                deleted += usize::from(life.deleted);
+            }
+            Err(what) => failures.push(what),
+        }
+    }
+    println!("{} lives, {events} events, {deleted} VMs deleted on the way", last - first + 1);
+    let shown = failures.iter().take(3).map(String::as_str).collect::<Vec<_>>().join("\n\n");
+    assert!(failures.is_empty(), "{} lives went wrong, the first ones:\n{shown}", failures.len());
 }

@@ -79,7 +79,7 @@ pub fn explore(setting: Setting) -> Found {
 }
 
 /// What must hold in every state.
-fn broken(setting: &Setting, world: &World) -> Option<&'static str> {
+pub fn broken(setting: &Setting, world: &World) -> Option<&'static str> {
     if world.deleted {
         return None;
     }

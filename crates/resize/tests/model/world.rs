@@ -195,8 +195,8 @@ impl World {
         decide(&self.seen(setting), &policy, self.now)
     }
 
-    /// virt-controller writes a size, if the webhook lets it.
-    fn patch(&mut self, to: Size, setting: &Setting) {
+    /// What the webhook says to a patch of virt-controller, or of somebody who acts as it.
+    fn ruling(&self, to: Size, setting: &Setting) -> (Ruling, Ruling) {
         let policy = Policy { in_place: true, fallback: setting.fallback, deadline: 60 };
         let facts = Facts {
             policy: Some(policy),
@@ -205,7 +205,12 @@ impl World {
             migrating: self.migration.as_ref().is_some_and(|(_, running)| *running),
         };
         let ruled = if self.hook_up { judge(self.spec, to, &facts) } else { Err(Passing::NotEnabled) };
-        let (sockets, guest) = ruled.unwrap_or((Ruling::Pass, Ruling::Pass));
+        ruled.unwrap_or((Ruling::Pass, Ruling::Pass))
+    }
+
+    /// virt-controller writes a size, if the webhook lets it.
+    fn patch(&mut self, to: Size, setting: &Setting) {
+        let (sockets, guest) = self.ruling(to, setting);
         let mut wish = self.wish.unwrap_or_default();
         match sockets {
             Ruling::Hold => wish.sockets = Some(to.sockets),
@@ -235,12 +240,24 @@ impl World {
         self.pod_state = if to == self.pod_actual { Actuation::Done } else { Actuation::Pending };
     }
 
-    fn act(&mut self, step: Step) {
+    /// Spec and status of a size in one patch; what the webhook holds of it is set back.
+    fn declare(&mut self, to: Size, setting: &Setting) {
+        let (sockets, guest) = self.ruling(to, setting);
+        self.status = to;
+        if sockets != Ruling::Hold {
+            self.spec.sockets = to.sockets;
+        }
+        if guest != Ruling::Hold {
+            self.spec.guest = to.guest;
+        }
+    }
+
+    fn act(&mut self, step: Step, setting: &Setting) {
         match step {
             Step::Record(ledger) => self.ledger = Some(ledger),
             Step::Clear => (self.ledger, self.wish, self.report) = (None, None, None),
             Step::Resize(to) => self.resize_pod(to),
-            Step::Declare(End { size, .. }) => (self.spec, self.status) = (size, size),
+            Step::Declare(End { size, .. }) => self.declare(size, setting),
             Step::Idle | Step::Wait(..) => {}
         }
     }
@@ -457,7 +474,7 @@ impl Model for Setting {
                 // A write that is guarded by what was seen fails when that has changed.
                 let other_pod = before.pod != world.pod;
                 if !stale && !other_pod {
-                    world.act(step);
+                    world.act(step, self);
                 }
             }
             Event::Die => world.intent = None,
@@ -544,14 +561,20 @@ pub fn agrees(setting: &Setting, world: &World) -> bool {
     let stranded = world.ledger.as_ref().is_some_and(|ledger| {
         ledger.is_stranded() && ledger.phase == Phase::Stopped && world.spec.guest == guest.guest
     });
-    // A VM that cannot migrate, and whose patch came while the webhook was away, is in KubeVirt's own
-    // dead end: nobody ever takes the condition away.
+    // A VM that cannot migrate and whose patch came while the webhook was away is in KubeVirt's own
+    // dead end: nobody ever takes the condition away. With the grant we lead it out, if the node can.
+    let can_heal = setting.may_declare
+        && setting.kubelet == Kubelet::Willing
+        && !world.quota_full
+        && world.ledger.as_ref().is_none_or(|ledger| ledger.phase != Phase::Stopped)
+        && world.vm.sockets >= world.spec.sockets;
     let dead_end = !setting.migratable
         && setting.outages > 0
         && !declared
+        && !can_heal
         && (accounted || world.pod_spec == Setting::render(world.spec));
     match world.decision(setting) {
-        Step::Idle | Step::Wait(Waiting::KubeVirt, _) if dead_end => true,
+        Step::Idle | Step::Wait(Waiting::KubeVirt | Waiting::Ask | Waiting::Owner, _) if dead_end => true,
         Step::Idle => accounted && declared && world.spec == guest,
         // KubeVirt wants a restart.
         Step::Wait(Waiting::Ask, _) => {

@@ -46,8 +46,8 @@ impl Api {
             ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
                 "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": "127.0.0.1"}]}),
             ["apis"] => {
-                let groups: Vec<Value> =
-                    kinds.groups().iter().map(|(name, versions)| group(name, versions)).collect();
+                let all = self.groups(&kinds);
+                let groups: Vec<Value> = all.iter().map(|(name, versions)| group(name, versions)).collect();
                 json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
             }
             ["apis", name] => {

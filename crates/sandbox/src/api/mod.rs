@@ -17,6 +17,7 @@ mod lifecycle;
 mod meta;
 mod negotiate;
 mod openapi;
+mod pod_proxy;
 mod present;
 mod protobuf;
 mod query;
@@ -25,7 +26,7 @@ mod reply;
 mod strategy;
 mod subresource;
 mod table;
-mod target;
+pub(crate) mod target;
 mod upgrade;
 mod watch;
 mod write;
@@ -97,7 +98,12 @@ pub struct Api {
     pub ca: String,
     /// Who may do what.
     pub auth: crate::auth::Auth,
+    /// Where kubelets keep the log of a pod, by its uid; nobody: there are no logs.
+    pub logs: std::sync::OnceLock<Logs>,
 }
+
+/// See [`Api::logs`].
+pub type Logs = Box<dyn Fn(&str) -> Option<std::path::PathBuf> + Send + Sync>;
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -292,6 +298,9 @@ impl Api {
             }
             return self.non_resource(head, path).await;
         };
+        if target.group.is_empty() && target.resource == "pods" && target.subresource == "proxy" {
+            return self.proxy_pod(head, &target.namespace, &target.name).await;
+        }
         let verb = trail.attributes.verb.clone();
         let kinds = self.registry.kinds();
         let Some(kind) = kinds.find(&target.group, &target.version, &target.resource).cloned() else {

@@ -64,7 +64,11 @@ impl Target {
         Self {
             resource: resource.into(),
             name: name.into(),
-            subresource: subresource.join("/"),
+            // What comes behind `proxy` is the other server's.
+            subresource: match subresource {
+                ["proxy", ..] if self.group.is_empty() => "proxy".into(),
+                other => other.join("/"),
+            },
             namespace: namespace.into(),
             ..self
         }
@@ -110,6 +114,10 @@ mod tests {
             ("/api/v1/namespaces/a", Some(["", "v1", "namespaces", "a", "a", ""])),
             ("/api/v1/namespaces/a/status", Some(["", "v1", "namespaces", "a", "a", "status"])),
             ("/api/v1/namespaces/a/pods", Some(["", "v1", "pods", "a", "", ""])),
+            (
+                "/api/v1/namespaces/a/pods/https:b:1/proxy/x/y",
+                Some(["", "v1", "pods", "a", "https:b:1", "proxy"]),
+            ),
             ("/api/v1/namespaces/a/pods/b/eviction", Some(["", "v1", "pods", "a", "b", "eviction"])),
             (
                 "/apis/kubevirt.io/v1/virtualmachines",

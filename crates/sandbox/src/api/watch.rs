@@ -28,6 +28,11 @@ use crate::store::{Cursor, Error, Event, EventType, Stored, line};
 
 /// Changes taken from the history at once.
 const BATCH: usize = 256;
+/// A busy watch sends what has happened in so much time together: a thousand events a second to each of
+/// fifty watches would be as many packets otherwise. A quiet one sends at once.
+const PACE: Duration = Duration::from_millis(4);
+/// Bytes that are sent together.
+const FRAME: usize = 64 << 10;
 /// Time between bookmarks of a quiet watch.
 const BOOKMARK: Duration = Duration::from_mins(1);
 /// A watch without `timeoutSeconds` ends after this and up to as much again.
@@ -58,6 +63,7 @@ impl Api {
             bookmarks: call.query.flag("allowWatchBookmarks"),
             columns: true,
             deadline: Instant::now() + self.lifetime(call)?,
+            sent: None,
             presenter,
         };
         match start {
@@ -82,9 +88,11 @@ impl Api {
                 Err(error) => return Ok(error_event(&expired(&error))),
             },
         }
-        let stream = futures::stream::unfold(watcher, |mut watcher| async move {
-            let line = watcher.next().await?;
-            Some((line, watcher))
+        // Faults count events, and delay each of them.
+        let together = !fate.is_any();
+        let stream = futures::stream::unfold(watcher, move |mut watcher| async move {
+            let frame = if together { watcher.frame().await? } else { watcher.next().await? };
+            Some((frame, watcher))
         });
         Ok(broken_by(fate, stream))
     }
@@ -145,7 +153,7 @@ impl Start {
 
 /// The watch as a fault lets it through.
 fn broken_by(fate: WatchFate, stream: impl Stream<Item = Bytes> + Send + 'static) -> Reply {
-    if fate.drop_after.is_none() && fate.lag.is_zero() {
+    if !fate.is_any() {
         return reply::json_stream(stream);
     }
     let lag = fate.lag;
@@ -189,9 +197,24 @@ struct Watcher {
     /// Tables describe their columns in the first event only.
     columns: bool,
     deadline: Instant,
+    /// When changes were sent last.
+    sent: Option<Instant>,
 }
 
 impl Watcher {
+    /// The next line, and those that can be sent along with it.
+    async fn frame(&mut self) -> Option<Bytes> {
+        let first = self.next().await?;
+        if self.lines.is_empty() {
+            return Some(first);
+        }
+        let mut frame = first.to_vec();
+        while let Some(line) = self.lines.pop_front_if(|line| frame.len() + line.len() <= FRAME) {
+            frame.extend_from_slice(&line);
+        }
+        Some(frame.into())
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(line) = self.lines.pop_front() {
@@ -208,8 +231,14 @@ impl Watcher {
                 let version = cursor.version();
                 return Some(self.bookmark(version, true));
             }
+            if let Some(sent) = self.sent.take() {
+                tokio::time::sleep_until(sent + PACE).await;
+            }
             match self.api.store.next(cursor, BATCH) {
-                Ok((events, _)) if !events.is_empty() => self.take(&events),
+                Ok((events, _)) if !events.is_empty() => {
+                    self.take(&events);
+                    self.sent = Some(Instant::now());
+                }
                 Ok((_, version)) => {
                     if let Some(line) = self.wait(version).await {
                         return Some(line);

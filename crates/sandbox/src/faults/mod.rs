@@ -108,6 +108,13 @@ pub struct WatchFate {
     pub lag: Duration,
 }
 
+impl WatchFate {
+    /// Whether anything is.
+    pub fn is_any(self) -> bool {
+        self.drop_after.is_some() || !self.lag.is_zero()
+    }
+}
+
 /// What is to happen to a question to a webhook.
 #[derive(Debug, Default)]
 pub struct WebhookFate {

@@ -8,8 +8,8 @@ use super::client::{Client, ClientError};
 use super::identity::KUBEVIRT_NAMESPACE;
 use super::json;
 use super::resource::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, PRIORITY_CLASSES, Resource,
-    SERVICE_ACCOUNTS, STORAGE_CLASSES, VMS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, POLICIES, POLICY_BINDINGS, PRIORITY_CLASSES,
+    Resource, SERVICE_ACCOUNTS, STORAGE_CLASSES, VMS,
 };
 
 /// How many VMs are created at once.
@@ -22,7 +22,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
 
 /// What each component may do; of the real roles, the part that is simulated.
-const ROLES: [(&str, &str, Rules); 8] = [
+const ROLES: &[(&str, &str, Rules)] = &[
     (
         "system:kube-scheduler",
         "User system:kube-scheduler",
@@ -31,7 +31,20 @@ const ROLES: [(&str, &str, Rules); 8] = [
             ("core", "pods", "get list watch delete"),
             ("core", "pods/binding bindings", "create"),
             ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "deviceclasses resourceclaims resourceslices", READ),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
             ("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    (
+        "system:controller:resource-claim-controller",
+        "User system:serviceaccount:kube-system:resource-claim-controller",
+        &[
+            ("core", "pods", READ),
+            ("core", "pods/status", "patch update"),
+            ("resource.k8s.io", "resourceclaims", "get list watch create delete"),
+            ("resource.k8s.io", "resourceclaims/status", "patch update"),
+            ("resource.k8s.io", "resourceclaimtemplates", READ),
         ],
     ),
     (
@@ -66,6 +79,32 @@ const ROLES: [(&str, &str, Rules); 8] = [
             ("core", "persistentvolumes/status persistentvolumeclaims/status", "patch update"),
             ("storage.k8s.io", "volumeattachments", WRITE),
             ("storage.k8s.io", "volumeattachments/status", "patch update"),
+            ("core", "events", "create patch update"),
+            ("snapshot.storage.k8s.io", "volumesnapshots volumesnapshotcontents", WRITE),
+            (
+                "snapshot.storage.k8s.io",
+                "volumesnapshots/status volumesnapshotcontents/status",
+                "patch update",
+            ),
+        ],
+    ),
+    (
+        "cdi",
+        "User system:serviceaccount:cdi:cdi-sa",
+        &[
+            ("core", "persistentvolumeclaims", WRITE),
+            ("core", "events", "create patch update"),
+            ("cdi.kubevirt.io", "*", "*"),
+        ],
+    ),
+    (
+        "system:controller:job-controller",
+        "User system:serviceaccount:kube-system:job-controller",
+        &[
+            ("batch", "jobs", "get list watch update patch delete"),
+            ("batch", "jobs/status jobs/finalizers", "update patch"),
+            ("core", "pods", "create delete get list patch watch"),
+            ("core events.k8s.io", "events", "create patch update"),
         ],
     ),
     (
@@ -82,7 +121,15 @@ const ROLES: [(&str, &str, Rules); 8] = [
             ("policy", "poddisruptionbudgets", WRITE),
             ("apps", "controllerrevisions", "get list watch create update delete"),
             ("kubevirt.io", "*", "*"),
-            ("export.kubevirt.io snapshot.kubevirt.io", "*", "*"),
+            ("export.kubevirt.io snapshot.kubevirt.io clone.kubevirt.io", "*", "*"),
+            ("cdi.kubevirt.io", "*", "*"),
+            ("snapshot.storage.k8s.io", "volumesnapshots", "get list watch create update delete"),
+            ("snapshot.storage.k8s.io", "volumesnapshotclasses", READ),
+            (
+                "subresources.kubevirt.io",
+                "virtualmachineinstances/freeze virtualmachineinstances/unfreeze virtualmachines/stop",
+                "update",
+            ),
             ("core", "secrets", "get list watch create delete"),
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
@@ -93,6 +140,7 @@ const ROLES: [(&str, &str, Rules); 8] = [
                 "virtualmachineinstances/addvolume virtualmachineinstances/removevolume",
                 "update",
             ),
+            ("k8s.cni.cncf.io", "network-attachment-definitions", "get list watch"),
         ],
     ),
     (
@@ -118,8 +166,28 @@ const ROLES: [(&str, &str, Rules); 8] = [
             ("core", "pods nodes namespaces", READ),
             ("kubevirt.io", "*", "get list watch patch update"),
             ("kubevirt.io", "virtualmachineinstancemigrations", "create"),
+            ("snapshot.kubevirt.io", "*", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("apps", "controllerrevisions", READ),
+        ],
+    ),
+    (
+        "virt-template-apiserver",
+        "virt-template-apiserver",
+        &[
+            ("template.kubevirt.io", "virtualmachinetemplates", READ),
+            ("kubevirt.io", "virtualmachines", "create"),
+        ],
+    ),
+    (
+        "virt-template-controller",
+        "virt-template-controller",
+        &[
+            ("template.kubevirt.io", "*", "get list watch create update patch"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshots", "get list watch create delete"),
+            ("snapshot.kubevirt.io", "virtualmachinesnapshotcontents", READ),
+            ("kubevirt.io", "virtualmachines", READ),
+            ("cdi.kubevirt.io", "datavolumes", "get list watch create patch"),
         ],
     ),
     ("kubevirt-operator", "kubevirt-operator", &[("*", "*", "*")]),
@@ -154,6 +222,19 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
     ensure(client, &PRIORITY_CLASSES, class).await?;
     for class in super::hotplug::storage_classes::classes() {
         ensure(client, &STORAGE_CLASSES, class).await?;
+    }
+    for (resource, object) in super::storage::objects() {
+        ensure(client, resource, object.clone()).await?;
+        if object.get("status").is_some() {
+            let path = resource.path("", json::name(&object), "status");
+            let patch = json!({"status": object["status"]});
+            client.send(None, http::Method::PATCH, &path, "application/merge-patch+json", &patch).await?;
+        }
+    }
+    for policy in super::plugin_policies::objects() {
+        let resource =
+            if policy["kind"] == "ValidatingAdmissionPolicy" { &POLICIES } else { &POLICY_BINDINGS };
+        ensure(client, resource, policy).await?;
     }
     let kubevirt = kubevirt(config);
     ensure(client, &KUBEVIRTS, kubevirt.clone()).await?;

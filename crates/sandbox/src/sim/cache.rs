@@ -7,12 +7,16 @@
 //!   └── 410, end of stream, broken connection (with back-off)
 //! ```
 //!
+//! An object that nobody has changed or asked for in a while is kept as text: as a tree it would take ten
+//! times the memory, which thousands of VMs that just run do not need.
+//!
 //! Answers to own writes are put into the cache at once ([`Cache::observe`]), so that a controller
 //! reads what it has written. Resource versions are compared as numbers, which the API conventions
 //! allow since Kubernetes 1.35 (KEP-5504).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -33,6 +37,8 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 const WATCH_PATIENCE: Duration = Duration::from_secs(330);
 /// The longest line of a watch: an object may have 1.5 MiB in etcd, and JSON on top of it.
 const LINE_LIMIT: usize = 8 << 20;
+/// So many objects are kept as trees.
+const FRESH: usize = 256;
 /// How many objects a list page has.
 const PAGE: usize = 500;
 
@@ -58,7 +64,7 @@ type IndexFn = fn(&Value) -> &str;
 pub struct Cache {
     resource: &'static Resource,
     index_by: IndexFn,
-    state: RwLock<State>,
+    state: Mutex<State>,
     /// Held from a change until everybody has been told, so that changes are told in the order in
     /// which they happened: who adds up differences would count a pod that is gone otherwise.
     telling: Mutex<()>,
@@ -66,13 +72,65 @@ pub struct Cache {
     synced: watch::Sender<bool>,
 }
 
+/// An object, and the version that it is in.
+struct Held {
+    version: u64,
+    form: Form,
+}
+
+enum Form {
+    Tree(Arc<Value>),
+    Text(Box<[u8]>),
+}
+
+impl Held {
+    fn tree(&self) -> Arc<Value> {
+        match &self.form {
+            Form::Tree(tree) => tree.clone(),
+            // What was written here parses.
+            Form::Text(text) => Arc::new(serde_json::from_slice(text).unwrap_or_default()),
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// In the order of their keys, so that a run can be replayed.
-    objects: BTreeMap<String, Arc<Value>>,
+    objects: BTreeMap<String, Held>,
+    /// What became a tree, oldest first: keys and versions.
+    fresh: VecDeque<(String, u64)>,
     index: HashMap<String, BTreeSet<String>>,
     /// The highest version that the watch has delivered.
     seen: u64,
+}
+
+impl State {
+    /// Keeps a tree, and makes text of the one that has been one for longest.
+    fn keep(&mut self, key: &str, version: u64, tree: Arc<Value>) -> Option<Held> {
+        self.fresh.push_back((key.to_owned(), version));
+        if self.fresh.len() > FRESH {
+            self.wither();
+        }
+        self.objects.insert(key.to_owned(), Held { version, form: Form::Tree(tree) })
+    }
+
+    fn wither(&mut self) {
+        let Some((key, version)) = self.fresh.pop_front() else { return };
+        // It may have changed since, or be gone.
+        let Some(held) = self.objects.get_mut(&key).filter(|held| held.version == version) else { return };
+        if let Form::Tree(tree) = &held.form {
+            held.form = Form::Text(tree.to_string().into_bytes().into());
+        }
+    }
+
+    fn get(&mut self, key: &str) -> Option<Arc<Value>> {
+        let held = self.objects.get(key)?;
+        let (tree, version) = (held.tree(), held.version);
+        if matches!(held.form, Form::Text(_)) {
+            self.keep(key, version, tree.clone());
+        }
+        Some(tree)
+    }
 }
 
 #[derive(Deserialize)]
@@ -80,6 +138,32 @@ struct Line {
     #[serde(rename = "type")]
     kind: String,
     object: Lean,
+}
+
+/// What tells whether a line is news: the cache has most changes already, as answers to own writes.
+#[derive(Deserialize)]
+struct Glance<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: GlanceObject<'a>,
+}
+
+#[derive(Deserialize)]
+struct GlanceObject<'a> {
+    #[serde(borrow, default)]
+    metadata: GlanceMetadata<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GlanceMetadata<'a> {
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource_version: Cow<'a, str>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +192,15 @@ impl Cache {
         Arc::new(Self {
             resource,
             index_by,
-            state: RwLock::default(),
+            state: Mutex::default(),
             telling: Mutex::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
         })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn resource(&self) -> &'static Resource {
@@ -125,7 +213,8 @@ impl Cache {
         // Nobody is told anything meanwhile, so that nothing is missed; what changed just before is
         // told twice at worst.
         let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-        let present = self.state.read().unwrap_or_else(PoisonError::into_inner).objects.clone();
+        let present: Vec<_> =
+            self.state().objects.iter().map(|(key, held)| (key.clone(), held.tree())).collect();
         for (key, object) in &present {
             handler(&Change { key, old: None, new: Some(object) });
         }
@@ -133,19 +222,19 @@ impl Cache {
     }
 
     pub fn get(&self, key: &str) -> Option<Arc<Value>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned()
+        self.state().get(key)
     }
 
     /// Every object, in the order of their keys.
     pub fn all(&self) -> Vec<Arc<Value>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).objects.values().cloned().collect()
+        self.state().objects.values().map(Held::tree).collect()
     }
 
     /// The objects whose second key is this, ordered by key.
     pub fn indexed(&self, index: &str) -> Vec<Arc<Value>> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let Some(keys) = state.index.get(index) else { return Vec::new() };
-        keys.iter().filter_map(|key| state.objects.get(key).cloned()).collect()
+        keys.iter().filter_map(|key| state.objects.get(key).map(Held::tree)).collect()
     }
 
     /// Waits until the first list is complete.
@@ -232,7 +321,7 @@ impl Cache {
                 let mut start = 0;
                 while let Some(length) = buffer[start..].iter().position(|byte| *byte == b'\n') {
                     let line = &buffer[start..start + length];
-                    if !line.is_empty() {
+                    if !line.is_empty() && !self.knows(serde_json::from_slice(line)?, &mut from) {
                         self.apply(serde_json::from_slice(line)?, &mut from)?;
                     }
                     start += length + 1;
@@ -249,6 +338,23 @@ impl Cache {
         }
     }
 
+    /// Whether the object of a line is here already, in this version or a later one.
+    fn knows(&self, line: Glance<'_>, from: &mut String) -> bool {
+        if !matches!(&*line.kind, "ADDED" | "MODIFIED") {
+            return false;
+        }
+        let metadata = line.object.metadata;
+        let (key, text) = (json::join_key(&metadata.namespace, &metadata.name), metadata.resource_version);
+        let version = text.parse().unwrap_or(0);
+        let mut state = self.state();
+        if state.objects.get(&key).is_none_or(|held| held.version < version) {
+            return false;
+        }
+        state.seen = state.seen.max(version);
+        text.as_ref().clone_into(from);
+        true
+    }
+
     fn apply(&self, line: Line, from: &mut String) -> Result<(), WatchError> {
         if line.kind == "ERROR" {
             return Err(WatchError::Ended(json::text(&line.object.0, "/message").to_owned()));
@@ -260,7 +366,7 @@ impl Cache {
             "ADDED" | "MODIFIED" => self.store(object, version, true),
             "DELETED" => self.discard(&object, version),
             _ => {
-                let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                let mut state = self.state();
                 state.seen = state.seen.max(version);
             }
         }
@@ -272,7 +378,7 @@ impl Cache {
         let (key, new) = (json::key(&object), Arc::new(object));
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             // The watch is past it: what it says of this object is newer, even if it is that there is none.
             if !listed && version <= state.seen {
                 return;
@@ -280,10 +386,10 @@ impl Cache {
             if listed {
                 state.seen = state.seen.max(version);
             }
-            if state.objects.get(&key).is_some_and(|have| self::version(have) >= version) {
+            if state.objects.get(&key).is_some_and(|have| have.version >= version) {
                 return;
             }
-            let old = state.objects.insert(key.clone(), new.clone());
+            let old = state.keep(&key, version, new.clone()).map(|held| held.tree());
             self.reindex(&mut state, &key, old.as_deref(), Some(&new));
             old
         };
@@ -294,15 +400,15 @@ impl Cache {
         let key = json::key(object);
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             // In one step with the removal: an answer that came in between would bring the object back for good.
             state.seen = state.seen.max(version);
             // An object of the same name that was made since then stays.
-            let newer = state.objects.get(&key).is_some_and(|have| self::version(have) > version);
+            let newer = state.objects.get(&key).is_some_and(|have| have.version > version);
             if newer {
                 return;
             }
-            let Some(old) = state.objects.remove(&key) else { return };
+            let Some(old) = state.objects.remove(&key).map(|held| held.tree()) else { return };
             self.reindex(&mut state, &key, Some(&old), None);
             old
         };
@@ -310,19 +416,20 @@ impl Cache {
     }
 
     fn replace(&self, found: Vec<Value>, at: u64) {
-        let mut gone: BTreeMap<String, Arc<Value>> = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone: BTreeSet<String> = {
+            let mut state = self.state();
             state.seen = state.seen.max(at);
-            state.objects.clone()
+            state.objects.keys().cloned().collect()
         };
         for object in found {
             gone.remove(&json::key(&object));
             let version = version(&object);
             self.store(object, version, true);
         }
-        for object in gone.into_values() {
+        for key in gone {
             // What an own write put here after the list was made is newer than the list.
-            if version(&object) <= at {
+            let old = self.state().objects.get(&key).filter(|held| held.version <= at).map(Held::tree);
+            if let Some(object) = old {
                 self.discard(&object, at);
             }
         }
@@ -402,7 +509,7 @@ mod tests {
         let (notes, weak) = (heard.clone(), Arc::downgrade(&cache));
         cache.on_change(move |change| {
             let Some(cache) = weak.upgrade().filter(|_| change.new.is_none()) else { return };
-            notes.lock().unwrap().push(cache.state.read().unwrap().seen);
+            notes.lock().unwrap().push(cache.state().seen);
         });
         event(&cache, "DELETED", pod("a", "x", 9));
         assert_eq!(*heard.lock().unwrap(), [9], "an answer of version 8 or 9 that comes now is late");
@@ -443,6 +550,26 @@ mod tests {
             right.wait();
         }
         watching.join().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_looks_at_is_kept_as_text_and_is_the_same() {
+        let cache = Cache::new(&PODS, json::controller_uid);
+        let count = FRESH + 44;
+        for number in 0..count {
+            event(&cache, "ADDED", pod(&format!("p{number}"), "x", number as u64 + 1));
+        }
+        let texts = || {
+            let is_text = |held: &&Held| matches!(held.form, Form::Text(_));
+            cache.state().objects.values().filter(is_text).count()
+        };
+        assert_eq!(texts(), 44);
+        assert_eq!(*cache.get("ns/p0").unwrap(), pod("p0", "x", 1));
+        assert_eq!(texts(), 44, "who is asked for takes the place of another");
+        assert_eq!(cache.all().len(), count);
+        assert_eq!(cache.indexed("x").len(), count);
+        cache.replace(Vec::new(), 10_000);
+        assert!(cache.all().is_empty());
     }
 
     #[test]

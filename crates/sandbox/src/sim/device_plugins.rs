@@ -86,8 +86,10 @@ fn decide(node: &Value, permitted: &BTreeSet<String>, per_node: u32) -> Option<M
             change.insert(name.clone(), count.into());
         }
     }
-    // Resources with a domain are devices; those of KubeVirt's own plugins are always there.
-    let device = |name: &str| name.contains('/') && !name.starts_with("devices.kubevirt.io/");
+    // Resources with a domain are devices; those of other plugins are always there.
+    let device = |name: &str| {
+        name.contains('/') && !name.starts_with("devices.kubevirt.io/") && name != node::VIRTUAL_FUNCTIONS.0
+    };
     for (name, count) in &have {
         if device(name) && !permitted.contains(name) && count != "0" {
             change.insert(name.clone(), "0".into());
@@ -109,6 +111,7 @@ mod tests {
             (json!({"a.com/X": "0"}), Some(json!({"a.com/X": "2"}))),
             (json!({"a.com/X": "2", "b.com/Y": "2"}), Some(json!({"b.com/Y": "0"}))),
             (json!({"a.com/X": "2", "b.com/Y": "0", "devices.kubevirt.io/kvm": "1000"}), None),
+            (json!({"a.com/X": "2", "intel.com/vf": "16"}), None),
         ] {
             let node = json!({"status": {"allocatable": have}});
             let change = decide(&node, &permitted, 2).map(Value::from);

@@ -40,16 +40,30 @@ impl Identity {
     }
 
     pub fn node_controller() -> Self {
+        Self::kube_system(
+            "node-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+        )
+    }
+
+    pub fn claim_controller() -> Self {
+        Self::kube_system(
+            "resource-claim-controller",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/resource-claim-controller",
+        )
+    }
+
+    fn kube_system(account: &str, agent: &'static str) -> Self {
         Self {
-            user: "system:serviceaccount:kube-system:node-controller".into(),
+            user: format!("system:serviceaccount:kube-system:{account}").into(),
             groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
                 .into(),
             node: None,
-            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/node-controller",
+            agent,
         }
     }
 
-    /// Provisioner and attacher of the simulated storage.
+    /// Provisioner, resizer and snapshotter of the simulated storage.
     pub fn storage() -> Self {
         Self {
             user: "system:serviceaccount:kube-system:sandbox-storage".into(),
@@ -60,12 +74,42 @@ impl Identity {
         }
     }
 
+    /// `CDI`'s controller.
+    pub fn cdi() -> Self {
+        Self {
+            user: "system:serviceaccount:cdi:cdi-sa".into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:cdi", "system:authenticated"].into(),
+            node: None,
+            agent: "cdi-controller/v1.63.1 (linux/amd64)",
+        }
+    }
+
+    pub fn job_controller() -> Self {
+        Self {
+            user: "system:serviceaccount:kube-system:job-controller".into(),
+            groups: ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"]
+                .into(),
+            node: None,
+            agent: "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/job-controller",
+        }
+    }
+
     pub fn virt_controller() -> Self {
         Self::kubevirt("kubevirt-controller", "virt-controller/v1.9.0 (linux/amd64)")
     }
 
     pub fn virt_api() -> Self {
         Self::kubevirt("kubevirt-apiserver", "virt-api/v1.9.0 (linux/amd64)")
+    }
+
+    /// The controller of templates made from VMs.
+    pub fn template_controller() -> Self {
+        Self::kubevirt("virt-template-controller", "virt-template-controller/v0.2.0 (linux/amd64)")
+    }
+
+    /// The server of `subresources.template.kubevirt.io`.
+    pub fn template_api() -> Self {
+        Self::kubevirt("virt-template-apiserver", "virt-template-apiserver/v0.2.0 (linux/amd64)")
     }
 
     /// virt-handler on one node: its token is bound to the node, which virt-api's node restriction

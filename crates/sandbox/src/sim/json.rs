@@ -1,5 +1,7 @@
 //! Reading raw objects: the few fields that many decisions need, and conditions.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -162,6 +164,33 @@ pub fn update_condition(conditions: &mut Vec<Value>, wanted: Value) {
 /// Removes the condition of a type.
 pub fn remove_condition(conditions: &mut Vec<Value>, kind: &str) {
     conditions.retain(|condition| condition["type"] != kind);
+}
+
+/// A duration as Go writes it: `5m0s`, `1h`, `1.5s`, `300ms`.
+pub fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0.0;
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * seconds;
+        rest = tail;
+    }
+    Duration::try_from_secs_f64(total).ok()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use apimachinery::quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::guest::machine::{Answer, Machine};
 use super::json::{self, condition, put, remove, remove_condition, time};
 use super::launcher::Domain;
 use super::virt_controller::migration::decide::{CPU_LABEL, MEMORY_LABEL, TARGET_NODE_LABEL};
@@ -233,6 +234,24 @@ fn plug(vmi: &mut Value) {
     remove(vmi, &["status", "migratedVolumes"]);
 }
 
+/// The calls to the launcher that go with it; memory is there at once.
+pub fn plug_guest(machine: &mut Machine, vmi: &Value) {
+    let has = |kind: &str| condition(vmi, "/status/conditions", kind).is_some();
+    if has("HotVCPUChange") {
+        // What the launcher says is logged by virt-handler, and changes nothing.
+        machine.sync_cpus(vmi);
+    }
+    if has("HotMemoryChange") && enough_memory(vmi) && machine.sync_memory(vmi) == Answer::Success {
+        machine.follow(i64::MAX);
+    }
+}
+
+/// Whether a write is the one that ends a migration.
+pub fn completes(before: &Value, after: &Value) -> bool {
+    let completed = |vmi: &Value| state(vmi).is_some_and(|state| state["completed"] == true);
+    !completed(before) && completed(after)
+}
+
 /// The target pod asks for what the larger guest needs; without that the change is given up, with no
 /// word about it in the VMI.
 fn enough_memory(vmi: &Value) -> bool {
@@ -243,14 +262,22 @@ fn enough_memory(vmi: &Value) -> bool {
     asked.is_some_and(|asked| asked >= overhead.saturating_add(requested))
 }
 
-/// The memory that the guest has taken up (`guestCurrent` follows libvirt's `currentMemory`).
-pub fn grow(vmi: &mut Value) {
-    let Some(requested) = vmi.pointer("/status/memory/guestRequested").cloned() else { return };
+/// The memory that libvirt counts (`guestCurrent` is its `currentMemory`).
+pub fn grow(vmi: &mut Value, counted: i64) {
+    let path = |name: &str| format!("/status/memory/{name}");
+    let bytes = |vmi: &Value, name: &str| vmi.pointer(&path(name)).and_then(quantity::units);
+    if vmi.pointer(&path("guestRequested")).is_none() || counted <= 0 {
+        return;
+    }
     let moving = state(vmi).is_some_and(|state| under_way(state) && given(state, "startTimestamp"))
         || !json::label(vmi, TARGET_NODE_LABEL).is_empty();
-    if !moving && vmi.pointer("/status/memory/guestCurrent") != Some(&requested) {
-        put(vmi, &["status", "memory", "guestCurrent"], requested);
+    if moving || bytes(vmi, "guestCurrent") == Some(counted) {
+        return;
     }
+    let as_requested =
+        vmi.pointer(&path("guestRequested")).filter(|_| bytes(vmi, "guestRequested") == Some(counted));
+    let value = as_requested.cloned().unwrap_or_else(|| quantity::bytes(counted).into());
+    put(vmi, &["status", "memory", "guestCurrent"], value);
 }
 
 /// Whether the target pod of a VMI is of no use any more, because the migration failed.
@@ -317,7 +344,7 @@ mod tests {
         vmi = target(&vmi, "n2", "198.18.0.2", Some(Domain::Running), at(3)).unwrap();
         assert_eq!(json::label(&vmi, TARGET_NODE_LABEL), "");
         assert_eq!(target(&vmi, "n2", "198.18.0.2", Some(Domain::Running), at(3)), None);
-        grow(&mut vmi);
+        grow(&mut vmi, 2 << 30);
         assert_eq!(vmi["status"]["memory"]["guestCurrent"], "2Gi");
     }
 

@@ -22,7 +22,8 @@ pub fn client(network: &Network, kubeconfig: &str) -> Result<kube::Client, Failu
         let found = parsed.pointer(pointer).and_then(Value::as_str);
         found.ok_or_else(|| format!("the kubeconfig has no {pointer}"))
     };
-    let server = text("/clusters/0/cluster/server")?.parse()?;
+    let (_, address) = text("/clusters/0/cluster/server")?.split_once("://").ok_or("the server is no URL")?;
+    let server = format!("http://{address}").parse()?;
     let mut token = HeaderValue::try_from(format!("Bearer {}", text("/users/0/user/token")?))?;
     token.set_sensitive(true);
     let http = HttpClient::builder(TokioExecutor::new())

@@ -12,12 +12,14 @@
 //!                                     └────virt-handler────────┘
 //! ```
 
+mod batch;
 mod bootstrap;
 mod cache;
 mod client;
 mod cluster;
 mod cmd_server;
 mod device_plugins;
+mod dra;
 mod events;
 pub mod export;
 mod guest;
@@ -32,13 +34,17 @@ mod launcher;
 mod lean;
 mod live_migration;
 mod memory;
+mod metrics;
 mod node;
 mod node_lifecycle;
 mod nodes;
+mod plugin_policies;
 mod queue;
 mod requests;
 mod resource;
 mod scheduler;
+mod storage;
+mod sysfs;
 pub mod version;
 mod virt_api;
 mod virt_controller;
@@ -55,6 +61,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::network::Network;
+pub use batch::programs::Program;
+use batch::programs::Programs;
 use cache::Cache;
 use client::{Client, ClientError};
 use events::Recorder;
@@ -63,6 +71,8 @@ use hooks::Hooks;
 use identity::Identity;
 use kubelet::Kubelet;
 use launcher::Launchers;
+pub use metrics::ADDRESS as POD_ADDRESS;
+use metrics::Metrics;
 pub use nodes::Nodes;
 pub use version::Release;
 use virt_api::VirtApi;
@@ -126,6 +136,10 @@ pub struct SimConfig {
     pub kubelet_root: Option<std::path::PathBuf>,
     /// How long things about volumes take.
     pub timing: hotplug::Timing,
+    /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
+    pub program: Option<Program>,
+    /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
+    pub host_roots: Option<std::path::PathBuf>,
     /// The program that stands for our sidecar image; without it sidecars are not run.
     pub hook_binary: Option<std::path::PathBuf>,
 }
@@ -152,6 +166,8 @@ impl Default for SimConfig {
             devices_per_node: 8,
             kubelet_root: None,
             timing: hotplug::Timing::default(),
+            program: None,
+            host_roots: None,
             hook_binary: None,
         }
     }
@@ -175,6 +191,7 @@ impl SimConfig {
             node_memory_gib: grown(default.node_memory_gib, 3),
             hook_binary: options.hook_binary.clone(),
             kubelet_root: options.kubelet_root.clone(),
+            host_roots: options.host_roots.clone(),
             ..default
         }
     }
@@ -193,13 +210,13 @@ pub async fn connect(kubeconfig: &str) -> Result<kube::Client, SimError> {
     kube::Client::try_from(config).map_err(|error| setup(error.into()))
 }
 
-/// The same over a network that may be in memory, where HTTP is spoken without TLS and only the token
-/// of the kubeconfig counts.
+/// The same over a network of this process, where HTTP is spoken in memory and without TLS, and only the
+/// token of the kubeconfig counts.
 ///
 /// # Errors
 /// When the kubeconfig says nothing that a client could use.
 pub async fn connect_over(network: &Network, kubeconfig: &str) -> Result<kube::Client, SimError> {
-    if !network.is_memory() {
+    if !network.is_internal() {
         return connect(kubeconfig).await;
     }
     memory::client(network, kubeconfig).map_err(SimError::Setup)
@@ -230,6 +247,7 @@ pub struct Simulation {
     /// The disks that were exported; gone with the simulation.
     disks: tempfile::TempDir,
     hooks: Hooks,
+    programs: Programs,
     stop: CancellationToken,
     /// Starts a virt-controller; none before everything is set up.
     controller: Mutex<Option<Replaceable>>,
@@ -239,6 +257,7 @@ pub struct Simulation {
 struct Replaceable {
     stop: CancellationToken,
     start: Box<dyn Fn(&CancellationToken) + Send>,
+    restarts: Arc<std::sync::atomic::AtomicU32>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -280,21 +299,35 @@ impl Simulation {
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
         // Dropped on a failure below, which ends what was started by then.
-        let disks = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
+        let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
-        let claims = Cache::new(&resource::CLAIMS, |_| "");
-        let classes = Cache::new(&resource::STORAGE_CLASSES, |_| "");
-        let volumes = hotplug::Hotplug::new((config.release, config.timing), (&claims, &classes), &launchers);
+        let storage = storage::StorageCaches::new();
+        let volumes = hotplug::Hotplug::new(
+            (config.release, config.timing),
+            (&storage.claims, &storage.classes),
+            &launchers,
+        );
+        let programs = Programs::new(config.program.clone(), &client, directory.path().to_path_buf())
+            .map_err(|error| SimError::Setup(error.into()))?;
         let mut simulation = Self {
             launchers,
             hooks,
+            programs,
             exports: None,
             hotplug: volumes.clone(),
-            disks,
+            disks: directory,
             stop: stop.clone(),
             controller: Mutex::default(),
         };
+        if let Some(root) = &config.host_roots {
+            sysfs::write(root, &config).map_err(|error| SimError::Setup(error.into()))?;
+        }
         bootstrap::cluster(&client, &config).await?;
+        let clones = if config.release.serves_clone_v1beta1() {
+            &resource::CLONES
+        } else {
+            &resource::CLONES_V1ALPHA1
+        };
         let caches = Caches {
             vms: Cache::new(&resource::VMS, |_| ""),
             vmis: Cache::new(&resource::VMIS, |vmi| json::text(vmi, "/status/nodeName")),
@@ -304,11 +337,18 @@ impl Simulation {
             policies: Cache::new(&resource::MIGRATION_POLICIES, |_| ""),
             nodes: Cache::new(&resource::NODES, |_| ""),
             namespaces: Cache::new(&resource::NAMESPACES, |_| ""),
-            claims: claims.clone(),
+            snapshots: Cache::new(&resource::SNAPSHOTS, |one| json::text(one, "/spec/source/name")),
+            contents: Cache::new(&resource::SNAPSHOT_CONTENTS, |_| ""),
+            restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
+            clones: Cache::new(clones, |_| virt_controller::clone::ALL),
+            template_requests: Cache::new(&resource::TEMPLATE_REQUESTS, |_| ""),
+            storage: storage.clone(),
+            restarts: Arc::default(),
             settings: Arc::default(),
         };
         let nodes = caches.nodes.clone();
-        let all: Arc<[_]> = [
+        let nodes_seen = nodes.clone();
+        let all: Arc<[_]> = vec![
             nodes.clone(),
             caches.migrations.clone(),
             caches.policies.clone(),
@@ -317,10 +357,15 @@ impl Simulation {
             caches.vms.clone(),
             caches.vmis.clone(),
             caches.pods.clone(),
-            claims.clone(),
-            classes.clone(),
+            caches.snapshots.clone(),
+            caches.contents.clone(),
+            caches.restores.clone(),
+            caches.clones.clone(),
+            caches.template_requests.clone(),
         ]
-        .into();
+        .into_iter()
+        .chain(caches.storage.all())
+        .collect();
         for cache in all.iter() {
             tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
         }
@@ -331,6 +376,8 @@ impl Simulation {
         let writer = Writer { client: client.clone(), caches: all.clone() };
         let recorder = Recorder::start(&client, &stop);
         let launchers = &simulation.launchers.clone();
+        let disks = Arc::new(storage::disks::Disks::new(simulation.disks.path().to_path_buf(), config.seed));
+        storage::start(&writer, &recorder, (&caches.storage, &caches.pods), &disks, &stop);
         scheduler::Scheduler::start(
             config.seed,
             writer.clone(),
@@ -342,20 +389,22 @@ impl Simulation {
         node_lifecycle::start(writer.clone(), &nodes, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
+        dra::start(writer.clone(), &caches.pods, &stop);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),
             recorder.clone(),
             (&caches.pods, &nodes),
-            (launchers, &volumes),
+            (launchers, &volumes, &simulation.programs),
             &stop,
         );
         hotplug::storage_classes::Volumes::start(
             writer.clone(),
-            (&claims, &classes, &caches.pods),
+            (&storage.claims, &storage.classes, &caches.pods),
             &volumes,
             &stop,
         );
+        batch::start(writer.clone(), &caches.pods, &stop);
         if let Some(root) = &config.kubelet_root {
             cmd_server::CmdServers::start(root, &caches.pods, launchers, &stop);
         }
@@ -367,6 +416,7 @@ impl Simulation {
             let (seed, writer, recorder, caches) =
                 (config.seed, writer.clone(), recorder.clone(), caches.clone());
             Replaceable {
+                restarts: caches.restarts.clone(),
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
                     VirtController::start(seed, writer.clone(), recorder.clone(), (&caches, &volumes), stop);
@@ -376,12 +426,15 @@ impl Simulation {
         (controller.start)(&controller.stop);
         *simulation.controller() = Some(controller);
         let sources = (&caches.vms, &caches.vmis);
-        let disks = (simulation.disks.path().to_path_buf(), config.seed);
         simulation.exports =
             Some(export::start(writer.clone(), sources, disks, config.release, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;
+        dra::publish(&client, &config).await?;
+        let measured = (&caches.vmis, &caches.pods, &nodes_seen);
+        let names: Vec<String> = (0..config.nodes).map(node::name).collect();
+        Metrics::start(&client, measured, (config.seed, config.release), &names, &stop).await?;
         bootstrap::virtual_machines(&client, &config).await?;
         Ok(simulation)
     }
@@ -408,6 +461,16 @@ impl Simulation {
         self.disks.path()
     }
 
+    /// The directory that stands for a claim which pods of Jobs mount.
+    pub fn claim(&self, namespace: &str, claim: &str) -> Option<std::path::PathBuf> {
+        self.programs.claim(namespace, claim)
+    }
+
+    /// The processes of pods.
+    pub(crate) fn programs(&self) -> Programs {
+        self.programs.clone()
+    }
+
     fn controller(&self) -> MutexGuard<'_, Option<Replaceable>> {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -421,6 +484,7 @@ impl Simulation {
         }
         if let Some(controller) = self.controller().as_mut() {
             controller.stop.cancel();
+            controller.restarts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             controller.stop = self.stop.child_token();
             (controller.start)(&controller.stop);
         }

@@ -10,6 +10,10 @@ use super::{CpuVendor, SimConfig};
 /// How many VMs a node's device plugins serve at least (`KubeVirt` `virt-handler --max-devices`).
 const VIRT_DEVICES: u32 = 1000;
 
+/// What the SR-IOV network device plugin offers on every node, under the name of its own examples
+/// (`k8snetworkplumbingwg/sriov-network-device-plugin`), and how many.
+pub const VIRTUAL_FUNCTIONS: (&str, u32) = ("intel.com/vf", 16);
+
 /// CPU models that libvirt calls usable on a machine of a vendor, the host model first.
 const INTEL_MODELS: [&str; 6] = [
     "Cascadelake-Server",
@@ -114,7 +118,10 @@ fn labels(config: &SimConfig, index: u32, name: &str) -> Map<String, Value> {
         ("kubernetes.io/hostname", name),
         ("kubevirt.io/schedulable", "true"),
         ("kubevirt.io/ksm-enabled", "false"),
+        // the name before v1.9, and the one since
         ("cpumanager", "true"),
+        ("kubevirt.io/cpumanager", "true"),
+        ("kubevirt.io/realtime", "true"),
         ("topology.kubernetes.io/region", "sandbox"),
         ("node-role.kubernetes.io/worker", ""),
         ("cpu-timer.node.kubevirt.io/tsc-frequency", "2495310000"),
@@ -159,6 +166,7 @@ fn resources(config: &SimConfig) -> Value {
         "hugepages-2Mi": "0",
         "pods": config.node_pods.to_string(),
     });
+    resources[VIRTUAL_FUNCTIONS.0] = VIRTUAL_FUNCTIONS.1.to_string().into();
     for device in ["kvm", "tun", "vhost-net", "vhost-vsock"] {
         resources[format!("devices.kubevirt.io/{device}")] =
             VIRT_DEVICES.max(config.node_pods).to_string().into();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::batch::programs::Programs;
 use super::cache::Cache;
 use super::client::Client;
 use super::events::Recorder;
@@ -88,7 +89,7 @@ impl Nodes {
             writer.clone(),
             recorder.clone(),
             (&pods, &objects),
-            (&launchers, &hotplug),
+            (&launchers, &hotplug, &Programs::default()),
             &stop,
         );
         let guests = (&launchers, &hooks, &hotplug);

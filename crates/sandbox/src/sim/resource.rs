@@ -61,17 +61,36 @@ impl Resource {
     }
 }
 
+pub static DEVICE_CLASSES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "deviceclasses", "DeviceClass");
+pub static RESOURCE_CLAIMS: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub static RESOURCE_CLAIM_TEMPLATES: Resource =
+    Resource::new("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate");
+pub static RESOURCE_SLICES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
+pub static NETWORKS: Resource =
+    Resource::new("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition");
 pub static NAMESPACES: Resource = Resource::core("namespaces", "Namespace", false);
 pub static NODES: Resource = Resource::core("nodes", "Node", false);
 pub static PODS: Resource = Resource::core("pods", "Pod", true);
 pub static EVENTS: Resource = Resource::core("events", "Event", true);
 pub static SERVICE_ACCOUNTS: Resource = Resource::core("serviceaccounts", "ServiceAccount", true);
 pub static LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease");
+pub static DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets", "DaemonSet");
 pub static CONTROLLER_REVISIONS: Resource =
     Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision");
 pub static VMS: Resource = Resource::new("kubevirt.io", "v1", "virtualmachines", "VirtualMachine");
 pub static VMIS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance");
+pub static TEMPLATE_REQUESTS: Resource = Resource::new(
+    "template.kubevirt.io",
+    "v1beta1",
+    "virtualmachinetemplaterequests",
+    "VirtualMachineTemplateRequest",
+);
+pub static TEMPLATES: Resource =
+    Resource::new("template.kubevirt.io", "v1beta1", "virtualmachinetemplates", "VirtualMachineTemplate");
 pub static MIGRATIONS: Resource =
     Resource::new("kubevirt.io", "v1", "virtualmachineinstancemigrations", "VirtualMachineInstanceMigration");
 pub static MIGRATION_POLICIES: Resource =
@@ -89,6 +108,17 @@ pub static STORAGE_CLASSES: Resource =
 pub static VOLUME_ATTACHMENTS: Resource =
     Resource::cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 pub static DATA_VOLUMES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume");
+pub static DATA_SOURCES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datasources", "DataSource");
+pub static STORAGE_PROFILES: Resource =
+    Resource::cluster("cdi.kubevirt.io", "v1beta1", "storageprofiles", "StorageProfile");
+pub static CDIS: Resource = Resource::cluster("cdi.kubevirt.io", "v1beta1", "cdis", "CDI");
+pub static VOLUME_SNAPSHOTS: Resource =
+    Resource::new("snapshot.storage.k8s.io", "v1", "volumesnapshots", "VolumeSnapshot");
+pub static VOLUME_SNAPSHOT_CONTENTS: Resource =
+    Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", "VolumeSnapshotContent");
+pub static VOLUME_SNAPSHOT_CLASSES: Resource =
+    Resource::cluster("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass");
+pub static JOBS: Resource = Resource::new("batch", "v1", "jobs", "Job");
 pub static SECRETS: Resource = Resource::core("secrets", "Secret", true);
 pub static EXPORTS: Resource =
     Resource::new("export.kubevirt.io", "v1", "virtualmachineexports", "VirtualMachineExport");
@@ -97,6 +127,19 @@ pub static EXPORTS_V1BETA1: Resource =
     Resource::new("export.kubevirt.io", "v1beta1", "virtualmachineexports", "VirtualMachineExport");
 pub static SNAPSHOTS: Resource =
     Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinesnapshots", "VirtualMachineSnapshot");
+pub static SNAPSHOT_CONTENTS: Resource = Resource::new(
+    "snapshot.kubevirt.io",
+    "v1beta1",
+    "virtualmachinesnapshotcontents",
+    "VirtualMachineSnapshotContent",
+);
+pub static RESTORES: Resource =
+    Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinerestores", "VirtualMachineRestore");
+pub static CLONES: Resource =
+    Resource::new("clone.kubevirt.io", "v1beta1", "virtualmachineclones", "VirtualMachineClone");
+/// Before v1.6.
+pub static CLONES_V1ALPHA1: Resource =
+    Resource::new("clone.kubevirt.io", "v1alpha1", "virtualmachineclones", "VirtualMachineClone");
 pub static KUBEVIRTS: Resource = Resource::new("kubevirt.io", "v1", "kubevirts", "KubeVirt");
 pub static CLUSTER_ROLES: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
@@ -104,6 +147,18 @@ pub static CLUSTER_ROLE_BINDINGS: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding");
 pub static PRIORITY_CLASSES: Resource =
     Resource::cluster("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass");
+pub static POLICIES: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicy",
+);
+pub static POLICY_BINDINGS: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+);
 pub static MUTATING_WEBHOOKS: Resource = Resource::cluster(
     "admissionregistration.k8s.io",
     "v1",

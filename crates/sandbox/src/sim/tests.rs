@@ -13,7 +13,9 @@ use super::json::{self, list, put, update_condition};
 use super::kubelet::decide::{self as kubelet, Step};
 use super::launcher::Domain;
 use super::resource::{CONTROLLER_REVISIONS, PODS, VMIS};
+use super::storage::StorageCaches;
 use super::virt_api::mutate;
+use super::virt_controller::data_volumes::Volumes;
 use super::virt_controller::{launcher_pod, vm, vm_status, vmi};
 use super::virt_handler;
 use super::write::{Op, Write};
@@ -97,7 +99,8 @@ impl Stage {
     fn vm_pass(&mut self) -> bool {
         let (vm, vmi) =
             (self.objects["virtualmachines"].clone(), self.get("virtualmachineinstances").cloned());
-        let seen = vm::Observation { vm: &vm, vmi: vmi.as_ref(), now: self.now, dice: 0 };
+        let volumes = Volumes::of(&vm, &StorageCaches::new());
+        let seen = vm::Observation { vm: &vm, vmi: vmi.as_ref(), now: self.now, dice: 0, volumes: &volumes };
         let plan = vm::decide(&seen);
         for write in &plan.writes {
             self.write("controller", write);

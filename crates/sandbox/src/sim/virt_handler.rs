@@ -17,6 +17,7 @@ use super::cache::Cache;
 use super::client::ClientError;
 use super::events::{Note, Recorder};
 use super::guest::Guest;
+use super::guest::nics::Nics;
 use super::hooks::{Hooks, Stage};
 use super::hotplug::{self, Hotplug, handler};
 use super::identity::Identity;
@@ -131,13 +132,16 @@ impl VirtHandler {
         }
         let Some(domain) = self.launchers.domain(pod_uid) else { return Ok(None) };
         let now = self.writer.client.now();
-        let guest = self.launchers.guest(pod_uid, |guest| guest.clone());
+        let guest = self.launchers.guest(pod_uid, |guest| {
+            guest.nics.unplug(&vmi);
+            guest.clone()
+        });
         let mut updated = decide(&vmi, pod, domain, now).unwrap_or_else(|| vmi.as_ref().clone());
         if let Some(guest) = &guest {
             describe_state(&mut updated, guest, now);
+            live_migration::grow(&mut updated, guest.machine.counted());
         }
         let plugged = if domain == Domain::Running { self.volumes(&mut updated, pod, now) } else { None };
-        live_migration::grow(&mut updated);
         if updated != *vmi {
             let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
             self.note(&who, &answer, phase);
@@ -287,13 +291,17 @@ impl VirtHandler {
         if !attachment.is_empty() {
             self.hotplug.with_disks(json::uid(pod), |disks| {
                 self.look(vmi, node, self.writer.client.now(), |seen| {
-                    handler::mount_target(seen, attachment, disks)
+                    handler::mount_target(seen, attachment, disks);
                 });
             });
         }
         let address = text(pod, "/status/hostIP");
         let domain = self.launchers.domain(json::uid(pod));
         if let Some(updated) = live_migration::target(vmi, node, address, domain, self.writer.client.now()) {
+            if live_migration::completes(vmi, &updated) {
+                self.launchers
+                    .guest(json::uid(pod), |guest| live_migration::plug_guest(&mut guest.machine, vmi));
+            }
             let who = Identity::virt_handler(node);
             let write = Write::to(&VMIS, vmi, "", Op::Update(updated));
             let answer = self.writer.write(&who, &write).await?;
@@ -345,6 +353,8 @@ impl VirtHandler {
                     }
                     self.launchers.hand_over(json::uid(source), json::uid(target), &json::key(target));
                     self.hotplug.forget(json::uid(source));
+                    // The target pod was made for the interfaces that the VMI has now.
+                    self.launchers.guest(json::uid(target), |guest| guest.nics = Nics::of(&vmi));
                 }
                 Ok(None)
             }
@@ -471,6 +481,7 @@ fn describe_state(vmi: &mut Value, guest: &Guest, now: Timestamp) {
     if text(vmi, "/status/phase") != "Running" {
         return;
     }
+    guest.nics.describe(vmi);
     let mut conditions = list(vmi, "/status/conditions").to_vec();
     if guest.io_error.is_some() {
         let message = "VMI was paused, low-level IO error detected";

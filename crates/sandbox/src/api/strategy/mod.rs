@@ -4,6 +4,7 @@ mod capacity;
 mod defaults;
 pub mod definition;
 pub mod pod;
+mod registration;
 
 use apimachinery::FieldError;
 use serde_json::{Value, json};
@@ -137,6 +138,17 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "pods") => pod::validate(object),
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition::validate(object),
+        ("admissionregistration.k8s.io", plural) => registration(plural, object),
+        _ => Vec::new(),
+    }
+}
+
+fn registration(plural: &str, object: &Value) -> Vec<FieldError> {
+    match plural {
+        "mutatingwebhookconfigurations" => registration::webhooks(object, true),
+        "validatingwebhookconfigurations" => registration::webhooks(object, false),
+        "validatingadmissionpolicies" => registration::policy(object),
+        "validatingadmissionpolicybindings" => registration::binding(object),
         _ => Vec::new(),
     }
 }
@@ -151,6 +163,7 @@ pub fn validate_update(kind: &Kind, subresource: &str, new: &Value, current: &Va
         ("", "pods", "resize") => pod::validate_resize(new, current),
         ("", "configmaps" | "secrets", "") => immutable_data(new, current),
         ("apiextensions.k8s.io", "customresourcedefinitions", "") => definition::validate(new),
+        ("admissionregistration.k8s.io", plural, "") => registration(plural, new),
         _ => Vec::new(),
     }
 }

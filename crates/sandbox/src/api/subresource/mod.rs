@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use super::reply::{self, Reply};
 use super::{Api, Call, not_allowed};
 
+/// The end of a log that is answered, in bytes.
+const MAX_LOG: usize = 8 << 20;
+
 impl Api {
     /// Answers a request for a subresource that is not simply part of its object.
     /// `None`: it is.
@@ -28,10 +31,35 @@ impl Api {
             ("pods", "eviction", "create") => self.evict(call).await,
             ("serviceaccounts", "token", "create") => self.token(call),
             (_, "scale", "get" | "update" | "patch") => self.scale(call, verb).await,
+            ("pods", "log", "get") if self.has_log(call) => Ok(self.log(call)),
             ("pods", "log" | "exec" | "attach" | "portforward", _) => self.no_container(call),
             (_, "status" | "resize" | "ephemeralcontainers" | "finalize" | "approval", _) => return None,
             _ => Err(not_allowed()),
         })
+    }
+
+    fn has_log(&self, call: &Call) -> bool {
+        self.log_file(call).is_some()
+    }
+
+    fn log_file(&self, call: &Call) -> Option<std::path::PathBuf> {
+        let pod = self.stored(call).ok()?.value();
+        (self.logs.get()?)(pod["metadata"]["uid"].as_str()?)
+    }
+
+    /// What a pod with a process behind it has said so far; it is not followed.
+    fn log(&self, call: &Call) -> Reply {
+        let path = self.log_file(call).unwrap_or_default();
+        let text = std::fs::read(path).unwrap_or_default();
+        let limit = call.query.get("limitBytes").and_then(|limit| limit.parse().ok()).unwrap_or(MAX_LOG);
+        let text = text.get(text.len().saturating_sub(limit.min(MAX_LOG))..).unwrap_or_default();
+        let lines = call.query.get("tailLines").and_then(|lines| lines.parse::<usize>().ok());
+        let start = lines.map_or(0, |wanted| {
+            let body = text.strip_suffix(b"\n").unwrap_or(text);
+            let breaks = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+            breaks.map(|(at, _)| at + 1).nth(wanted.saturating_sub(1)).unwrap_or(0)
+        });
+        reply::text(200, text.get(start..).unwrap_or_default().to_vec())
     }
 
     /// There are no containers behind the sandbox's pods, and it does not pretend that there are.

@@ -13,10 +13,10 @@ use super::super::identity::Identity;
 use super::super::json::{join_key, key, name, namespace, text};
 use super::super::queue::Queue;
 use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOTS};
+use super::super::storage::disks::Disks;
 use super::super::version::Release;
 use super::super::write::{Op, Write, Writer};
 use super::decide::{Observation, claims_of, decide};
-use super::disks::Disks;
 use super::server::{Exports, Served};
 
 /// How soon an export is looked at again while it waits for something that has no cache.
@@ -29,7 +29,7 @@ const ALL: &str = "all";
 pub async fn start(
     writer: Writer,
     (vms, vmis): (&Arc<Cache>, &Arc<Cache>),
-    (directory, seed): (std::path::PathBuf, u64),
+    disks: Arc<Disks>,
     release: Release,
     stop: &CancellationToken,
 ) -> Result<Exports, SimError> {
@@ -43,7 +43,7 @@ pub async fn start(
         cache: cache.clone(),
         vms: vms.clone(),
         vmis: vmis.clone(),
-        disks: Arc::new(Disks::new(directory, seed)),
+        disks,
         exports: exports.clone(),
         who: Identity::virt_controller(),
     });

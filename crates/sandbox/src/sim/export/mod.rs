@@ -12,7 +12,6 @@
 
 mod controller;
 mod decide;
-mod disks;
 mod server;
 
 pub use server::Exports;

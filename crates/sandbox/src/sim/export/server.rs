@@ -31,7 +31,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::disks::Disks;
+use super::super::storage::disks::Disks;
 use crate::network::{Link, Listener, Network};
 
 /// A TLS handshake and the head of a request take no longer.

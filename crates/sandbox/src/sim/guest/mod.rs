@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod console;
 pub mod machine;
+pub mod nics;
 pub mod screen;
 pub mod usb;
 pub mod vnc;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::json::{self, text};
 use console::Console;
 use machine::Machine;
+use nics::Nics;
 
 /// The state of a guest that its node reports, and its console.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub struct Guest {
     pub boots: u32,
     /// Its vCPUs and its memory.
     pub machine: Machine,
+    /// Interfaces of the domain, and of the launcher pod, which keeps those that the guest has let go.
+    pub nics: Nics,
     /// What is on the serial line.
     pub console: Console,
     /// Ends the connection that has the serial console: there is one at a time.
@@ -41,6 +45,7 @@ impl Guest {
         Self {
             paused: text(vmi, "/spec/startStrategy") == "Paused",
             machine: Machine::of(vmi),
+            nics: Nics::of(vmi),
             console: Console::new(json::name(vmi)),
             ..Self::default()
         }

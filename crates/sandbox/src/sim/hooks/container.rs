@@ -10,7 +10,11 @@ use base64::Engine as _;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::plugins;
 use crate::sim::json::{list, text};
+
+/// The volume of plugins' sockets.
+const PLUGIN_SOCKETS: &str = "kubevirt-plugin-sockets";
 
 /// Where compute sees the sockets of sidecars.
 pub const HOOKS: &str = "/var/run/kubevirt-hooks";
@@ -30,6 +34,18 @@ pub fn is_ours(container: &Value) -> bool {
 pub fn sidecars(pod: &Value) -> Vec<&Value> {
     let containers = list(pod, "/spec/containers").iter();
     containers.filter(|one| text(one, "/name").starts_with("hook-sidecar-") && is_ours(one)).collect()
+}
+
+/// The sidecars of Plugins of a pod that can be run: containers and init containers that mount the volume
+/// of their sockets.
+pub fn plugins(pod: &Value) -> Vec<&Value> {
+    let containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+    containers.filter(|one| is_ours(one) && plugin(one).is_some()).collect()
+}
+
+/// The directory of sockets that a container sees, below that of all plugins.
+fn plugin(container: &Value) -> Option<&Value> {
+    list(container, "/volumeMounts").iter().find(|mount| mount["name"] == PLUGIN_SOCKETS)
 }
 
 /// The ConfigMaps that a container mounts.
@@ -54,7 +70,10 @@ pub fn start(
     config_maps: &BTreeMap<String, Value>,
 ) -> io::Result<Child> {
     let name = text(container, "/name");
-    let sockets = home.join("hooks").join(name);
+    let sockets = match plugin(container) {
+        Some(mount) => home.join("plugins").join(text(mount, "/subPath")),
+        None => home.join("hooks").join(name),
+    };
     std::fs::create_dir_all(&sockets)?;
     let mut places: Vec<(String, PathBuf)> = Vec::new();
     for (index, (config_map, mount)) in mounts(pod, container).enumerate() {
@@ -97,9 +116,12 @@ fn entry(config_map: &Value, key: &str) -> Option<Vec<u8>> {
 
 /// Where a path of the container `compute` is on this machine, when it lies in the sockets' volume.
 pub fn seen_by_compute(home: &Path, path: &str) -> Option<PathBuf> {
-    let below = Path::new(path).strip_prefix(HOOKS).ok()?;
+    let places = [(HOOKS, "hooks"), (plugins::DIRECTORY, "plugins")];
+    let (below, place) = places
+        .into_iter()
+        .find_map(|(seen, place)| Some((Path::new(path).strip_prefix(seen).ok()?, place)))?;
     let is_below = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    is_below.then(|| home.join("hooks").join(below))
+    is_below.then(|| home.join(place).join(below))
 }
 
 #[cfg(test)]
@@ -126,6 +148,8 @@ mod tests {
         let home = Path::new("/home");
         let seen = seen_by_compute(home, "/var/run/kubevirt-hooks/hook-sidecar-0/vbios/a.rom");
         assert_eq!(seen.as_deref(), Some(Path::new("/home/hooks/hook-sidecar-0/vbios/a.rom")));
+        let plugin = seen_by_compute(home, "/var/run/kubevirt-plugin/p/vbios/a.rom");
+        assert_eq!(plugin.as_deref(), Some(Path::new("/home/plugins/p/vbios/a.rom")));
         assert_eq!(seen_by_compute(home, "/etc/passwd"), None);
         assert_eq!(seen_by_compute(home, "/var/run/kubevirt-hooks/../../etc/passwd"), None);
     }

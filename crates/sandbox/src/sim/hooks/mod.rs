@@ -6,12 +6,15 @@
 //!  pod ready ─► start processes ─► collect ─► define twice ─► Defined ──guest ends──► Shutdown, gone
 //!                    │                │            └─ refused: said on the VMI, tried again
 //!                    └─ no ConfigMap  └─ panic: the pod fails
+//!
+//!  define: hook sidecars ─► Plugins (gate Plugins, VEP 190) ─► libvirt
 //! ```
 
 mod call;
 mod container;
 mod domain;
 mod manager;
+mod plugins;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -20,12 +23,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::Notify;
 
 pub use call::RpcError;
 pub use manager::{CollectError, Manager, Timing};
+pub use plugins::{PluginTiming, apply as apply_plugins};
 
 use super::cache::Cache;
 use super::client::{Client, ClientError};
@@ -101,7 +106,7 @@ impl Hooks {
     /// none that can be run.
     pub fn stage(&self, vmi: &Value, pod: &Value) -> Option<Stage> {
         let shared = self.0.as_ref()?;
-        if container::sidecars(pod).is_empty() {
+        if container::sidecars(pod).is_empty() && container::plugins(pod).is_empty() {
             return None;
         }
         let uid = json::uid(pod);
@@ -160,6 +165,7 @@ impl Shared {
 
 /// The life of a pod's sidecars.
 async fn live(shared: Arc<Shared>, pod: Arc<Pod>, vmi: Value, object: Value) {
+    let count = container::sidecars(&object).len();
     let mut children = loop {
         match start(&shared, &pod, &object).await {
             Ok(children) => break children,
@@ -167,7 +173,7 @@ async fn live(shared: Arc<Shared>, pod: Arc<Pod>, vmi: Value, object: Value) {
         }
         tokio::time::sleep(RETRY).await;
     };
-    let collected = Manager::collect(&pod.home.join("hooks"), children.len(), Timing::default()).await;
+    let collected = Manager::collect(&pod.home.join("hooks"), count, Timing::default()).await;
     let manager = match collected {
         Ok(manager) => manager,
         Err(error) => {
@@ -189,6 +195,15 @@ async fn live(shared: Arc<Shared>, pod: Arc<Pod>, vmi: Value, object: Value) {
     }
     pod.ended.notified().await;
     manager.shutdown().await;
+    // init containers that restart are told by kubelet, once the others have ended
+    for child in children.iter().skip(count) {
+        let process =
+            child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(process) = process {
+            // gone already, if this fails
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        }
+    }
     for child in &mut children {
         // killed when it is dropped
         drop(tokio::time::timeout(GRACE, child.wait()).await);
@@ -196,7 +211,8 @@ async fn live(shared: Arc<Shared>, pod: Arc<Pod>, vmi: Value, object: Value) {
 }
 
 async fn start(shared: &Shared, pod: &Pod, object: &Value) -> Result<Vec<Child>, String> {
-    let sidecars = container::sidecars(object);
+    let mut sidecars = container::sidecars(object);
+    sidecars.extend(container::plugins(object));
     let mut config_maps = BTreeMap::new();
     for name in sidecars.iter().flat_map(|sidecar| container::config_maps(object, sidecar)) {
         let path = format!("/api/v1/namespaces/{}/configmaps/{name}", json::namespace(object));
@@ -217,12 +233,20 @@ async fn start(shared: &Shared, pod: &Pod, object: &Value) -> Result<Vec<Child>,
 /// Defines the domain as often as virt-launcher does, and starts QEMU as far as it opens ROMs.
 async fn define(shared: &Shared, pod: &Pod, manager: &Manager, vmi: &Value) -> Result<Vec<u8>, String> {
     let kubevirt = shared.kubevirts.get(KUBEVIRT);
+    let takes_plugins = kubevirt
+        .as_deref()
+        .is_some_and(|kubevirt| feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS));
+    // virt-handler sends all Plugins with every VMI
+    let plugins = if takes_plugins { plugins_of(shared).await? } else { Vec::new() };
     let text = vmi.to_string();
     let mut defined = Vec::new();
     for round in [Round::First, Round::Second] {
         let xml = domain::xml(vmi, kubevirt.as_deref(), round);
-        defined = manager.on_define_domain(xml, text.as_bytes()).await.map_err(|error| error.to_string())?;
-        domain::check(&defined)?;
+        let hooked =
+            manager.on_define_domain(xml, text.as_bytes()).await.map_err(|error| error.to_string())?;
+        domain::check(&hooked)?;
+        let directory = pod.home.join("plugins");
+        defined = plugins::apply(&plugins, vmi, hooked, &directory, PluginTiming::default()).await?;
     }
     for file in domain::roms(&defined) {
         let readable = container::seen_by_compute(&pod.home, &file)
@@ -234,4 +258,10 @@ async fn define(shared: &Shared, pod: &Pod, manager: &Manager, vmi: &Value) -> R
         }
     }
     Ok(defined)
+}
+
+async fn plugins_of(shared: &Shared) -> Result<Vec<Value>, String> {
+    let listed = shared.client.get(None, "/apis/plugin.kubevirt.io/v1alpha1/plugins").await;
+    let listed = listed.map_err(|error| format!("failed to list plugins: {}", error.message()))?;
+    Ok(json::list(&listed, "/items").to_vec())
 }

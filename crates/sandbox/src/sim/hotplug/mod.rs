@@ -154,6 +154,10 @@ impl Hotplug {
             let ours = storage_classes::is_ours(&self.classes, &claim);
             let volume = storage_classes::volume_name(&claim);
             let attached = self.storage.attached(&key);
+            if ours && !strict && !attached.contains(node) {
+                // Only attachment pods wait for it here: launchers start as they always did.
+                continue;
+            }
             if ours && !attached.contains(node) {
                 let message = if attached.is_empty() {
                     format!("AttachVolume.Attach for volume \"{volume}\" has not been done yet")

@@ -1,4 +1,4 @@
-//! The storage of the simulated cluster: a class for each kind of driver, claims that bind by themselves, and the
+//! A class for each kind of driver, and the
 //! attachment of volumes to nodes (`VolumeAttachment`), which follows the pods that list a claim, whether they use it or
 //! not.
 
@@ -14,14 +14,13 @@ use super::storage::Profile;
 use crate::sim::cache::Cache;
 use crate::sim::client::ClientError;
 use crate::sim::identity::Identity;
-use crate::sim::json::{self, is_deleting, list, text};
+use crate::sim::json::{self, list, text};
 use crate::sim::queue::Queue;
-use crate::sim::resource::{CLAIMS, VOLUME_ATTACHMENTS, VOLUMES};
+use crate::sim::resource::VOLUME_ATTACHMENTS;
+use crate::sim::storage::DRIVER;
 use crate::sim::virt_controller::launcher_pod::claim_of;
 use crate::sim::write::{Op, Write, Writer};
 
-/// The provisioner, and the CSI driver, of the classes.
-pub const DRIVER: &str = "sandbox.vm-feature-manager.io";
 /// The parameter that says what the driver does.
 pub const PROFILE: &str = "profile";
 const WORKERS: usize = 8;
@@ -57,7 +56,7 @@ pub fn is_single_node(claim: &Value) -> bool {
 /// Uid of a pod → its node.
 type Pods = BTreeMap<String, String>;
 
-/// Binds claims and attaches volumes.
+/// Attaches volumes.
 pub struct Volumes {
     who: Identity,
     writer: Writer,
@@ -70,7 +69,7 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Starts binding and attaching.
+    /// Starts attaching.
     pub fn start(
         writer: Writer,
         (claims, classes, pods): (&Arc<Cache>, &Arc<Cache>, &Arc<Cache>),
@@ -135,37 +134,9 @@ impl Volumes {
         let wanted: BTreeSet<String> =
             self.users().get(key).map(|pods| pods.values().cloned().collect()).unwrap_or_default();
         if text(&claim, "/status/phase") != "Bound" {
-            let waits = text(&class, "/volumeBindingMode") == "WaitForFirstConsumer" && wanted.is_empty();
-            if !waits && !is_deleting(&claim) {
-                self.bind(&claim).await?;
-            }
+            return Ok(None);
         }
         self.attach(key, &claim, &wanted).await
-    }
-
-    async fn bind(&self, claim: &Value) -> Result<(), ClientError> {
-        let name = volume_name(claim);
-        let size = claim.pointer("/spec/resources/requests/storage").cloned().unwrap_or_else(|| "1Gi".into());
-        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-            "spec": {"capacity": {"storage": size}, "accessModes": claim["spec"]["accessModes"],
-                "volumeMode": claim["spec"]["volumeMode"], "persistentVolumeReclaimPolicy": "Delete",
-                "storageClassName": claim["spec"]["storageClassName"],
-                "csi": {"driver": DRIVER, "volumeHandle": name},
-                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": json::namespace(claim),
-                    "name": json::name(claim), "uid": json::uid(claim)}}});
-        match self.writer.write(&self.who, &Write::create(&VOLUMES, volume.clone())).await {
-            Err(error) if error.code() != 409 => return Err(error),
-            _ => {}
-        }
-        let bound = json!({"status": {"phase": "Bound"}});
-        self.writer.write(&self.who, &Write::to(&VOLUMES, &volume, "status", Op::MergePatch(bound))).await?;
-        let spec = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
-            "spec": {"volumeName": name}});
-        self.writer.write(&self.who, &Write::to(&CLAIMS, claim, "", Op::MergePatch(spec))).await?;
-        let status = json!({"status": {"phase": "Bound", "accessModes": claim["spec"]["accessModes"],
-            "capacity": {"storage": size}}});
-        self.writer.write(&self.who, &Write::to(&CLAIMS, claim, "status", Op::MergePatch(status))).await?;
-        Ok(())
     }
 
     /// Attaches a volume to the nodes whose pods list it: to one at a time when it is for one node only. It is

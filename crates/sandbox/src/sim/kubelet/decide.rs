@@ -307,6 +307,15 @@ fn terminated(pod: &Value, crashed: bool, now: Timestamp) -> Value {
     status
 }
 
+/// How a process that was really there ended.
+pub fn exited(status: &mut Value, code: i32, message: &str) {
+    let Some(terminated) = status.pointer_mut("/containerStatuses/0/state/terminated") else { return };
+    terminated["exitCode"] = code.into();
+    if !message.is_empty() {
+        terminated["message"] = message.into();
+    }
+}
+
 /// `Ready` as the readiness gates of a pod with running containers make it.
 fn ready_condition(pod: &Value, now: Timestamp) -> Value {
     let missing: Vec<String> = list(pod, "/spec/readinessGates")

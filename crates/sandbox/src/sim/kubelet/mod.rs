@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::SimConfig;
+use super::batch::programs::Programs;
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::events::{Note, Recorder};
@@ -48,6 +49,7 @@ pub struct Kubelet {
     node_cache: Arc<Cache>,
     launchers: Arc<Launchers>,
     hotplug: Arc<Hotplug>,
+    programs: Programs,
     queue: Queue,
     next_ip: AtomicU32,
     admitted: Mutex<Admitted>,
@@ -96,7 +98,7 @@ impl Kubelet {
         writer: Writer,
         recorder: Recorder,
         (pods, node_cache): (&Arc<Cache>, &Arc<Cache>),
-        (launchers, hotplug): (&Arc<Launchers>, &Arc<Hotplug>),
+        (launchers, hotplug, programs): (&Arc<Launchers>, &Arc<Hotplug>, &Programs),
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let nodes = (0..config.nodes)
@@ -113,6 +115,7 @@ impl Kubelet {
             node_cache: node_cache.clone(),
             launchers: launchers.clone(),
             hotplug: hotplug.clone(),
+            programs: programs.clone(),
             queue: Queue::default(),
             next_ip: AtomicU32::new(1),
             admitted: Mutex::default(),
@@ -121,6 +124,8 @@ impl Kubelet {
         pods.on_change(move |change| on_pod.pod_changed(change));
         let queue = kubelet.queue.clone();
         launchers.on_change(move |launcher| queue.add(&launcher.pod));
+        let queue = kubelet.queue.clone();
+        programs.on_end(move |pod| queue.add(pod));
         let (queue, work) = (kubelet.queue.clone(), kubelet.clone());
         queue.run(COMPONENT, WORKERS, stop, move |key| {
             let kubelet = work.clone();
@@ -147,6 +152,7 @@ impl Kubelet {
         } else {
             self.launchers.forget(json::uid(pod));
             self.hotplug.forget(json::uid(pod));
+            self.programs.forget(json::uid(pod));
         }
     }
 
@@ -208,7 +214,7 @@ impl Kubelet {
             let seen = Observation {
                 pod: &pod,
                 unready: unready.is_some(),
-                domain: self.launchers.domain(json::uid(&pod)),
+                domain: self.launchers.domain(json::uid(&pod)).or_else(|| self.programs.state(&pod)),
                 rejection,
                 host_ip: &node.address,
                 pod_ip: &pod_ip,
@@ -220,9 +226,13 @@ impl Kubelet {
                 },
                 Step::Stop => {
                     self.launchers.end(json::uid(&pod), false);
+                    self.programs.stop(json::uid(&pod));
                     return Ok(remaining_grace(&pod, now));
                 }
-                Step::Patch(status) => {
+                Step::Patch(mut status) => {
+                    if let Some((code, message)) = self.programs.end(json::uid(&pod)) {
+                        decide::exited(&mut status, code, &message);
+                    }
                     if let Some((reason, message)) = &seen.rejection {
                         let reason = if reason.starts_with("OutOf") { "OutOfResources" } else { "Rejected" };
                         self.recorder.note(

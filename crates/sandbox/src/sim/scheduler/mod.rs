@@ -1,6 +1,7 @@
 //! A scheduler for pods with `schedulerName: default-scheduler`: one decision at a time, bindings
 //! side by side, and what does not fit waits until a node or a pod changes.
 
+mod claims;
 mod fit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Change};
 use super::client::ClientError;
+use super::dra;
 use super::events::{Note, Recorder};
 use super::identity::Identity;
 use super::json::{self, text, time};
@@ -35,6 +37,8 @@ pub struct Scheduler {
     pods: Arc<Cache>,
     queue: Queue,
     state: Mutex<State>,
+    /// Who allocates devices; the next one has to see what was given.
+    allocating: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -51,7 +55,18 @@ struct State {
 struct Placed {
     node: String,
     requests: Amounts,
-    pod: Arc<Value>,
+    /// What affinity looks at: a whole pod would be kept in memory as long as it runs.
+    outline: Value,
+}
+
+/// The part of a pod that affinity looks at.
+fn outline(pod: &Value) -> Value {
+    let mut outline =
+        json!({"metadata": {"namespace": json::namespace(pod), "labels": pod["metadata"]["labels"]}});
+    if let Some(affinity) = pod.pointer("/spec/affinity") {
+        outline["spec"] = json!({"affinity": affinity});
+    }
+    outline
 }
 
 /// What becomes of a pod.
@@ -62,7 +77,7 @@ enum Verdict {
 }
 
 impl State {
-    fn place(&mut self, pod: &Arc<Value>, node: &str) {
+    fn place(&mut self, pod: &Value, node: &str) {
         let uid = json::uid(pod).to_owned();
         if self.placed.contains_key(&uid) {
             return;
@@ -72,7 +87,7 @@ impl State {
         requests::add(&mut info.used, &requests);
         info.pods += 1;
         self.repelling += usize::from(!fit::anti_affinity_terms(pod).is_empty());
-        self.placed.insert(uid, Placed { node: node.to_owned(), requests, pod: pod.clone() });
+        self.placed.insert(uid, Placed { node: node.to_owned(), requests, outline: outline(pod) });
     }
 
     fn release(&mut self, uid: &str) -> bool {
@@ -81,12 +96,13 @@ impl State {
             requests::subtract(&mut info.used, &placed.requests);
             info.pods = info.pods.saturating_sub(1);
         }
-        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.pod).is_empty());
+        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.outline).is_empty());
         true
     }
 
-    /// Chooses a node: the best score, and among equals the one that the seed draws.
-    fn decide(&self, pod: &Value, seed: u64) -> Verdict {
+    /// Chooses a node: the best score, and among equals the one that the seed draws. `only` are the nodes
+    /// that have the devices which the pod claims.
+    fn decide(&self, pod: &Value, only: Option<&HashSet<&str>>, seed: u64) -> Verdict {
         let demand = Demand::of(pod);
         let known = || self.nodes.values().filter(|node| !node.name.is_empty());
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
@@ -97,6 +113,9 @@ impl State {
             let mut misfits = fit::misfits(&demand, node);
             if misfits.is_empty() && repelled.contains(node.name.as_str()) {
                 misfits.push("node(s) didn't match pod anti-affinity rules".into());
+            }
+            if misfits.is_empty() && only.is_some_and(|only| !only.contains(node.name.as_str())) {
+                misfits.push("cannot allocate all claims".into());
             }
             if !misfits.is_empty() {
                 for reason in misfits {
@@ -128,9 +147,8 @@ impl State {
             return nodes;
         }
         for placed in self.placed.values() {
-            let theirs = fit::anti_affinity_terms(&placed.pod);
-            for (terms, owner, other) in [(own, pod, placed.pod.as_ref()), (theirs, placed.pod.as_ref(), pod)]
-            {
+            let theirs = fit::anti_affinity_terms(&placed.outline);
+            for (terms, owner, other) in [(own, pod, &placed.outline), (theirs, &placed.outline, pod)] {
                 for term in terms {
                     if fit::repels(std::slice::from_ref(term), owner, other) {
                         nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
@@ -169,6 +187,7 @@ impl Scheduler {
             pods: pods.clone(),
             queue: Queue::default(),
             state: Mutex::default(),
+            allocating: tokio::sync::Mutex::default(),
         });
         let on_pod = scheduler.clone();
         pods.on_change(move |change| on_pod.pod_changed(change));
@@ -199,7 +218,10 @@ impl Scheduler {
         if !node.is_empty() {
             self.state().place(pod, node);
         } else if text(pod, "/spec/schedulerName") == COMPONENT && !json::is_deleting(pod) {
-            let fresh = change.old.is_none_or(|old| old["spec"] != pod["spec"]);
+            let claims = "/status/resourceClaimStatuses";
+            let fresh = change
+                .old
+                .is_none_or(|old| old["spec"] != pod["spec"] || old.pointer(claims) != pod.pointer(claims));
             if fresh && !gated(pod) {
                 self.queue.add(change.key);
             }
@@ -232,25 +254,31 @@ impl Scheduler {
         if !text(&pod, "/spec/nodeName").is_empty() || json::is_deleting(&pod) || !requests::holds(&pod) {
             return Ok(None);
         }
-        let verdict = {
-            let mut state = self.state();
-            if state.placed.contains_key(json::uid(&pod)) {
-                // Bound already; the watch has not shown it yet.
-                return Ok(None);
-            }
-            let verdict = state.decide(&pod, self.seed);
-            match &verdict {
-                Verdict::Bind(node) => state.place(&pod, node),
-                Verdict::Unschedulable(_) => {
-                    state.waiting.insert(key.to_owned());
-                }
-            }
-            verdict
-        };
-        match verdict {
-            Verdict::Bind(node) => self.bind(&pod, &node).await,
-            Verdict::Unschedulable(message) => self.report(&pod, &message).await,
+        if dra::asks(&pod) {
+            return self.with_claims(key, &pod).await;
         }
+        match self.choose(key, &pod, None) {
+            None => Ok(None),
+            Some(Verdict::Bind(node)) => self.bind(&pod, &node).await,
+            Some(Verdict::Unschedulable(message)) => self.report(&pod, &message).await,
+        }
+    }
+
+    /// Decides about a pod and counts it where it goes; nothing when that was done before.
+    fn choose(&self, key: &str, pod: &Arc<Value>, only: Option<&HashSet<&str>>) -> Option<Verdict> {
+        let mut state = self.state();
+        if state.placed.contains_key(json::uid(pod)) {
+            // Bound already; the watch has not shown it yet.
+            return None;
+        }
+        let verdict = state.decide(pod, only, self.seed);
+        match &verdict {
+            Verdict::Bind(node) => state.place(pod, node),
+            Verdict::Unschedulable(_) => {
+                state.waiting.insert(key.to_owned());
+            }
+        }
+        Some(verdict)
     }
 
     async fn bind(&self, pod: &Value, node: &str) -> Result<Option<Duration>, ClientError> {
@@ -323,18 +351,18 @@ mod tests {
         let mut nodes = Vec::new();
         for name in ["p1", "p2"] {
             let pod = pod(name, "2", None);
-            let Verdict::Bind(node) = state.decide(&pod, 1) else { panic!("{name} fits") };
+            let Verdict::Bind(node) = state.decide(&pod, None, 1) else { panic!("{name} fits") };
             state.place(&pod, &node);
             nodes.push(node);
         }
         nodes.sort();
         assert_eq!(nodes, ["a", "b"]);
         let third = pod("p3", "1", None);
-        let Verdict::Unschedulable(message) = state.decide(&third, 1) else { panic!("full") };
+        let Verdict::Unschedulable(message) = state.decide(&third, None, 1) else { panic!("full") };
         assert!(message.starts_with("0/2 nodes are available: 2 Insufficient cpu."), "{message}");
         assert!(state.release("p1"));
         assert!(!state.release("p1"), "once");
-        assert!(matches!(state.decide(&third, 1), Verdict::Bind(_)));
+        assert!(matches!(state.decide(&third, None, 1), Verdict::Bind(_)));
     }
 
     #[test]
@@ -342,12 +370,12 @@ mod tests {
         let mut state = state(&[("a", "1"), ("b", "1"), ("c", "2")]);
         state.place(&pod("shy", "1", Some("zone")), "a");
         assert_eq!(
-            state.decide(&pod("plain", "1", None), 1),
+            state.decide(&pod("plain", "1", None), None, 1),
             Verdict::Bind("c".into()),
             "repelled from zone 1"
         );
         state.place(&pod("plain", "1", None), "c");
-        let Verdict::Unschedulable(message) = state.decide(&pod("shy2", "1", Some("zone")), 1) else {
+        let Verdict::Unschedulable(message) = state.decide(&pod("shy2", "1", Some("zone")), None, 1) else {
             panic!("both zones are taken")
         };
         assert!(message.contains("3 node(s) didn't match pod anti-affinity rules"), "{message}");
@@ -356,8 +384,9 @@ mod tests {
     #[test]
     fn the_seed_alone_decides_among_equal_nodes() {
         let state = state(&[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]);
-        let choices =
-            |seed| (0..8).map(|i| state.decide(&pod(&format!("p{i}"), "1", None), seed)).collect::<Vec<_>>();
+        let choices = |seed| {
+            (0..8).map(|i| state.decide(&pod(&format!("p{i}"), "1", None), None, seed)).collect::<Vec<_>>()
+        };
         assert_eq!(choices(1), choices(1));
         assert_ne!(choices(1), choices(2));
     }

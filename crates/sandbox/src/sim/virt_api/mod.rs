@@ -4,7 +4,8 @@
 
 mod migrations;
 pub mod mutate;
-mod registration;
+pub(super) mod registration;
+mod storage;
 mod subresources;
 mod validate;
 
@@ -36,7 +37,7 @@ use super::cluster::ClusterConfig;
 use super::handler_calls::HandlerCalls;
 use super::identity::Identity;
 use super::json;
-use super::resource::{MIGRATIONS, PODS, Resource, VMIS};
+use super::resource::{MIGRATIONS, PODS, RESTORES, Resource, SNAPSHOT_CONTENTS, SNAPSHOTS, VMIS, VMS};
 use super::version::Release;
 use crate::certs::Authority;
 use crate::network::{Link, Listener};
@@ -80,7 +81,8 @@ impl VirtApi {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| SimError::VirtApi(error);
         let authority = client.network().authority(1).map_err(|error| failed(error.into()))?;
         let front = registration::front_proxy(client).await?;
-        let tls = tls(&authority, &front.authority).map_err(failed)?;
+        let hosts = ["localhost", "127.0.0.1", registration::HOST];
+        let tls = tls(&authority, &front.authority, "virt-api", &hosts).map_err(failed)?;
         let listener = client.network().listen(0).await.map_err(|error| failed(error.into()))?;
         let address = listener.address().map_err(|error| failed(error.into()))?;
         let server = Arc::new(Self {
@@ -192,6 +194,9 @@ impl VirtApi {
                 Some(migrations::create(request, &self.lookups(request, false).await))
             }
             "/pod-eviction-validate" => Some(self.evict(request, &config).await),
+            "/virtualmachinerestores-validate" => {
+                Some(storage::restore(request, &self.restore_lookups(request).await, &config))
+            }
             path => review_of(path, request, &config, self.client.now()),
         };
         let Some(mut response) = decided else {
@@ -226,6 +231,28 @@ impl VirtApi {
                 Eviction::response(Some(&message))
             }
         }
+    }
+
+    /// What the webhook about restores has to know.
+    async fn restore_lookups(&self, request: &Value) -> storage::Lookups {
+        let namespace = json::text(request, "/namespace");
+        let read = async |resource: &Resource, name: &str| {
+            let path = resource.path(namespace, name, "");
+            if name.is_empty() { None } else { self.client.get(Some(&self.who), &path).await.ok() }
+        };
+        if json::text(request, "/operation") != "CREATE" {
+            return storage::Lookups::default();
+        }
+        let spec = &request["object"]["spec"];
+        let snapshot = read(&SNAPSHOTS, json::text(spec, "/virtualMachineSnapshotName")).await;
+        let content = snapshot
+            .as_ref()
+            .map(|one| json::text(one, "/status/virtualMachineSnapshotContentName").to_owned());
+        let content = read(&SNAPSHOT_CONTENTS, &content.unwrap_or_default()).await;
+        let target = read(&VMS, json::text(spec, "/target/name")).await;
+        let list =
+            self.client.get(Some(&self.who), &RESTORES.path(namespace, "", "")).await.unwrap_or_default();
+        storage::Lookups { snapshot, content, target, restores: json::list(&list, "/items").to_vec() }
     }
 
     /// What a webhook about a migration, or about an eviction, has to know. What is not there, or cannot
@@ -276,10 +303,14 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
     Some(match path {
         "/migration-mutate-create" => patched(Some(migrations::complete(request))),
         "/migration-validate-update" => migrations::update(request),
+        "/vm-clone-mutate-create" => patched(storage::complete_clone(request)),
+        "/vm-clone-validate-create" => storage::clone(request, config),
+        "/virtualmachinesnapshots-validate" => storage::snapshot(request, config),
         "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
         "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),
         "/virtualmachines-validate" => {
-            let (causes, warnings) = validate::virtual_machine(request, config);
+            let (mut causes, warnings) = validate::virtual_machine(request, config);
+            causes.extend(storage::busy(request));
             judged(causes, warnings)
         }
         "/virtualmachineinstances-validate-create" => {
@@ -292,12 +323,14 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
     })
 }
 
-fn tls(
+/// A server's configuration that knows the API server's proxy by its certificate, and serves others as well.
+pub(super) fn tls(
     authority: &Authority,
     front: &[CertificateDer<'static>],
+    subject: &str,
+    names: &[&str],
 ) -> Result<rustls::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let names = ["localhost", "127.0.0.1", registration::HOST];
-    let (certificate, key) = authority.serving("virt-api", &names)?.der();
+    let (certificate, key) = authority.serving(subject, names)?.der();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for root in front {

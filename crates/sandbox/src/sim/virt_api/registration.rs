@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
-use super::subresources::{GROUP, VERSIONS};
+use super::subresources::{GROUP, VERSIONS, templates};
 use crate::sim::SimError;
 use crate::sim::client::Client;
 use crate::sim::identity::KUBEVIRT_NAMESPACE;
@@ -25,7 +25,7 @@ pub const HOST: &str = "virt-api.kubevirt.svc";
 const SERVICE: &str = "virt-api";
 
 /// The webhooks of the mutating configuration: name, path, operations, resource.
-const MUTATORS: [Hook; 3] = [
+const MUTATORS: [Hook; 4] = [
     (
         "virtualmachines-mutator.kubevirt.io",
         "/virtualmachines-mutate",
@@ -44,9 +44,15 @@ const MUTATORS: [Hook; 3] = [
         &["CREATE"],
         "virtualmachineinstancemigrations",
     ),
+    (
+        "virtualmachineclones-mutator.kubevirt.io",
+        "/vm-clone-mutate-create",
+        &["CREATE"],
+        "virtualmachineclones",
+    ),
 ];
 /// The same of the validating configuration.
-const VALIDATORS: [Hook; 5] = [
+const VALIDATORS: [Hook; 8] = [
     (
         "virtualmachineinstances-create-validator.kubevirt.io",
         "/virtualmachineinstances-validate-create",
@@ -76,6 +82,24 @@ const VALIDATORS: [Hook; 5] = [
         "/migration-validate-update",
         &["UPDATE"],
         "virtualmachineinstancemigrations",
+    ),
+    (
+        "virtualmachinesnapshot-validator.snapshot.kubevirt.io",
+        "/virtualmachinesnapshots-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachinesnapshots",
+    ),
+    (
+        "virtualmachinerestore-validator.snapshot.kubevirt.io",
+        "/virtualmachinerestores-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachinerestores",
+    ),
+    (
+        "vm-clone-validator.kubevirt.io",
+        "/vm-clone-validate-create",
+        &["CREATE", "UPDATE"],
+        "virtualmachineclones",
     ),
 ];
 /// Webhooks on evictions: name, and the prefix of the pods that it is for. Releases before v1.6.1 have the first alone.
@@ -163,28 +187,58 @@ fn interceptors(url: &str, authority: &str, release: Release) -> Vec<Value> {
         .collect()
 }
 
+/// Where a server is that the API server hands requests on to.
+pub struct Place {
+    pub namespace: &'static str,
+    pub name: &'static str,
+    pub address: SocketAddr,
+}
+
 /// Registers the API.
 pub async fn api(client: &Client, address: SocketAddr, authority: &str) -> Result<(), SimError> {
-    let labels = json!({"kubevirt.io": SERVICE, "app.kubernetes.io/managed-by": "virt-operator"});
+    let place = Place { namespace: KUBEVIRT_NAMESPACE, name: SERVICE, address };
+    serve(client, &place, (GROUP, &VERSIONS), authority).await?;
+    serve(client, &place, (templates::GROUP, &templates::VERSIONS), authority).await
+}
+
+/// Registers an API group: a Service, its endpoint, an `APIService` for each version.
+pub async fn serve(
+    client: &Client,
+    place: &Place,
+    (group, versions): (&str, &[&str]),
+    authority: &str,
+) -> Result<(), SimError> {
+    let (namespace, name, address) = (place.namespace, place.name, place.address);
+    let labels = json!({"kubevirt.io": name, "app.kubernetes.io/managed-by": "virt-operator"});
     let service = json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": SERVICE, "namespace": KUBEVIRT_NAMESPACE, "labels": labels},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {"type": "ClusterIP", "ports": [{"port": 443, "targetPort": address.port(), "protocol": "TCP"}]}});
     register(client, &SERVICES, service).await?;
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": SERVICE, "namespace": KUBEVIRT_NAMESPACE,
-            "labels": {"kubernetes.io/service-name": SERVICE}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
         "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [{"name": "", "port": address.port(), "protocol": "TCP"}]});
     register(client, &ENDPOINT_SLICES, slice).await?;
-    for version in VERSIONS {
+    for version in versions {
         let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": format!("{version}.{GROUP}"), "labels": labels},
-            "spec": {"group": GROUP, "version": version, "caBundle": BASE64_STANDARD.encode(authority),
+            "metadata": {"name": format!("{version}.{group}"), "labels": labels},
+            "spec": {"group": group, "version": version, "caBundle": BASE64_STANDARD.encode(authority),
                 "groupPriorityMinimum": 1000, "versionPriority": 15,
-                "service": {"namespace": KUBEVIRT_NAMESPACE, "name": SERVICE, "port": 443}}});
+                "service": {"namespace": namespace, "name": name, "port": 443}}});
         register(client, &API_SERVICES, service).await?;
     }
     Ok(())
+}
+
+/// The group of what a webhook looks at, and its versions.
+fn group_of(plural: &str) -> (&'static str, &'static [&'static str]) {
+    match plural {
+        "virtualmachinesnapshots" | "virtualmachinerestores" => {
+            ("snapshot.kubevirt.io", &["v1alpha1", "v1beta1"])
+        }
+        "virtualmachineclones" => ("clone.kubevirt.io", &["v1alpha1", "v1beta1"]),
+        _ => ("kubevirt.io", &["v1alpha3", "v1"]),
+    }
 }
 
 fn configuration(resource: &Resource, name: &str, hooks: &[Hook], url: &str, authority: &str) -> Value {
@@ -196,7 +250,7 @@ fn configuration(resource: &Resource, name: &str, hooks: &[Hook], url: &str, aut
                 "admissionReviewVersions": ["v1"],
                 "clientConfig": {"url": format!("{url}{path}"), "caBundle": BASE64_STANDARD.encode(authority)},
                 "failurePolicy": "Fail",
-                "rules": [{"apiGroups": ["kubevirt.io"], "apiVersions": ["v1alpha3", "v1"],
+                "rules": [{"apiGroups": [group_of(target).0], "apiVersions": group_of(target).1,
                     "operations": operations, "resources": [target]}],
                 "sideEffects": "None",
                 "timeoutSeconds": 10,

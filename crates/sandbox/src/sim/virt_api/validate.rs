@@ -20,7 +20,7 @@ pub struct Cause {
     pub field: String,
 }
 
-const INVALID: &str = "FieldValueInvalid";
+pub const INVALID: &str = "FieldValueInvalid";
 pub const NOT_SUPPORTED: &str = "FieldValueNotSupported";
 pub const REQUIRED: &str = "FieldValueRequired";
 const DUPLICATE: &str = "FieldValueDuplicate";

@@ -64,7 +64,7 @@ impl Attachments {
             }
         });
         let (vmis, of_claims) = (caches.vmis.clone(), queue.clone());
-        caches.claims.on_change(move |change| {
+        caches.storage.claims.on_change(move |change| {
             let claim = change.object();
             for vmi in vmis.all() {
                 let uses = |volume: &Value| claim_of(volume) == Some(json::name(claim));
@@ -87,7 +87,7 @@ impl Attachments {
     }
 
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        self.caches.claims.get(&json::join_key(namespace, name))
+        self.caches.storage.claims.get(&json::join_key(namespace, name))
     }
 
     /// The oldest attachment pod of a launcher pod.

@@ -9,7 +9,10 @@ use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, map, put, text};
 use apimachinery::quantity::{self, milli, units};
+use kubevirt::feature_gates::PLUGINS;
 
+/// The volume for the sockets of Plugins (VEP 190).
+const PLUGIN_SOCKETS: &str = "kubevirt-plugin-sockets";
 /// Added to the guest's grace period for the launcher, and once more for the pod.
 const GRACE_PADDING: i64 = 15;
 
@@ -36,7 +39,7 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
                 "uid": uid, "controller": true, "blockOwnerDeletion": true}],
         },
         "spec": {
-            "volumes": volumes(vmi, &sidecars, &image),
+            "volumes": volumes(vmi, &sidecars, config, &image),
             "initContainers": init_containers(vmi, &image),
             "containers": [compute(vmi, config, overhead, sidecars.len(), &image)],
             "restartPolicy": "Never",
@@ -62,6 +65,11 @@ pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
             pod["spec"][key] = value.clone();
         }
     }
+    let claimed = claimed_devices(vmi);
+    if !claimed.is_empty() {
+        pod["spec"]["resourceClaims"] = vmi["spec"]["resourceClaims"].clone();
+        pod["spec"]["containers"][0]["resources"]["claims"] = claimed.into();
+    }
     Ok(pod)
 }
 
@@ -74,6 +82,16 @@ fn host_name(name: &str) -> &str {
     // A host name is a DNS label; a VMI name may be longer and have dots (`SanitizeHostname`).
     let label = name.split('.').next().unwrap_or(name);
     &label[..label.len().min(63)]
+}
+
+/// What the compute container uses of the pod's claims (`WithGPUsDRA`, `WithHostDevicesDRA`).
+fn claimed_devices(vmi: &Value) -> Vec<Value> {
+    ["/spec/domain/devices/gpus", "/spec/domain/devices/hostDevices"]
+        .iter()
+        .flat_map(|pointer| list(vmi, pointer))
+        .filter(|device| device.get("claimName").is_some())
+        .map(|device| json!({"name": device["claimName"], "request": device["requestName"]}))
+        .collect()
 }
 
 /// Devices that the cluster does not permit (`validatePermittedHostDevices`).
@@ -184,7 +202,10 @@ fn node_selector(vmi: &Value) -> Map<String, Value> {
         }
     }
     if vmi.pointer("/spec/domain/cpu/dedicatedCpuPlacement") == Some(&Value::Bool(true)) {
-        require("cpumanager".into());
+        require("kubevirt.io/cpumanager".into());
+    }
+    if vmi.pointer("/spec/domain/cpu/realtime").is_some() {
+        require("kubevirt.io/realtime".into());
     }
     let architecture = text(vmi, "/spec/architecture");
     if !architecture.is_empty() {
@@ -218,7 +239,7 @@ fn affinity(vmi: &Value) -> Value {
     affinity
 }
 
-fn volumes(vmi: &Value, sidecars: &[Value], image: &str) -> Vec<Value> {
+fn volumes(vmi: &Value, sidecars: &[Value], config: &ClusterConfig, image: &str) -> Vec<Value> {
     let empty = |name: &str| json!({"name": name, "emptyDir": {}});
     let mut volumes: Vec<Value> =
         ["private", "public", "sockets", "virt-bin-share-dir", "libvirt-runtime", "ephemeral-disks"]
@@ -261,6 +282,9 @@ fn volumes(vmi: &Value, sidecars: &[Value], image: &str) -> Vec<Value> {
     }
     if vmi.pointer("/spec/domain/memory/hugepages").is_some() {
         volumes.push(json!({"name": "hugepages", "emptyDir": {"medium": "HugePages"}}));
+    }
+    if config.gate(PLUGINS) {
+        volumes.push(empty(PLUGIN_SOCKETS));
     }
     volumes.push(empty("hotplug-disks"));
     volumes
@@ -384,7 +408,11 @@ fn compute(vmi: &Value, config: &ClusterConfig, overhead: i64, sidecars: usize, 
     compute["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
     compute["securityContext"] = json!({"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
         "runAsUser": 107, "runAsGroup": 107, "runAsNonRoot": true, "allowPrivilegeEscalation": false});
-    compute["volumeMounts"] = mounts(vmi, sidecars).into();
+    let mut mounts = mounts(vmi, sidecars);
+    if config.gate(PLUGINS) {
+        mounts.push(json!({"name": PLUGIN_SOCKETS, "mountPath": "/var/run/kubevirt-plugin"}));
+    }
+    compute["volumeMounts"] = mounts.into();
     compute
 }
 

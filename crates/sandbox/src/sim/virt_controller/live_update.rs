@@ -8,6 +8,7 @@ use apimachinery::quantity::{self, milli, units};
 use serde_json::{Value, json};
 
 use super::migration::decide::is_migrating;
+use super::nics;
 use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, condition, has_condition, is_deleting, list, text};
@@ -45,12 +46,16 @@ pub struct Update {
 /// Reason of the `Failure` condition, and what its message begins with.
 type Doing = (&'static str, &'static str);
 
+const INTERFACES: Doing = ("HotPlugNetworkInterfaceError", "error encountered when trying to patch vmi");
 const CPU: Doing = ("HotPlugCPUError", "Error encountered while handling CPU change request");
 const AFFINITY: Doing =
     ("AffinityChangeError", "Error encountered while handling node affinity change request");
 const TOLERATIONS: Doing =
     ("TolerationsChangeError", "Error encountered while handling tolerations change request");
 const MEMORY: Doing = ("HotPlugMemoryError", "error encountered while handling memory hotplug requests");
+
+/// GA in v1.4.
+const NIC_GATE: &str = "HotplugNICs";
 
 /// Looks at one kind of change.
 type Handler = fn(&Observation<'_>) -> Verdict;
@@ -76,8 +81,13 @@ pub fn decide(seen: &Observation<'_>) -> Update {
     if !seen.config.live_update {
         return update;
     }
-    let handlers: [(Doing, Handler); 4] =
-        [(CPU, cpu), (AFFINITY, affinity), (TOLERATIONS, tolerations), (MEMORY, memory)];
+    let handlers: [(Doing, Handler); 5] = [
+        (INTERFACES, interfaces),
+        (CPU, cpu),
+        (AFFINITY, affinity),
+        (TOLERATIONS, tolerations),
+        (MEMORY, memory),
+    ];
     for ((reason, doing), handler) in handlers {
         match handler(seen) {
             Verdict::Nothing => {}
@@ -115,6 +125,15 @@ fn needs_restart(seen: &Observation<'_>) -> bool {
             for key in ["nodeSelector", "affinity", "tolerations"] {
                 json::remove(spec, &[key]);
             }
+        }
+    }
+    if seen.config.gate(NIC_GATE) {
+        if nics::need_restart(seen.started, seen.wanted, seen.vmi) {
+            return true;
+        }
+        for spec in [&mut before, &mut after] {
+            json::remove(spec, &["domain", "devices", "interfaces"]);
+            json::remove(spec, &["networks"]);
         }
     }
     // A UUID that was written into the template after the start is the guest's own.
@@ -186,6 +205,16 @@ fn adjusted(seen: &Observation<'_>, side: &str, name: &str, new: impl FnOnce(i12
     let have = seen.vmi["spec"].pointer(&pointer).cloned().unwrap_or_else(|| "0".into());
     let new = new(asked(&seen.vmi["spec"]));
     Write::test_and_replace(&format!("/spec{pointer}"), &have, &new.into()).into()
+}
+
+fn interfaces(seen: &Observation<'_>) -> Verdict {
+    if !seen.config.gate(NIC_GATE) {
+        return Verdict::Nothing;
+    }
+    match nics::patch(seen.wanted, seen.vmi) {
+        Some(Value::Array(patch)) => Verdict::Patch(patch),
+        _ => Verdict::Nothing,
+    }
 }
 
 fn cpu(seen: &Observation<'_>) -> Verdict {

@@ -1,17 +1,24 @@
 //! virt-controller: from a `VirtualMachine` to a VMI to a launcher pod.
 
 mod attachments;
+pub mod clone;
+pub mod data_volumes;
 pub mod defaults;
 mod evacuation;
 pub mod launcher_pod;
 mod live_update;
 pub mod migration;
+mod networks;
+mod nics;
 mod overhead;
+pub mod snapshot;
+pub mod templates;
 pub mod vm;
 pub mod vm_status;
 pub mod vmi;
 mod workload_updater;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,11 +36,16 @@ use super::instancetype;
 use super::json::{self, finalizers, is_deleting, text};
 use super::node::draw_text;
 use super::queue::Queue;
-use super::resource::{CONTROLLER_REVISIONS, VMIS};
+use super::resource::{CONTROLLER_REVISIONS, VMIS, VMS};
+use super::storage::StorageCaches;
 use super::write::{Op, Write, Writer};
 use attachments::{Attachments, Synced};
+use clone::Clones;
+use data_volumes::{Users, Volumes};
 use evacuation::Evacuation;
 use migration::Migrations;
+use snapshot::Snapshots;
+use templates::Templates;
 use vm::{Expectation, Plan};
 use vm_status::SyncError;
 use workload_updater::WorkloadUpdater;
@@ -44,6 +56,8 @@ const COMPONENT: &str = "virtualmachine-controller";
 const WORKERS: usize = 24;
 /// How many passes over one key follow each other before others get a turn.
 const PASSES: usize = 8;
+/// How long one that takes over looks twice before it makes a pod.
+const CAREFUL: Duration = Duration::from_secs(10);
 
 /// How many revisions are remembered.
 const REVISIONS: usize = 1024;
@@ -61,7 +75,16 @@ pub struct Caches {
     pub policies: Arc<Cache>,
     pub nodes: Arc<Cache>,
     pub namespaces: Arc<Cache>,
-    pub claims: Arc<Cache>,
+    /// Indexed by the name of the VM.
+    pub snapshots: Arc<Cache>,
+    pub contents: Arc<Cache>,
+    /// Indexed by the name of the target.
+    pub restores: Arc<Cache>,
+    pub clones: Arc<Cache>,
+    pub template_requests: Arc<Cache>,
+    pub storage: StorageCaches,
+    /// How often virt-controller has been started anew.
+    pub restarts: Arc<AtomicU32>,
     pub settings: Arc<RwLock<Arc<ClusterConfig>>>,
 }
 
@@ -102,6 +125,12 @@ pub struct VirtController {
     vmi_queue: Queue,
     /// Templates that VMIs were started with; a revision never changes.
     revisions: Mutex<std::collections::HashMap<String, Arc<Value>>>,
+    /// Which VMs have a claim.
+    claim_users: Arc<Users>,
+    /// VMIs whose launcher pod may have been made although no answer came: what client-go's expectations are for.
+    doubtful: Mutex<std::collections::HashSet<String>>,
+    /// Until then everything is doubtful: the caches may not show what another one wrote last before it died.
+    careful_until: tokio::time::Instant,
 }
 
 impl VirtController {
@@ -120,6 +149,9 @@ impl VirtController {
         Migrations::start(writer.clone(), recorder.clone(), (caches, &hotplug), stop);
         Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
+        Snapshots::start(writer.clone(), recorder.clone(), caches, stop);
+        Clones::start(writer.clone(), recorder.clone(), caches, stop);
+        Templates::start(writer.clone(), caches, stop);
         let controller = Arc::new(Self {
             seed,
             who: Identity::virt_controller(),
@@ -130,6 +162,10 @@ impl VirtController {
             vm_queue: Queue::default(),
             vmi_queue,
             revisions: Mutex::default(),
+            claim_users: Arc::default(),
+            doubtful: Mutex::default(),
+            careful_until: tokio::time::Instant::now()
+                + if caches.restarts.load(Ordering::SeqCst) == 0 { Duration::ZERO } else { CAREFUL },
         });
         controller.listen();
         let vms = controller.clone();
@@ -146,7 +182,27 @@ impl VirtController {
 
     fn listen(self: &Arc<Self>) {
         let on_vm = self.clone();
-        self.caches.vms.on_change(move |change| on_vm.vm_queue.add(change.key));
+        self.caches.vms.on_change(move |change| {
+            on_vm.claim_users.vm_changed(change);
+            on_vm.vm_queue.add(change.key);
+        });
+        for cache in [&self.caches.storage.claims, &self.caches.storage.data_volumes] {
+            let on_claim = self.clone();
+            cache.on_change(move |change| {
+                for vm in on_claim.claim_users.of(change.key) {
+                    on_claim.vm_queue.add(&vm);
+                    on_claim.vmi_queue.add(&vm);
+                }
+            });
+        }
+        for cache in [&self.caches.storage.classes, &self.caches.storage.snapshot_classes] {
+            let on_class = self.clone();
+            cache.on_change(move |_| {
+                for vm in on_class.claim_users.everybody() {
+                    on_class.vm_queue.add(&vm);
+                }
+            });
+        }
         let on_vmi = self.clone();
         self.caches.vmis.on_change(move |change| {
             on_vmi.vmi_queue.add(change.key);
@@ -180,10 +236,14 @@ impl VirtController {
             let vmi = self.vmi_of(key, &vm);
             let now = self.writer.client.now();
             let dice = draw_text(self.seed, &format!("{key}/{}", vmi.as_deref().map_or("", json::uid)));
-            let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice };
+            let volumes = Volumes::of(&vm, &self.caches.storage);
+            let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
             let mut plan = vm::decide(&seen);
             let mut error = None;
-            if plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
+            if plan.expects == Expectation::Start {
+                error = self.prepare_volumes(&vm, &mut plan).await?;
+            }
+            if error.is_none() && plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
                 match instancetype::apply_to(&self.writer.client, &self.who, &vm).await {
                     Ok(expanded) => {
                         plan = vm::decide(&vm::Observation { vm: &expanded, ..seen }).recorded(&vm);
@@ -215,10 +275,17 @@ impl VirtController {
             if error.is_none() && plan.writes.is_empty() {
                 error = self.update_live(&mut marked, vmi.as_deref(), now).await?;
             }
+            if error.is_none()
+                && plan.writes.is_empty()
+                && let Some(pruned) = nics::pruned(&vm, vmi.as_deref())
+            {
+                self.writer.write(&self.who, &Write::to(&VMS, &vm, "", Op::Update(pruned))).await?;
+                continue;
+            }
             let expects = if error.is_none() { plan.expects } else { Expectation::None };
             // What was written to the VMI just now shows in the same status.
             let vmi = self.vmi_of(key, &vm);
-            let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice };
+            let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
             let status = vm_status::status(&seen, expects, error.as_ref());
             let changed = vm.get("status") != Some(&status);
             if changed {
@@ -238,6 +305,19 @@ impl VirtController {
         }
         self.vm_queue.add(key);
         Ok(None)
+    }
+
+    /// Makes the `DataVolumes` of a VM that is about to start; while they are not usable, it does not.
+    async fn prepare_volumes(&self, vm: &Value, plan: &mut Plan) -> Result<Option<SyncError>, ClientError> {
+        let acting = (&self.writer, &self.recorder, &self.who);
+        let error = match data_volumes::ensure(vm, &self.caches.storage, acting).await? {
+            Ok(true) => return Ok(None),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        plan.writes.clear();
+        plan.expects = Expectation::None;
+        Ok(error)
     }
 
     /// Carries a plan out. What the API server refuses becomes the VM's `Failure` condition when
@@ -438,11 +518,44 @@ impl VirtController {
                 return Err(PassError::Sync(error.message));
             }
             if !wrote {
-                return Ok(None);
+                return Ok(nics::waits(&vmi).then_some(nics::LOOK_AGAIN));
             }
         }
         self.vmi_queue.add(key);
         Ok(None)
+    }
+
+    fn doubts(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_doubtful(&self, vmi: &Value) -> bool {
+        self.doubts().remove(json::uid(vmi)) || tokio::time::Instant::now() < self.careful_until
+    }
+
+    /// The launcher pod of a VMI that the caches do not show, straight from the API server.
+    async fn find_launcher(&self, vmi: &Value) -> Result<Option<Value>, ClientError> {
+        let pods = super::resource::PODS.path(json::namespace(vmi), "", "");
+        let path = format!("{pods}?labelSelector=kubevirt.io%2Fcreated-by%3D{}", json::uid(vmi));
+        let list = match self.writer.client.get(Some(&self.who), &path).await {
+            Ok(list) => list,
+            Err(error) => {
+                self.doubts().insert(json::uid(vmi).to_owned());
+                return Err(error);
+            }
+        };
+        let launcher = |pod: &&Value| {
+            json::label(pod, "kubevirt.io") == "virt-launcher"
+                && json::label(pod, "kubevirt.io/migrationJobUID").is_empty()
+                && json::controller_uid(pod) == json::uid(vmi)
+        };
+        let Some(mut pod) = json::list(&list, "/items").iter().find(launcher).cloned() else {
+            return Ok(None);
+        };
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        self.caches.pods.observe(pod.clone());
+        Ok(Some(pod))
     }
 
     /// Makes the launcher pod, or deletes the pods of a VMI that goes away.
@@ -467,7 +580,16 @@ impl VirtController {
         if !vmi::needs_pod(seen) || is_deleting(seen.vmi) {
             return Ok((None, None));
         }
-        let pod = match launcher_pod::render(seen.vmi, &self.config()) {
+        if self.is_doubtful(seen.vmi)
+            && let Some(pod) = self.find_launcher(seen.vmi).await?
+        {
+            return Ok((Some(pod), None));
+        }
+        let rendered = match launcher_pod::render(seen.vmi, &self.config()) {
+            Ok(pod) => networks::attach(&self.writer.client, &self.who, seen.vmi, pod).await?,
+            Err(error) => Err(error),
+        };
+        let pod = match rendered {
             Ok(pod) => pod,
             Err(error) => return Ok((None, Some(error))),
         };
@@ -484,7 +606,10 @@ impl VirtController {
                 let message = format!("failed to create virtual machine pod: {message}");
                 Ok((None, Some(SyncError { reason: "FailedCreate", message })))
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.doubts().insert(json::uid(seen.vmi).to_owned());
+                Err(error)
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::data_volumes::Volumes;
 use super::defaults;
 use crate::sim::json::{self, finalizers, integer, is_deleting, list, text};
 use crate::sim::resource::{CONTROLLER_REVISIONS, VMIS, VMS};
@@ -31,6 +32,7 @@ pub struct Observation<'a> {
     pub now: Timestamp,
     /// A number at random, for the jitter of start delays.
     pub dice: u64,
+    pub volumes: &'a Volumes,
 }
 
 /// A VMI's creation or deletion that the caches do not show yet.
@@ -92,13 +94,13 @@ pub fn is_final(vmi: &Value) -> bool {
 /// The next pass.
 pub fn decide(seen: &Observation<'_>) -> Plan {
     let vm = seen.vm;
-    let snapshots = volume_snapshot_statuses(vm);
+    let snapshots = &seen.volumes.snapshots;
     if list(vm, "/status/volumeSnapshotStatuses") != snapshots.as_slice() {
         let mut status = vm.get("status").cloned().unwrap_or_else(|| json!({}));
         if text(&status, "/printableStatus").is_empty() {
             status["printableStatus"] = "Stopped".into();
         }
-        status["volumeSnapshotStatuses"] = snapshots.into();
+        status["volumeSnapshotStatuses"] = snapshots.clone().into();
         return Plan::only(status_write(vm, status));
     }
     if let Some(annotated) = with_observed_version(vm) {
@@ -276,20 +278,4 @@ pub fn start_delay(failures: i64, dice: u64) -> i64 {
     let delay = interval.saturating_mul(failures.max(1).saturating_mul(failures.max(1)));
     let jitter = i64::try_from(dice % delay.unsigned_abs().saturating_div(2).saturating_add(1)).unwrap_or(0);
     delay.saturating_add(jitter).min(MAX_CRASH_LOOP_DELAY)
-}
-
-/// Which volumes can be snapshotted; without CDI and snapshot classes none can.
-fn volume_snapshot_statuses(vm: &Value) -> Vec<Value> {
-    list(vm, "/spec/template/spec/volumes")
-        .iter()
-        .map(|volume| {
-            let name = text(volume, "/name");
-            let reason = if volume.get("persistentVolumeClaim").or(volume.get("dataVolume")).is_some() {
-                format!("No VolumeSnapshotClass: Volume snapshots are not configured for this StorageClass [{name}]")
-            } else {
-                format!("Snapshot is not supported for this volumeSource type [{name}]")
-            };
-            json!({"enabled": false, "name": name, "reason": reason})
-        })
-        .collect()
 }

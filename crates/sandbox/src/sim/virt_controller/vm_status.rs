@@ -36,7 +36,7 @@ pub fn status(seen: &Observation<'_>, expects: Expectation, error: Option<&SyncE
     trim_state_change(&mut status, vmi);
     sync_start_failure(&mut status, seen);
     sync_conditions(&mut status, vmi, error, seen.now);
-    let printable = printable_status(vm, &status, vmi, expects);
+    let printable = printable_status(seen, &status, expects);
     status["printableStatus"] = printable.into();
     status
 }
@@ -122,8 +122,25 @@ fn sync_conditions(status: &mut Value, vmi: Option<&Value>, error: Option<&SyncE
     status["conditions"] = conditions.into();
 }
 
+/// Somebody wants the VM to run (`isSetToStart`).
+fn is_set_to_start(seen: &Observation<'_>) -> bool {
+    let request = list(seen.vm, "/status/stateChangeRequests").first();
+    let asked = |action: &str| request.is_some_and(|request| request["action"] == action);
+    match (run_strategy(seen.vm), seen.vmi) {
+        (Some("Always"), _) | (Some("Once"), None) => true,
+        (Some("Manual"), Some(_)) => !asked("Stop"),
+        (Some("Manual"), None) => asked("Start"),
+        (Some("RerunOnFailure"), Some(vmi)) => text(vmi, "/status/phase") != "Succeeded",
+        (Some("RerunOnFailure"), None) => {
+            asked("Start") || text(seen.vm, "/status/runStrategy") != "RerunOnFailure"
+        }
+        _ => false,
+    }
+}
+
 /// What `kubectl get vm` shows: the first that holds (`setPrintableStatus`).
-fn printable_status(vm: &Value, status: &Value, vmi: Option<&Value>, expects: Expectation) -> &'static str {
+fn printable_status(seen: &Observation<'_>, status: &Value, expects: Expectation) -> &'static str {
+    let (vm, vmi) = (seen.vm, seen.vmi);
     let phase = vmi.map_or("", |vmi| text(vmi, "/status/phase"));
     let is = |kind: &str, wanted: &str| vmi.is_some_and(|vmi| has_condition(vmi, kind, wanted));
     let because = |kind: &str, reason: &str| {
@@ -151,8 +168,14 @@ fn printable_status(vm: &Value, status: &Value, vmi: Option<&Value>, expects: Ex
         if is("Paused", "True") { "Paused" } else { "Running" }
     } else if because("Synchronized", "FailedPvcNotFound") {
         "ErrorPvcNotFound"
+    } else if seen.volumes.broken {
+        "DataVolumeError"
     } else if because("PodScheduled", "Unschedulable") {
         "ErrorUnschedulable"
+    } else if seen.volumes.provisioning {
+        "Provisioning"
+    } else if seen.volumes.unbound && is_set_to_start(seen) {
+        "WaitingForVolumeBinding"
     } else if because("Synchronized", "ErrImagePull") {
         "ErrImagePull"
     } else if because("Synchronized", "ImagePullBackOff") {

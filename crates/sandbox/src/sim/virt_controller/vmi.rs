@@ -173,6 +173,7 @@ pub fn status_write(
                 put(&mut vmi, &["status", "phase"], "Failed");
             } else {
                 want_hotplug(old, &mut conditions);
+                super::nics::require_migration(old, &mut conditions, seen.now);
             }
         }
         _ => {

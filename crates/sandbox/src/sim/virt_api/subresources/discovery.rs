@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::templates;
+
 /// The group of virt-api's own API.
 pub const GROUP: &str = "subresources.kubevirt.io";
 /// Its versions, the preferred one first.
@@ -58,18 +60,39 @@ pub fn resources(version: &str) -> Value {
 
 /// `/apis/subresources.kubevirt.io`
 pub fn group() -> Value {
-    let version = |version: &str| json!({"groupVersion": format!("{GROUP}/{version}"), "version": version});
-    json!({"kind": "APIGroup", "apiVersion": "v1", "name": GROUP, "preferredVersion": version(VERSIONS[0]),
-        "versions": VERSIONS.map(version), "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0",
+    api_group(GROUP, VERSIONS)
+}
+
+/// `/apis/subresources.template.kubevirt.io`
+pub fn template_group() -> Value {
+    api_group(templates::GROUP, templates::VERSIONS)
+}
+
+/// `/apis/subresources.template.kubevirt.io/VERSION`
+pub fn template_resources(version: &str) -> Value {
+    let entries = ["virtualmachinetemplates/create", "virtualmachinetemplates/process"].map(|name| {
+        json!({"name": name, "singularName": "", "namespaced": true, "kind": "ProcessedVirtualMachineTemplate",
+            "verbs": ["create"]})
+    });
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{}/{version}", templates::GROUP),
+        "resources": entries})
+}
+
+fn api_group(group: &str, versions: [&str; 2]) -> Value {
+    let version = |version: &str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    json!({"kind": "APIGroup", "apiVersion": "v1", "name": group, "preferredVersion": version(versions[0]),
+        "versions": versions.map(version), "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0",
             "serverAddress": ""}]})
 }
 
 /// `/apis`
 pub fn groups() -> Value {
-    let mut group = group();
-    crate::sim::json::remove(&mut group, &["kind"]);
-    crate::sim::json::remove(&mut group, &["apiVersion"]);
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]})
+    let groups = [group(), template_group()].map(|mut group| {
+        crate::sim::json::remove(&mut group, &["kind"]);
+        crate::sim::json::remove(&mut group, &["apiVersion"]);
+        group
+    });
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/`

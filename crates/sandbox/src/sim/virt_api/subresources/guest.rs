@@ -146,34 +146,7 @@ pub fn thaw_after(body: &Value) -> Result<Duration, String> {
     if asked.is_empty() {
         return Err(unset());
     }
-    go_duration(asked).ok_or_else(|| "failed to unmarshal unfreeze timeout".to_owned())
-}
-
-/// A duration as Go writes it: `5m0s`, `1h`, `1.5s`, `300ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = 0.0;
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * seconds;
-        rest = tail;
-    }
-    Duration::try_from_secs_f64(total).ok()
+    json::go_duration(asked).ok_or_else(|| "failed to unmarshal unfreeze timeout".to_owned())
 }
 
 #[cfg(test)]
@@ -241,7 +214,7 @@ mod tests {
             ("5", None),
             ("x", None),
         ] {
-            assert_eq!(go_duration(text), millis.map(Duration::from_millis), "{text}");
+            assert_eq!(json::go_duration(text), millis.map(Duration::from_millis), "{text}");
         }
         assert!(thaw_after(&json!({})).is_err());
     }

@@ -7,6 +7,7 @@ mod guest;
 mod lifecycle;
 mod refusal;
 mod streams;
+pub mod templates;
 mod volumes;
 
 use apimachinery::Status;
@@ -21,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use discovery::{GROUP, VERSIONS};
 
+use crate::clock::Ids;
 use crate::sim::client::{Client, ClientError};
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::handler_calls::{HandlerCalls, Order, Question, Stream};
 use crate::sim::identity::Identity;
 use crate::sim::instancetype;
 use crate::sim::json::{self, list, text};
-use crate::sim::resource::{NODES, Resource, VMIS, VMS};
+use crate::sim::resource::{NODES, Resource, TEMPLATES, VMIS, VMS};
 use crate::sim::write::{Op, Write};
 use lifecycle::{Plan, Seen};
 use volumes::Change;
@@ -42,6 +44,8 @@ pub struct Subresources {
     client: Client,
     who: Identity,
     nodes: HandlerCalls,
+    /// Draws values of templates.
+    dice: Ids,
     stop: CancellationToken,
 }
 
@@ -104,7 +108,8 @@ fn unable(error: &ClientError) -> Status {
 
 impl Subresources {
     pub fn new(client: Client, nodes: HandlerCalls, stop: CancellationToken) -> Self {
-        Self { client, who: Identity::virt_api(), nodes, stop }
+        let dice = Ids::new(0x7e3b);
+        Self { client, who: Identity::virt_api(), nodes, dice, stop }
     }
 
     /// Answers one request.
@@ -140,8 +145,58 @@ impl Subresources {
                     _ => Err(nothing_there()),
                 }
             }
+            ["apis", group] if *group == templates::GROUP => Ok(entity(&discovery::template_group())),
+            ["apis", group, version, rest @ ..]
+                if *group == templates::GROUP && templates::VERSIONS.contains(version) =>
+            {
+                match rest {
+                    [] => Ok(entity(&discovery::template_resources(version))),
+                    [
+                        "namespaces",
+                        namespace,
+                        "virtualmachinetemplates",
+                        name,
+                        verb @ ("process" | "create"),
+                    ] if request.method() == Method::POST => {
+                        self.of_template(request, (namespace, name), version, *verb == "create").await
+                    }
+                    _ => Err(nothing_there()),
+                }
+            }
             _ => Err(nothing_there()),
         }
+    }
+
+    /// Fills a template in, and makes the VM when that is asked for: in the template's namespace and as
+    /// ourselves, so that who may use templates need not be allowed to make other VMs.
+    async fn of_template(
+        &self,
+        request: Request<Incoming>,
+        at: (&str, &str),
+        version: &str,
+        create: bool,
+    ) -> Result<Answer> {
+        let who = Identity::template_api();
+        let given = templates::parameters(&body(request).await?)?;
+        let path = TEMPLATES.path(at.0, at.1, "");
+        let template = self.client.get(Some(&who), &path).await.map_err(|error| {
+            Status::internal(&format!("error getting VirtualMachineTemplate: {}", error.message()))
+        })?;
+        let (mut vm, message) = templates::process(at.1, &template, &given, &self.dice)?;
+        if create {
+            let named = json::namespace(&vm).to_owned();
+            let namespace = if named.is_empty() { at.0 } else { &named };
+            let path = VMS.path(namespace, "", "");
+            let made = self.client.send(Some(&who), Method::POST, &path, "application/json", &vm).await;
+            vm = made.map_err(|error| {
+                let code = match error.code() {
+                    0 => 500,
+                    code => code,
+                };
+                Status::new(code, "", error.message())
+            })?;
+        }
+        Ok(entity(&templates::answer(version, at, &vm, message)))
     }
 
     async fn healthz(&self) -> Result<Answer> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::attachments::Attachments;
-use super::{Caches, PassError, WORKERS, vmi};
+use super::{Caches, PassError, WORKERS, networks, vmi};
 use crate::sim::cache::Change;
 use crate::sim::client::ClientError;
 use crate::sim::cluster::ClusterConfig;
@@ -264,7 +264,11 @@ impl Migrations {
         let vmi = self.caches.vmis.get(&json::key(seen.vmi));
         let vmi = vmi.as_deref().unwrap_or(seen.vmi);
         let node = self.caches.nodes.get(text(vmi, "/status/nodeName"));
-        let pod = match target_pod::render(seen.migration, vmi, source, node.as_deref(), config) {
+        let rendered = match target_pod::render(seen.migration, vmi, source, node.as_deref(), config) {
+            Ok(pod) => networks::attach(&self.writer.client, &self.who, vmi, pod).await?,
+            Err(error) => Err(error),
+        };
+        let pod = match rendered {
             Ok(pod) => pod,
             Err(error) => return Ok(Some(error.message)),
         };

@@ -1,0 +1,466 @@
+//! Every operation where it cannot be done: the object is not there, the caller may not, the VM is in the
+//! wrong state, somebody was faster, a gate is off, the time is up. And no write is sent twice, whatever
+//! becomes of its answer.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use ::sandbox::{Options, Sandbox};
+use provider::cluster::{Attach, Channel, MigrateTo, Parameters, VolumeChange};
+use provider::disposal::Disks;
+use provider::network::{Binding, Nic, Wish};
+use provider::order::Order;
+use provider::select::Selection;
+use provider::snapshot::Origin;
+use provider::wait::Goal;
+use provider::{Error, Kind, Provider, VmId, device};
+use serde_json::{Value, json};
+
+/// A sandbox with one node, the library as its administrator, and where its audit log is.
+struct Cluster {
+    sandbox: Sandbox,
+    provider: Provider,
+    kubeconfig: String,
+    audit: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+async fn config(kubeconfig: &str) -> kube::Config {
+    let file = kube::config::Kubeconfig::from_yaml(kubeconfig).unwrap();
+    kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await.unwrap()
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let audit = folder.path().join("audit.jsonl");
+        let options = Options { nodes: 1, audit_log: Some(audit.clone()), ..Options::default() };
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let kubeconfig = sandbox.kubeconfig();
+        let provider = provider::cluster::connect(config(&kubeconfig).await).unwrap();
+        Self { sandbox, provider, kubeconfig, audit, _folder: folder }
+    }
+
+    /// A request of the administrator in raw JSON.
+    async fn send(&self, method: &str, path: &str, kind: &str, body: &Value) -> Value {
+        let client = kube::Client::try_from(config(&self.kubeconfig).await).unwrap();
+        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+        client.request(request.body(body.to_string().into_bytes()).unwrap()).await.unwrap()
+    }
+
+    async fn create(&self, path: &str, body: Value) -> Value {
+        self.send("POST", path, "application/json", &body).await
+    }
+
+    /// Waits until all requests so far are in the audit log: a last one is made, and looked for.
+    async fn written_down(&self) {
+        let before =
+            std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count();
+        let client = kube::Client::try_from(config(&self.kubeconfig).await).unwrap();
+        let marker = http::Request::get("/api/v1/namespaces/marker").body(Vec::new()).unwrap();
+        let _ = client.request::<Value>(marker).await;
+        let seen = async {
+            while std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count()
+                == before
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), seen).await.unwrap();
+    }
+
+    /// The library as an account without any right.
+    async fn nobody(&self) -> Provider {
+        let accounts = "/api/v1/namespaces/default/serviceaccounts";
+        self.create(
+            accounts,
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}),
+        )
+        .await;
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let token = self.create(&format!("{accounts}/nobody/token"), review).await;
+        let anonymous = provider::cluster::connect_without_identity(config(&self.kubeconfig).await).unwrap();
+        anonymous.with_bearer(token["status"]["token"].as_str().unwrap()).unwrap()
+    }
+
+    /// VM `off`, that is off, VM `on`, that runs, and VM `stuck`, that no node takes.
+    async fn three_vms(&self) {
+        for (name, strategy, selector) in [
+            ("off", "Halted", json!({})),
+            ("on", "Always", json!({})),
+            ("stuck", "Always", json!({"no": "where"})),
+        ] {
+            let mut vm = vm(name, strategy);
+            vm["spec"]["template"]["spec"]["nodeSelector"] = selector;
+            self.provider.create_vm("default", &vm, false).await.unwrap();
+        }
+        let minutes = Duration::from_mins(2);
+        self.provider.wait(&id("on"), &Goal::Running, minutes, &mut |_| ()).await.unwrap();
+    }
+}
+
+fn vm(name: &str, strategy: &str) -> Value {
+    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name},
+        "spec": {"runStrategy": strategy, "template": {"spec": {
+            "domain": {"memory": {"guest": "128Mi"}, "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}],
+                "interfaces": [{"name": "default", "masquerade": {}}]}},
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": [{"name": "root", "containerDisk": {"image": "quay.io/containerdisks/fedora:41"}}]}}}})
+}
+
+fn id(name: &str) -> VmId {
+    VmId::new("default", name).unwrap()
+}
+
+type Outcome = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Does something to a VM, or to what has its name.
+type Act = Box<dyn Fn(Provider, VmId) -> Outcome>;
+
+/// An operation.
+struct Operation {
+    name: &'static str,
+    act: Act,
+    /// It asks for a change by one write, once it has looked.
+    writes: bool,
+}
+
+fn operation<F>(name: &'static str, writes: bool, act: impl Fn(Provider, VmId) -> F + 'static) -> Operation
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    Operation { name, writes, act: Box::new(move |provider, vm| Box::pin(act(provider, vm))) }
+}
+
+fn order(name: &'static str, order: Order) -> Operation {
+    operation(name, true, move |p, vm| async move { p.order(&vm, order, false).await.map(drop) })
+}
+
+fn nic(name: &str) -> Wish {
+    let (name, network) = (name.to_owned(), "pod".to_owned());
+    Wish::Add(Nic { name, network, binding: Binding::Bridge, mac: None, model: None })
+}
+
+fn attach() -> VolumeChange {
+    let add = Attach {
+        name: "data".into(),
+        claim: Some("data".into()),
+        data_volume: None,
+        bus: None,
+        device: None,
+        serial: None,
+        read_only: false,
+    };
+    VolumeChange { add: vec![add], remove: Vec::new() }
+}
+
+fn gpu() -> device::Wish {
+    let (name, device) = ("gpu1".to_owned(), Some("nvidia.com/T4".to_owned()));
+    device::Wish { name, device, sort: device::Sort::Gpu, on_next_start: true }
+}
+
+/// Every operation on one object.
+fn operations() -> Vec<Operation> {
+    vec![
+        operation("describe", false, |p, vm| async move { p.describe(&vm).await.map(drop) }),
+        order("start", Order::Start { paused: false }),
+        order("stop", Order::Stop { grace: None }),
+        order("restart", Order::Restart { force: false }),
+        order("pause", Order::Pause),
+        order("unpause", Order::Unpause),
+        order("soft-reboot", Order::SoftReboot),
+        order("reset", Order::Reset),
+        operation("migrate", true, |p, vm| async move {
+            p.migrate(&vm, &MigrateTo::default(), false).await.map(drop)
+        }),
+        operation("cancel migration of", true, |p, vm| async move {
+            p.cancel_migration(&vm, false).await.map(drop)
+        }),
+        operation("get migration", false, |p, vm| async move { p.migration(&vm).await.map(drop) }),
+        operation("end migration", true, |p, vm| async move { p.end_migration(&vm, false).await.map(drop) }),
+        operation("delete", true, |p, vm| async move {
+            let plan = p.plan_delete(&vm, Disks::WithVm).await?;
+            p.delete(&vm, &plan, false).await
+        }),
+        operation("snapshot", true, |p, vm| async move { p.snapshot(&vm, None, false).await.map(drop) }),
+        operation("get snapshot", false, |p, vm| async move {
+            p.get_snapshot(vm.namespace(), vm.name()).await.map(drop)
+        }),
+        operation("delete snapshot", true, |p, vm| async move {
+            p.delete_snapshot(vm.namespace(), vm.name(), false).await
+        }),
+        operation(
+            "restore",
+            true,
+            |p, vm| async move { p.restore(&vm, vm.name(), false, false).await.map(drop) },
+        ),
+        operation("clone", true, |p, vm| async move {
+            p.clone_vm(vm.namespace(), &Origin::Vm(vm.name().into()), "copy", false).await.map(drop)
+        }),
+        operation("list nics", false, |p, vm| async move { p.nics(&vm).await.map(drop) }),
+        operation(
+            "add nic",
+            true,
+            |p, vm| async move { p.change_nic(&vm, &nic("lan"), false).await.map(drop) },
+        ),
+        operation("remove nic", true, |p, vm| async move {
+            p.change_nic(&vm, &Wish::Remove { name: "default".into() }, false).await.map(drop)
+        }),
+        operation("set link", true, |p, vm| async move {
+            p.change_nic(&vm, &Wish::Link { name: "default".into(), up: false }, false).await.map(drop)
+        }),
+        operation("attach device", true, |p, vm| async move {
+            p.change_device(&vm, &gpu(), false).await.map(drop)
+        }),
+        operation("list volumes", false, |p, vm| async move { p.volumes(&vm).await.map(drop) }),
+        operation("attach volume", true, |p, vm| async move {
+            p.step_volumes(&vm, &attach(), false).await.map(drop)
+        }),
+        operation("expand volume", true, |p, vm| async move {
+            p.expand_volume(&vm, "data", "20Gi", false).await.map(drop)
+        }),
+        operation("guest os", false, |p, vm| async move { p.guest_os(&vm).await.map(drop) }),
+        operation("guest users", false, |p, vm| async move { p.guest_users(&vm).await.map(drop) }),
+        operation(
+            "guest file systems",
+            false,
+            |p, vm| async move { p.guest_file_systems(&vm).await.map(drop) },
+        ),
+        operation("console", false, |p, vm| async move { p.open(&vm, Channel::Console).await.map(drop) }),
+        operation("vnc", false, |p, vm| async move { p.open(&vm, Channel::Vnc).await.map(drop) }),
+        operation("port", false, |p, vm| async move { p.open(&vm, Channel::Port(7)).await.map(drop) }),
+        operation("screenshot", false, |p, vm| async move { p.screenshot(&vm).await.map(drop) }),
+        operation("make template", true, |p, vm| async move {
+            p.make_template(&vm, "made", false).await.map(drop)
+        }),
+        operation("process template", false, |p, vm| async move {
+            p.process_template(&vm, &Parameters::new()).await.map(drop)
+        }),
+        operation("create from template", true, |p, vm| async move {
+            p.create_from_template(&vm, &Parameters::new(), false).await.map(drop)
+        }),
+        operation("delete template", true, |p, vm| async move { p.delete_template(&vm, false).await }),
+        operation("get node", false, |p, vm| async move { p.node(vm.name()).await.map(drop) }),
+    ]
+}
+
+/// What a person reads must say what was being done to which object, and what to do.
+fn readable(what: &str, error: &Error) {
+    assert!(!error.wrong.is_empty() && !error.remedy.is_empty(), "{what}: {error:?}");
+    let starts = error.doing.split(' ').next().unwrap_or_default();
+    assert!(starts.ends_with("ing"), "{what}: {}", error.doing);
+    let first = error.remedy.chars().next().unwrap_or_default();
+    assert!(first.is_lowercase() || first == '`' || first == 'K', "{what}: {}", error.remedy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_and_what_is_not_allowed_is_said_by_every_operation() {
+    let cluster = Cluster::start().await;
+    cluster.three_vms().await;
+    let nobody = cluster.nobody().await;
+    for one in operations() {
+        let error = (one.act)(cluster.provider.clone(), id("absent")).await.unwrap_err();
+        assert_eq!(error.kind, Kind::NotFound, "{}: {error:?}", one.name);
+        assert!(error.doing.contains("absent"), "{}: {error:?}", one.name);
+        readable(one.name, &error);
+        let error = (one.act)(nobody.clone(), id("on")).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
+        assert!(error.wrong.contains("system:serviceaccount:default:nobody"), "{}: {error:?}", one.name);
+        readable(one.name, &error);
+    }
+    let lists =
+        [
+            operation("list", false, |p, _| async move {
+                let here = Selection { namespace: Some("default".into()), ..Selection::default() };
+                p.list_all(here).await.map(drop)
+            }),
+            operation("list snapshots", false, |p, _| async move {
+                p.snapshots(Some("default"), None).await.map(drop)
+            }),
+            operation("list migrations", false, |p, _| async move {
+                p.migrations(Some("default")).await.map(drop)
+            }),
+            operation(
+                "list templates",
+                false,
+                |p, _| async move { p.templates(Some("default")).await.map(drop) },
+            ),
+            operation("list nodes", false, |p, _| async move { p.nodes().await.map(drop) }),
+            operation("list instance types", false, |p, _| async move {
+                p.instancetypes(Some("default")).await.map(drop)
+            }),
+        ];
+    for one in lists {
+        let error = (one.act)(nobody.clone(), id("on")).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
+        readable(one.name, &error);
+    }
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
+    let cluster = Cluster::start().await;
+    cluster.three_vms().await;
+    let all = operations();
+    let act = |name: &str| &all.iter().find(|one| one.name == name).unwrap().act;
+    for (name, vm, kind, wrong) in [
+        ("start", "on", Kind::WrongState, "VM is already running"),
+        ("stop", "off", Kind::WrongState, "VM is not running"),
+        ("restart", "off", Kind::WrongState, "Halted does not support manual restart"),
+        ("pause", "off", Kind::WrongState, "the VM is off"),
+        ("unpause", "on", Kind::WrongState, "VMI is not paused"),
+        ("soft-reboot", "off", Kind::WrongState, "the VM is off"),
+        ("reset", "off", Kind::WrongState, "the VM is off"),
+        ("pause", "stuck", Kind::WrongState, "its instance is"),
+        ("migrate", "off", Kind::WrongState, "the VM is off"),
+        ("cancel migration of", "on", Kind::WrongState, "none is under way"),
+        ("guest os", "off", Kind::WrongState, "the VM is off"),
+        ("console", "off", Kind::WrongState, "the VM is off"),
+        ("vnc", "stuck", Kind::WrongState, "its instance is"),
+        ("port", "off", Kind::WrongState, "the VM is off"),
+        ("screenshot", "off", Kind::WrongState, "the VM is off"),
+        ("attach device", "on", Kind::MissingCapability, "permit"),
+        ("expand volume", "on", Kind::NotFound, "no such volume; it has root"),
+    ] {
+        let error = act(name)(cluster.provider.clone(), id(vm)).await.unwrap_err();
+        assert_eq!(error.kind, kind, "{name} {vm}: {error:?}");
+        assert!(error.wrong.contains(wrong), "{name} {vm}: {error:?}");
+        readable(name, &error);
+    }
+    let now = device::Wish { on_next_start: false, ..gpu() };
+    let error = cluster.provider.change_device(&id("on"), &now, false).await.unwrap_err();
+    assert!(error.wrong.contains("cannot plug host devices"), "{error:?}");
+    assert!(error.remedy.contains("--on-next-start"), "{error:?}");
+    let error = cluster.provider.expand_volume(&id("on"), "root", "20Gi", false).await.unwrap_err();
+    assert_eq!(
+        (error.kind, error.wrong.as_str()),
+        (Kind::WrongState, "it is a containerDisk and has no claim")
+    );
+
+    // in time or not at all
+    let short = Duration::from_millis(300);
+    let error = cluster.provider.wait(&id("stuck"), &Goal::Running, short, &mut |_| ()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Timeout, "{error:?}");
+    assert!(error.wrong.contains("it stands at: ErrorUnschedulable"), "{error:?}");
+    readable("wait", &error);
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_that_is_off_is_named_before_anything_is_asked_for() {
+    let cluster = Cluster::start().await;
+    cluster.three_vms().await;
+    let off = json!({"spec": {"configuration": {"developerConfiguration": {"featureGates": [],
+        "disabledFeatureGates": ["Snapshot", "Template", "DeclarativeHotplugVolumes"]}}}});
+    let kubevirts =
+        cluster.send("GET", "/apis/kubevirt.io/v1/kubevirts", "application/json", &json!({})).await;
+    let metadata = &kubevirts["items"][0]["metadata"];
+    let path = format!(
+        "/apis/kubevirt.io/v1/namespaces/{}/kubevirts/{}",
+        metadata["namespace"].as_str().unwrap(),
+        metadata["name"].as_str().unwrap()
+    );
+    cluster.send("PATCH", &path, "application/merge-patch+json", &off).await;
+    let all = operations();
+    for (name, gate) in [
+        ("snapshot", "Snapshot"),
+        ("clone", "Snapshot"),
+        ("make template", "Template"),
+        ("attach volume", "DeclarativeHotplugVolumes"),
+    ] {
+        let one = all.iter().find(|one| one.name == name).unwrap();
+        let error = (one.act)(cluster.provider.clone(), id("on")).await.unwrap_err();
+        assert_eq!(error.kind, Kind::MissingCapability, "{name}: {error:?}");
+        assert!(error.remedy.contains(gate) && error.remedy.contains("featureGates"), "{name}: {error:?}");
+        readable(name, &error);
+    }
+    cluster.sandbox.shutdown().await;
+}
+
+/// What makes a write possible: what has to be there, and which VM it is about.
+fn subject(operation: &str) -> VmId {
+    id(match operation {
+        "start" | "attach device" | "add nic" | "remove nic" | "set link" => "off",
+        _ => "on",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_sent_once_whatever_becomes_of_its_answer() {
+    let cluster = Cluster::start().await;
+    cluster.three_vms().await;
+    let provider = &cluster.provider;
+    // those whose write is reached with a VM that runs and one that is off
+    let reached = [
+        "start",
+        "stop",
+        "restart",
+        "pause",
+        "soft-reboot",
+        "reset",
+        "migrate",
+        "snapshot",
+        "clone",
+        "add nic",
+        "remove nic",
+        "set link",
+        "delete",
+    ];
+    let all = operations();
+    let mine = |path: &PathBuf| -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let writes = events.filter(|event| {
+            let verb = event["verb"].as_str().unwrap_or_default();
+            let groups = event["user"]["groups"].to_string();
+            let review = event["objectRef"]["resource"].as_str().unwrap_or_default().ends_with("reviews");
+            // the simulated controllers are the administrator who impersonates them
+            let own = groups.contains("system:masters") && event["impersonatedUser"].is_null();
+            ["create", "update", "patch", "delete"].contains(&verb) && own && !review
+        });
+        writes.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
+    };
+    for (fault, kinds) in [
+        ("error:code=504,times=1,verb=create+update+patch+delete", &[Kind::Timeout][..]),
+        ("error:code=503,times=1,verb=create+update+patch+delete", &[Kind::Cluster][..]),
+        ("error:code=429,times=1,verb=create+update+patch+delete", &[Kind::TooManyRequests][..]),
+        ("lost-answer:times=1,verb=create+update+patch+delete", &[Kind::Cluster][..]),
+    ] {
+        for name in reached {
+            let one = all.iter().find(|one| one.name == name).unwrap();
+            assert!(one.writes, "{name}");
+            if fault.starts_with("lost-answer") && ["stop", "restart", "delete", "remove nic"].contains(&name)
+            {
+                // the write is done, and the VM is not any more what the next operation wants
+                continue;
+            }
+            cluster.written_down().await;
+            let before = mine(&cluster.audit).len();
+            let user = "user=admin";
+            cluster.sandbox.api().faults.add(format!("{fault},{user}").parse().unwrap()).unwrap();
+            let outcome = (one.act)(provider.clone(), subject(name)).await;
+            let error = outcome.expect_err(&format!("{name} under {fault}"));
+            assert!(kinds.contains(&error.kind), "{name} under {fault}: {error:?}");
+            readable(name, &error);
+            let hits: u64 =
+                cluster.sandbox.api().faults.list().iter().filter_map(|one| one["injected"].as_u64()).sum();
+            assert_eq!(hits, 1, "{name} under {fault}");
+            cluster.sandbox.api().faults.clear(None);
+            cluster.written_down().await;
+            let writes = mine(&cluster.audit);
+            assert_eq!(writes.len() - before, 1, "{name} under {fault}: {:?}", &writes[before..]);
+        }
+    }
+    // and where somebody was faster, nothing is written and that is said
+    let conflict = "error:code=409,times=1,verb=patch,resource=virtualmachines.kubevirt.io";
+    cluster.sandbox.api().faults.add(conflict.parse().unwrap()).unwrap();
+    let error = provider.change_nic(&id("off"), &nic("late"), false).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict, "{error:?}");
+    assert!(error.remedy.contains("nothing was written"), "{error:?}");
+    cluster.sandbox.shutdown().await;
+}

@@ -1,0 +1,176 @@
+//! A snapshot of a running VM, taken to be exported and removed afterwards.
+//!
+//! ```text
+//!  (none) ─► created ─► readyToUse ─► exported ─► removed
+//!               └─► Failed, or not ready in time: an error, and it is removed
+//! ```
+//!
+//! `KubeVirt` exports no running VM (export.go, v1.9); a `VirtualMachineSnapshot` of one is taken online, with
+//! the guest's file systems frozen when its agent runs.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::retry::pause;
+use crate::{Error, Result};
+
+/// How often a snapshot is looked at while it is not ready.
+const POLL: Duration = Duration::from_millis(500);
+
+/// A snapshot that was taken for an export.
+#[derive(Clone)]
+pub struct Snapshot {
+    client: kube::Client,
+    namespace: String,
+    name: String,
+    /// What the snapshot says about how good it is, for example that no agent froze the guest.
+    pub indications: Vec<String>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Snapshot").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Takes a snapshot of a VM and waits until it can be used. With `again`, one of that name that an earlier
+    /// run left is used; otherwise it is removed first.
+    ///
+    /// # Errors
+    /// What the API refuses, and why the snapshot failed.
+    pub async fn take(
+        client: kube::Client,
+        (namespace, vm): (&str, &str),
+        name: &str,
+        again: bool,
+        within: Duration,
+    ) -> Result<Self> {
+        let mut snapshot =
+            Self { client, namespace: namespace.into(), name: name.into(), indications: Vec::new() };
+        if !again {
+            snapshot.remove_and_wait(within).await?;
+        }
+        snapshot.create(vm).await?;
+        match snapshot.ready(within).await {
+            Ok(indications) => {
+                snapshot.indications = indications;
+                Ok(snapshot)
+            }
+            Err(error) => {
+                // Nobody comes back for one that failed.
+                let _ = snapshot.delete().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn object(&self) -> String {
+        format!("VirtualMachineSnapshot {}/{}", self.namespace, self.name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        let ns = &self.namespace;
+        let all = format!("/apis/snapshot.kubevirt.io/v1beta1/namespaces/{ns}/virtualmachinesnapshots");
+        if name.is_empty() { all } else { format!("{all}/{name}") }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) -> kube::Result<Value> {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(http::header::CONTENT_TYPE, "application/json").body(body);
+        self.client.request(request.map_err(kube::Error::HttpError)?).await
+    }
+
+    fn failed(&self, doing: &str) -> impl Fn(kube::Error) -> Error {
+        let doing = format!("{doing} {}", self.object());
+        move |source| Error::Api { doing: doing.clone(), source: Box::new(source) }
+    }
+
+    async fn create(&self, vm: &str) -> Result<()> {
+        let object = json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshot",
+            "metadata": {"name": self.name, "namespace": self.namespace,
+                "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
+            "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": vm}}});
+        match self.send(Method::POST, &self.path(""), &object).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            other => other.map(|_| ()).map_err(self.failed("creating")),
+        }
+    }
+
+    async fn ready(&self, within: Duration) -> Result<Vec<String>> {
+        let end = Instant::now() + within;
+        let mut failures = 0;
+        loop {
+            let found = match self.send(Method::GET, &self.path(&self.name), &Value::Null).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let error = self.failed("reading")(error);
+                    failures += 1;
+                    if !error.is_passing() || failures > 8 {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(pause(failures, 2)).await;
+                    continue;
+                }
+            };
+            let status = &found["status"];
+            if status["readyToUse"] == true {
+                let all = status["sourceIndications"].as_array().into_iter().flatten();
+                let text = |one: &Value| {
+                    one["message"].as_str().or_else(|| one["indication"].as_str()).map(str::to_owned)
+                };
+                return Ok(all.filter(|one| one["indication"] != "Online").filter_map(text).collect());
+            }
+            let why = status["error"]["message"].as_str().unwrap_or_default();
+            if status["phase"] == "Failed" {
+                return Err(Error::Object { object: self.object(), wrong: format!("it failed: {why}") });
+            }
+            if Instant::now() >= end {
+                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                let wrong = format!(
+                    "it is not ready after {} s{why}; the storage class needs a VolumeSnapshotClass of its driver",
+                    within.as_secs()
+                );
+                return Err(Error::Object { object: self.object(), wrong });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn remove_and_wait(&self, within: Duration) -> Result<()> {
+        self.delete().await?;
+        let end = Instant::now() + within;
+        loop {
+            match self.send(Method::GET, &self.path(&self.name), &Value::Null).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                Ok(_) if Instant::now() >= end => {
+                    let wrong =
+                        "one of an earlier export does not go away; remove its finalizers' reason first";
+                    return Err(Error::Object { object: self.object(), wrong: wrong.into() });
+                }
+                Ok(_) => tokio::time::sleep(POLL).await,
+                Err(error) => return Err(self.failed("reading")(error)),
+            }
+        }
+    }
+
+    /// Removes the snapshot.
+    ///
+    /// # Errors
+    /// What the API refuses; what is gone already is no error.
+    pub async fn delete(&self) -> Result<()> {
+        match self.send(Method::DELETE, &self.path(&self.name), &Value::Null).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(|_| ()).map_err(self.failed("deleting")),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Questions to the guest agent.
+
+use serde_json::Value;
+
+use super::Provider;
+use super::objects::VMIS;
+use crate::view::guest::{GuestFileSystem, GuestOs, GuestUser, file_systems, users};
+use crate::view::{holds, text};
+use crate::{Error, Kind, VmId};
+
+impl Provider {
+    /// What the guest is.
+    pub async fn guest_os(&self, vm: &VmId) -> Result<GuestOs, Error> {
+        Ok(GuestOs::of(&self.ask_guest(vm, "guestosinfo").await?))
+    }
+
+    /// Who is logged in.
+    pub async fn guest_users(&self, vm: &VmId) -> Result<Vec<GuestUser>, Error> {
+        Ok(users(&self.ask_guest(vm, "userlist").await?))
+    }
+
+    /// What is mounted.
+    pub async fn guest_file_systems(&self, vm: &VmId) -> Result<Vec<GuestFileSystem>, Error> {
+        Ok(file_systems(&self.ask_guest(vm, "filesystemlist").await?))
+    }
+
+    async fn ask_guest(&self, vm: &VmId, question: &str) -> Result<Value, Error> {
+        let doing = format!("asking the guest of VM `{vm}`");
+        let instance = self.running_instance(vm, &doing).await?;
+        if !holds(&instance, "AgentConnected") {
+            let wrong = "its guest agent is not connected";
+            let remedy = "install and start qemu-guest-agent in the guest";
+            return Err(Error::new(Kind::MissingCapability, doing, wrong, remedy));
+        }
+        self.get(&super::streams::subresource(vm, question), &doing).await
+    }
+
+    /// The instance of a VM that runs; what is off says so in words.
+    pub(super) async fn running_instance(&self, vm: &VmId, doing: &str) -> Result<Value, Error> {
+        let remedy = "start it, or wait until it runs: `virt-steward vm start --wait`";
+        match self.find(&VMIS.of(vm), doing).await? {
+            Some(instance) if text(&instance, "/status/phase") == "Running" => Ok(instance),
+            Some(instance) => {
+                let wrong = format!("its instance is {}", text(&instance, "/status/phase"));
+                Err(Error::new(Kind::WrongState, doing, wrong, remedy))
+            }
+            None => {
+                self.vm_object(vm, doing).await?;
+                Err(Error::new(Kind::WrongState, doing, "the VM is off", remedy))
+            }
+        }
+    }
+}

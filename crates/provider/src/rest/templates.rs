@@ -1,0 +1,110 @@
+//! Templates.
+
+use axum::Extension;
+use axum::Json as Answered;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Caller;
+use super::handlers::{Answer, PlaceQuery, items, json_of, place};
+use super::problem::Problem;
+use super::reading::Json;
+use super::writing::{DryRun, OrderRequest, taken};
+use crate::VmId;
+use crate::cluster::Parameters;
+use crate::template::Template;
+
+type At = Path<(String, String)>;
+type Written = Result<(StatusCode, Answered<Value>), Problem>;
+
+/// `GET /kubevirt/templates`
+pub(super) async fn list(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
+    let place = place(query)?.of(&caller);
+    items(&caller.provider.templates(place.as_deref()).await?)
+}
+
+/// `GET /kubevirt/templates/{namespace}/{name}`
+pub(super) async fn one(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
+    json_of(&Template::of(&caller.provider.template_object(&VmId::new(&at.0, &at.1)?).await?))
+}
+
+/// What `process` takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct ProcessRequest {
+    parameters: Parameters,
+}
+
+/// `POST …/process`
+pub(super) async fn process(
+    Extension(caller): Extension<Caller>,
+    Path(at): At,
+    Json(request): Json<ProcessRequest>,
+) -> Answer {
+    let template = VmId::new(&at.0, &at.1)?;
+    json_of(&caller.provider.process_template(&template, &request.parameters).await?)
+}
+
+/// What `create` takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct CreateFromTemplate {
+    parameters: Parameters,
+    dry_run: bool,
+}
+
+/// `POST …/create`
+pub(super) async fn create(
+    Extension(caller): Extension<Caller>,
+    Path(at): At,
+    Json(request): Json<CreateFromTemplate>,
+) -> Written {
+    let template = VmId::new(&at.0, &at.1)?;
+    let CreateFromTemplate { parameters, dry_run } = request;
+    let done = caller.provider.create_from_template(&template, &parameters, dry_run).await?;
+    Ok((taken(dry_run), json_of(&done)?))
+}
+
+/// `POST …/delete`
+pub(super) async fn delete(
+    Extension(caller): Extension<Caller>,
+    Path(at): At,
+    Json(request): Json<DryRun>,
+) -> Written {
+    caller.provider.delete_template(&VmId::new(&at.0, &at.1)?, request.dry_run).await?;
+    let answer = json!({"namespace": at.0, "name": at.1, "dryRun": request.dry_run});
+    Ok((taken(request.dry_run), Answered(answer)))
+}
+
+/// What `POST …/template` takes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TemplateRequest {
+    name: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    wait: bool,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
+}
+
+/// `POST /kubevirt/vms/{namespace}/{name}/template`
+pub(super) async fn make(
+    Extension(caller): Extension<Caller>,
+    Path(at): At,
+    Json(request): Json<TemplateRequest>,
+) -> Written {
+    let vm = VmId::new(&at.0, &at.1)?;
+    let TemplateRequest { name, dry_run, wait, timeout_seconds } = request;
+    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let patience = how.patience()?;
+    let made = caller.provider.make_template(&vm, &name, dry_run).await?;
+    if let Some(timeout) = patience {
+        caller.provider.wait_template(&made, timeout, &mut |_| ()).await?;
+    }
+    let answer = json!({"namespace": made.namespace(), "name": made.name(), "vm": vm.name()});
+    Ok((how.status(), Answered(answer)))
+}

@@ -1,0 +1,211 @@
+//! The `DataVolumes` and claims of VMs: templates become `DataVolumes` before a VM starts (`handleDataVolumes`), and
+//! whoever waits for a claim hears of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::snapshot::{self, claims_of};
+use super::vm_status::SyncError;
+use crate::sim::cache::Change;
+use crate::sim::client::ClientError;
+use crate::sim::events::{Note, Recorder};
+use crate::sim::identity::Identity;
+use crate::sim::json::{self, list, map, text};
+use crate::sim::resource::DATA_VOLUMES;
+use crate::sim::storage::StorageCaches;
+use crate::sim::storage::data_volumes::is_usable;
+use crate::sim::write::{Write, Writer};
+
+/// What the volumes of a VM are at, for its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Volumes {
+    /// `status.volumeSnapshotStatuses`
+    pub snapshots: Vec<Value>,
+    /// A `DataVolume` cannot be filled.
+    pub broken: bool,
+    /// A `DataVolume` is being filled.
+    pub provisioning: bool,
+    /// A claim is not bound.
+    pub unbound: bool,
+}
+
+impl Volumes {
+    /// Of a VM, as the caches show them.
+    pub fn of(vm: &Value, storage: &StorageCaches) -> Self {
+        let mut volumes = Self { snapshots: snapshot::volume_statuses(vm, storage), ..Self::default() };
+        let namespace = json::namespace(vm);
+        for (_, name) in claims_of(vm) {
+            let key = json::join_key(namespace, name);
+            if let Some(volume) = storage.data_volumes.get(&key) {
+                let failing = json::condition(&volume, "/status/conditions", "Running")
+                    .is_some_and(|running| running["reason"] == "Error");
+                volumes.broken |= failing || text(&volume, "/status/phase") == "Failed";
+                volumes.provisioning |= !is_usable(&volume);
+            }
+            if let Some(claim) = storage.claims.get(&key) {
+                volumes.unbound |= text(&claim, "/status/phase") != "Bound";
+            }
+        }
+        volumes
+    }
+}
+
+/// The `DataVolume` of a template (`GenerateDataVolumeFromTemplate`).
+pub fn of_template(template: &Value, namespace: &str) -> Value {
+    let mut labels = map(template, "/metadata/labels").cloned().unwrap_or_default();
+    let mut annotations = map(template, "/metadata/annotations").cloned().unwrap_or_default();
+    labels.remove("");
+    annotations.insert("cdi.kubevirt.io/allowClaimAdoption".into(), "true".into());
+    json!({"apiVersion": DATA_VOLUMES.api_version(), "kind": DATA_VOLUMES.kind,
+        "metadata": {"name": text(template, "/metadata/name"), "namespace": namespace, "labels": labels,
+            "annotations": annotations},
+        "spec": template["spec"]})
+}
+
+/// Makes what is missing. `Ok(true)`: all are there and can be used.
+///
+/// # Errors
+/// `Err`: no answer; the inner error is what was refused.
+pub async fn ensure(
+    vm: &Value,
+    storage: &StorageCaches,
+    (writer, recorder, who): (&Writer, &Recorder, &Identity),
+) -> Result<Result<bool, SyncError>, ClientError> {
+    let mut ready = true;
+    for template in list(vm, "/spec/dataVolumeTemplates") {
+        let name = text(template, "/metadata/name");
+        let note = |note: Note| recorder.note(who, super::COMPONENT, note);
+        let Some(volume) = storage.data_volumes.get(&json::join_key(json::namespace(vm), name)) else {
+            ready = false;
+            let mut volume = of_template(template, json::namespace(vm));
+            json::put(&mut volume, &["metadata", "labels", "kubevirt.io/created-by"], json::uid(vm));
+            volume["metadata"]["ownerReferences"] = json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+                "name": json::name(vm), "uid": json::uid(vm), "controller": true, "blockOwnerDeletion": true}]);
+            match writer.write(who, &Write::create(&DATA_VOLUMES, volume)).await {
+                Ok(_) => {
+                    note(Note::normal(
+                        vm,
+                        "SuccessfulDataVolumeCreate",
+                        format!("Created DataVolume {name}"),
+                    ));
+                }
+                Err(error) if error.code() == 409 => {}
+                Err(error) if error.code() != 0 => {
+                    let message = format!("Error creating DataVolume {name}: {}", error.message());
+                    note(Note::warning(vm, "FailedDataVolumeCreate", message));
+                    let message = format!(
+                        "failure while starting VMI: failed to create DataVolume: {}",
+                        error.message()
+                    );
+                    return Ok(Err(SyncError { reason: "FailedCreate", message }));
+                }
+                Err(error) => return Err(error),
+            }
+            continue;
+        };
+        if text(&volume, "/status/phase") == "Failed" {
+            let message = format!("DataVolume {name} failed to import disk image");
+            note(Note::warning(vm, "FailedDataVolumeImport", message));
+        }
+        ready &= is_usable(&volume);
+    }
+    Ok(Ok(ready))
+}
+
+/// Which VMs have a claim among their volumes; empty while no VM has any.
+#[derive(Debug, Default)]
+pub struct Users(Mutex<HashMap<String, BTreeSet<String>>>);
+
+impl Users {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, BTreeSet<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A VM came, changed or went.
+    pub fn vm_changed(&self, change: &Change<'_>) {
+        let keys = |vm: Option<&Value>| -> BTreeSet<String> {
+            let vm = vm.unwrap_or(&Value::Null);
+            claims_of(vm).into_iter().map(|(_, claim)| json::join_key(json::namespace(vm), claim)).collect()
+        };
+        let (old, new) = (keys(change.old.map(AsRef::as_ref)), keys(change.new.map(AsRef::as_ref)));
+        if old == new && change.old.is_some() {
+            return;
+        }
+        let mut all = self.all();
+        for gone in old.difference(&new) {
+            if let Some(vms) = all.get_mut(gone) {
+                vms.remove(change.key);
+                if vms.is_empty() {
+                    all.remove(gone);
+                }
+            }
+        }
+        for claim in new {
+            all.entry(claim).or_default().insert(change.key.to_owned());
+        }
+    }
+
+    /// The keys of all VMs with claims.
+    pub fn everybody(&self) -> BTreeSet<String> {
+        self.all().values().flatten().cloned().collect()
+    }
+
+    /// The keys of the VMs with a claim.
+    pub fn of(&self, claim: &str) -> Vec<String> {
+        self.all().get(claim).into_iter().flatten().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn users_follow_the_volumes_of_vms() {
+        let vm = |claim: &str| {
+            Arc::new(
+                json!({"metadata": {"name": "v", "namespace": "n"}, "spec": {"template": {"spec": {"volumes": [
+                {"name": "d", "persistentVolumeClaim": {"claimName": claim}}, {"name": "c", "containerDisk": {}}]}}}}),
+            )
+        };
+        let users = Users::default();
+        let (one, two) = (vm("a"), vm("b"));
+        users.vm_changed(&Change { key: "n/v", old: None, new: Some(&one) });
+        assert_eq!(users.of("n/a"), ["n/v"]);
+        users.vm_changed(&Change { key: "n/v", old: Some(&one), new: Some(&two) });
+        assert_eq!((users.of("n/a").len(), users.of("n/b").len()), (0, 1));
+        users.vm_changed(&Change { key: "n/v", old: Some(&two), new: None });
+        assert!(users.all().is_empty());
+    }
+
+    #[test]
+    fn a_vm_shows_what_its_data_volumes_are_at() {
+        let storage = StorageCaches::new();
+        let vm = json!({"metadata": {"name": "v", "namespace": "n"}, "spec": {"template": {"spec": {"volumes": [
+            {"name": "d", "dataVolume": {"name": "dv"}}]}}}});
+        let observe = |cache: &crate::sim::cache::Cache, version: u64, status: Value| {
+            cache.observe(
+                json!({"metadata": {"name": "dv", "namespace": "n", "resourceVersion": version.to_string()},
+                "spec": {"storageClassName": "none"}, "status": status}),
+            );
+        };
+        observe(&storage.claims, 1, json!({"phase": "Pending"}));
+        observe(
+            &storage.data_volumes,
+            2,
+            json!({"phase": "ImportInProgress",
+            "conditions": [{"type": "Running", "status": "False", "reason": "Error"}]}),
+        );
+        let seen = Volumes::of(&vm, &storage);
+        assert_eq!((seen.broken, seen.provisioning, seen.unbound), (true, true, true));
+        assert_eq!(seen.snapshots[0]["enabled"], false);
+        observe(&storage.claims, 3, json!({"phase": "Bound"}));
+        observe(&storage.data_volumes, 4, json!({"phase": "Succeeded"}));
+        let seen = Volumes::of(&vm, &storage);
+        assert_eq!((seen.broken, seen.provisioning, seen.unbound), (false, false, false));
+    }
+}
