@@ -30,7 +30,8 @@ fn kubevirt_migrates_and_restarts_for_it_and_we_do_not() {
 #[test]
 fn many_resizes_at_once_have_one_write_in_flight_for_each_vm() {
     let count = std::env::var("RESIZE_VMS").unwrap_or_else(|_| "40".into());
-    let arguments = ["sandbox", "resize-compare", "--vms", &count, "--stuck", "0", "--only", "in-place"];
+    let arguments =
+        ["sandbox", "resize-compare", "--vms", count.as_str(), "--stuck", "0", "--only", "in-place"];
     let run = virt_steward(&[&arguments[..], &["-o", "json"]].concat(), "");
     assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
     let found: Value = serde_json::from_str(&run.stdout).unwrap();
