@@ -260,7 +260,8 @@ pub async fn run(mut args: Args) -> Result<ExitCode> {
 async fn export(args: Args, relay: Option<relay::Relay>) -> Result<ExitCode> {
     let settings = args.settings()?;
     let destination = Destination::open(&args)?;
-    if args.resume && destination.is_whole(&args).await? {
+    // Each run of a job has a place of its own, so a report there is that of this very export.
+    if args.resume && relay.is_some() && destination.is_whole(&args).await? {
         eprintln!("everything is there already: an earlier run finished it");
         return Ok(ExitCode::SUCCESS);
     }

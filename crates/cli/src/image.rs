@@ -66,7 +66,7 @@ fn open(path: &Path) -> Result<Opened> {
         let package = Package::open_archive(Arc::new(file)).map_err(problem)?;
         return Ok(Opened::Package(Box::new(package)));
     }
-    let (disk, info) = image::open(file).map_err(problem)?;
+    let (disk, info) = image::open_path(path).map_err(problem)?;
     Ok(Opened::Disk(disk, info))
 }
 

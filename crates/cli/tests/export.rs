@@ -42,6 +42,13 @@ impl Cluster {
         self.client.request::<Value>(request).await.unwrap();
     }
 
+    async fn send(&self, method: &str, path: &str, body: &Value) {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+        self.client.request::<Value>(request.body(body).unwrap()).await.unwrap();
+    }
+
     async fn get(&self, path: &str) -> Option<Value> {
         let request = http::Request::get(path).body(Vec::new()).unwrap();
         self.client.request(request).await.ok()
@@ -257,6 +264,88 @@ async fn an_export_that_was_killed_goes_on_and_is_the_same() {
             assert!(same, "{file} differs from the one that was made in one go");
         }
     }
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_goes_on_when_its_object_ends_and_its_token_changes() {
+    let cluster = Cluster::start().await;
+    let exports = cluster.sandbox.simulation().unwrap().exports().unwrap().clone();
+    let out = cluster.out();
+    let mut command = cluster.command(&["web", "--limit-rate", "16", "-O", out.to_str().unwrap(), "--quiet"]);
+    let running = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    let sent = async |bytes: u64| {
+        while exports.sent() < bytes && std::time::Instant::now() < end {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let all = "/apis/export.kubevirt.io/v1/namespaces/default/virtualmachineexports";
+    sent(8 << 20).await;
+    let found = cluster.get(all).await.unwrap();
+    let name = found["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
+    // What its TTL does.
+    let first = found["items"][0]["metadata"]["uid"].clone();
+    cluster.send("DELETE", &format!("{all}/{name}"), &Value::Null).await;
+    sent(24 << 20).await;
+    let again = cluster.get(&format!("{all}/{name}")).await.unwrap();
+    assert_ne!(again["metadata"]["uid"], first, "it was made again");
+    let token = json!({"stringData": {"token": "another-token"}});
+    cluster.send("PATCH", &format!("/api/v1/namespaces/default/secrets/{name}"), &token).await;
+    let done = running.await.unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    cluster.same(&out.join("web-root.qcow2"), "web-root");
+    cluster.same(&out.join("web-data.qcow2"), "web-data");
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_runs_is_exported_from_a_snapshot_that_goes_afterwards() {
+    let cluster = Cluster::start().await;
+    let vms = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/web";
+    cluster.send("PATCH", vms, &json!({"spec": {"runStrategy": "Always"}})).await;
+    let vmi = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/web";
+    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while cluster.get(vmi).await.is_none_or(|vmi| vmi["status"]["phase"] != "Running") {
+        assert!(std::time::Instant::now() < end, "it does not start");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let out = cluster.out();
+    let output = out.to_str().unwrap();
+    let refused = cluster.export(&["web", "-O", output, "--no-snapshot"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let dry = cluster.succeeds(&["web", "-O", output, "--dry-run"]).await;
+    assert!(text(&dry.stdout).contains("a snapshot is taken"), "{}", text(&dry.stdout));
+    // Whoever takes snapshots.
+    let all = "/apis/snapshot.kubevirt.io/v1beta1/namespaces/default/virtualmachinesnapshots";
+    let client = cluster.client.clone();
+    let taking = tokio::spawn(async move {
+        loop {
+            let request = http::Request::get(all).body(Vec::new()).unwrap();
+            let found: Value = client.request(request).await.unwrap_or_default();
+            for snapshot in found["items"].as_array().into_iter().flatten() {
+                if snapshot["status"]["readyToUse"] != true {
+                    let name = snapshot["metadata"]["name"].as_str().unwrap();
+                    let status = json!({"status": {"phase": "Succeeded", "readyToUse": true, "sourceIndications":
+                        [{"indication": "Online"}, {"indication": "NoGuestAgent", "message": "no agent froze it"}]}});
+                    let request = http::Request::patch(format!("{all}/{name}/status"))
+                        .header("content-type", "application/merge-patch+json")
+                        .body(status.to_string().into_bytes())
+                        .unwrap();
+                    let _ = client.request::<Value>(request).await;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    let done = cluster.succeeds(&["web", "-O", output, "--verify", "--quiet"]).await;
+    taking.abort();
+    assert!(text(&done.stderr).contains("agent") || done.stderr.is_empty(), "{}", text(&done.stderr));
+    cluster.same(&out.join("web-root.qcow2"), "web-root");
+    assert_eq!(cluster.get(all).await.unwrap()["items"], json!([]), "the snapshot is gone");
+    let exports = cluster.get("/apis/export.kubevirt.io/v1/virtualmachineexports").await.unwrap();
+    assert_eq!(exports["items"], json!([]));
+    assert_eq!(cluster.get(vmi).await.unwrap()["status"]["phase"], "Running", "nobody stopped it");
     cluster.sandbox.shutdown().await;
 }
 

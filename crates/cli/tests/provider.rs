@@ -413,7 +413,7 @@ async fn a_console_is_passed_through_the_service() {
     let refused = |outcome: Result<_, tokio_tungstenite::tungstenite::Error>| match outcome {
         Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => answer.status().as_u16(),
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("it was connected"),
+        Ok(()) => panic!("it was connected"),
     };
     assert_eq!(refused(connect(None).await.map(drop)), 409, "the VM is off");
     let started = service.post("/kubevirt/vms/default/web/start", &json!({"wait": true}));

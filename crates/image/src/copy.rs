@@ -15,6 +15,9 @@ use crate::{Disk, Error, Format, Options, Progress, Result, Summary};
 /// Bytes that are copied between two looks at whether to go on.
 const STEP: u64 = 32 << 20;
 
+/// Bytes that may pass through here before that is compared with what the kernel copied.
+const MOST_BY_HAND: u64 = 16 << 20;
+
 /// Converts into a file with the help of the kernel. `None`: it cannot, and nothing was written;
 /// [`crate::convert`] can. It is for disks that know their holes: what they call data is not looked
 /// through for zeros.
@@ -27,6 +30,11 @@ pub fn copy_file(
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Option<Summary>> {
+    // What is compressed, or has no holes that are known, is better read, looked through and written.
+    match disk.next_data(0)? {
+        Some(first) if disk.place(first.start)?.is_none() => return Ok(None),
+        _ => {}
+    }
     let plain = options.compression == Compression::None && options.backing.is_none();
     let mut layout = match options.format {
         Format::Raw => Layout::Raw,
@@ -48,7 +56,7 @@ pub fn copy_file(
         Format::VmdkSparse => GRAIN,
         _ => 1,
     };
-    let mut copier = Copier { file, began: false, buffer: Vec::new() };
+    let mut copier = Copier { file, began: false, buffer: Vec::new(), copied: 0, by_hand: 0 };
     let (total, mut at, mut data) = (disk.size(), 0, 0);
     while let Some(range) = disk.next_data(at)? {
         let start = (range.start - range.start % unit).max(at);
@@ -56,6 +64,9 @@ pub fn copy_file(
         end = end.min(start.saturating_add(STEP - STEP % unit));
         let to = layout.reserve(start, end - start)?;
         if !copier.copy(disk, start, end, to)? {
+            drop(layout);
+            let mut file = file;
+            file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(Error::write("data"))?;
             return Ok(None);
         }
         data += end - start;
@@ -105,6 +116,9 @@ struct Copier<'a> {
     /// Something was copied: from now on a failure is one.
     began: bool,
     buffer: Vec<u8>,
+    /// Bytes that the kernel copied, and those that passed through here.
+    copied: u64,
+    by_hand: u64,
 }
 
 impl Copier<'_> {
@@ -116,7 +130,10 @@ impl Copier<'_> {
             if let Some((source, from, length)) = disk.place(at)? {
                 match self.range(source, from, target, length.min(end - at)) {
                     Ok(0) => return Err(crate::disk::past_the_end(at, 0)),
-                    Ok(copied) => at += copied,
+                    Ok(copied) => {
+                        at += copied;
+                        self.copied += copied;
+                    }
                     Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
                         if !self.began =>
                     {
@@ -133,6 +150,11 @@ impl Copier<'_> {
                 file.seek(SeekFrom::Start(target)).map_err(Error::write("data"))?;
                 file.write_all(&self.buffer).map_err(Error::write("data"))?;
                 at += length;
+                self.by_hand += length;
+                // An image of many compressed clusters that began with plain ones: threads do better.
+                if self.by_hand > MOST_BY_HAND && self.by_hand > self.copied {
+                    return Ok(false);
+                }
             }
             self.began = true;
         }

@@ -26,6 +26,10 @@ fn with(state: Option<&str>, binding: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sriov_interface_comes_by_migration_goes_down_in_place_and_leaves_again() {
     let cluster = Cluster::start(SimConfig { nodes: 3, ..SimConfig::default() }).await;
+    let definition = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "blue-net", "namespace": "default"}, "spec": {"config": "{}"}});
+    let definitions = "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
+    cluster.call(Method::POST, definitions, definition).await.unwrap();
     cluster.call(Method::POST, sim::VMS, vm("net", "Always")).await.unwrap();
     cluster.printable("net", "Running").await;
     let before = cluster.get(&vmi_path("net")).await.unwrap();

@@ -151,13 +151,17 @@ fn to_file(args: &Args, source: &dyn Disk, options: &Options, progress: &mut Met
     let file = File::create(&partial)
         .map_err(|error| Problem::new(doing(), error, "give a directory that can be written"))?;
     let written = (|| {
-        let sink = BufWriter::with_capacity(1 << 20, &file);
+        let sink = || BufWriter::with_capacity(256 << 10, &file);
         let mut watch = |now| progress.show(now);
         let summary = if args.format == FormatName::Ova {
             let (machine, disks, stem) = package(args, source);
-            image::convert_ova(&machine, &disks, &stem, &[], sink, options, &mut watch)
+            image::convert_ova(&machine, &disks, &stem, &[], sink(), options, &mut watch)
         } else {
-            image::convert(source, sink, options, &mut watch)
+            match image::copy_file(source, &file, options, &mut watch) {
+                Ok(None) => image::convert(source, sink(), options, &mut watch),
+                Ok(Some(done)) => Ok(done),
+                Err(error) => Err(error),
+            }
         }
         .map_err(|error| failed(args, &error))?;
         if options.format == Format::Raw {

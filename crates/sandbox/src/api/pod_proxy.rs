@@ -23,7 +23,7 @@ use crate::sim::POD_ADDRESS;
 
 /// A connection is there, and the head of the answer has come, within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
-const STORAGE: &str = "pods";
+const STORAGE: &str = "pods.";
 
 impl Api {
     /// Answers `…/pods/[SCHEME:]NAME[:PORT]/proxy/…`.

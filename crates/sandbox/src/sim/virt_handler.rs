@@ -548,7 +548,9 @@ fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
             .filter(|(reason, _)| *reason != "DisksNotLiveMigratable")
             .map(|(_, message)| ("NotMigratable", message)),
     );
-    set("AgentConnected", None);
+    if super::guest::manner(vmi) != "no-agent" {
+        set("AgentConnected", None);
+    }
     put(vmi, &["status", "conditions"], conditions);
 }
 

@@ -18,6 +18,14 @@ use console::Console;
 use machine::Machine;
 use nics::Nics;
 
+/// On VMIs: `no-agent`, or `refuses-freeze`.
+const MANNER: &str = "sandbox.vm-feature-manager.io/guest";
+
+/// How a guest behaves, if not as one wishes.
+pub fn manner(vmi: &Value) -> &str {
+    json::annotation(vmi, MANNER).unwrap_or_default()
+}
+
 /// The state of a guest that its node reports, and its console.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
