@@ -11,8 +11,6 @@ fn help_texts() {
         "admit",
         "bench",
         "bench admission",
-        "bench guard",
-        "bench volumes",
         "completion",
         "image",
         "image convert",
