@@ -90,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     hook_binary: Option<PathBuf>,
 
-    /// The release of KubeVirt that is simulated: 1.3 to 1.9, or main
+    /// The release of KubeVirt that is simulated: 1.3 to 1.9, main, or 18862 (main with that pull request)
     #[arg(long, value_name = "VERSION", default_value = "1.9")]
     kubevirt_version: ::sandbox::sim::Release,
 

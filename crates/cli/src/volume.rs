@@ -1,9 +1,7 @@
 //! `virt-steward volume`: hotplugged volumes of a VM, many at once.
 //!
-//! Each verb is a wish; `hotplug::plan` says the next step, and a loop observes, carries the step
-//! out and tells what is waited for, until all is as wished.
+//! Each verb is a change that the library `volumes` carries out; here are arguments and words.
 
-mod apply;
 mod expand;
 mod list;
 mod status;
@@ -13,9 +11,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 use hotplug::plan::{Addition, Bus, DiskKind, Source};
-use provider::{Provider, VmId};
+use volumes::{Change, Error, Machine, Outcome};
 
+use crate::cli::FAILED;
 use crate::connection::Scope;
+use crate::output::print;
 use crate::problem::Problem;
 
 /// Arguments of `volume`.
@@ -115,6 +115,10 @@ struct Add {
     target: Target,
     #[command(flatten)]
     disks: Disks,
+    /// Detach all other hotplugged volumes first, and attach all in one change: for drivers that cannot serve a volume to two
+    /// pods of a node; the guest is without its volumes meanwhile
+    #[arg(long)]
+    detach_others: bool,
     #[command(flatten)]
     pace: Pace,
 }
@@ -149,6 +153,9 @@ struct Swap {
     remove: Vec<String>,
     #[command(flatten)]
     disks: Disks,
+    /// Detach all other hotplugged volumes as well, and attach them again with the new ones
+    #[arg(long)]
+    detach_others: bool,
     #[command(flatten)]
     pace: Pace,
 }
@@ -157,26 +164,20 @@ struct Swap {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward volume status web
-  virt-steward volume status web -o json")]
+  virt-steward volume status web -o wide
+  virt-steward volume status web -o yaml")]
 struct Status {
     #[command(flatten)]
     target: Target,
-    /// Output: table or json
-    #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+    /// Output: table, wide, json or yaml
+    #[arg(short, long, default_value = "table", value_parser = ["table", "wide", "json", "yaml"])]
     output: String,
 }
 
-/// A VM in a cluster.
-struct Vm {
-    provider: Provider,
-    id: VmId,
-}
-
-impl Vm {
-    async fn connect(target: Target) -> Result<Self> {
-        let (provider, id) = target.scope.connect_for(&target.vm).await?;
-        Ok(Self { provider, id })
-    }
+/// Finds the VM that a command is about.
+async fn connect(target: Target) -> Result<Machine> {
+    let (provider, id) = target.scope.connect_for(&target.vm).await?;
+    Ok(Machine::new(provider.client(), id.namespace(), id.name()))
 }
 
 /// Characters that may go into a path as they are.
@@ -221,6 +222,7 @@ impl Disks {
                     serial: self.serial.clone(),
                     cache: self.cache.clone(),
                     read_only: self.read_only,
+                    given: None,
                 })
             })
             .collect()
@@ -231,18 +233,82 @@ impl Disks {
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Add(add) => {
-            let additions = add.disks.additions()?;
-            apply::run(&Vm::connect(add.target).await?, additions, Vec::new(), &add.pace).await
+            let change =
+                Change { add: add.disks.additions()?, detach_others: add.detach_others, ..Change::default() };
+            carry_out(add.target, change, &add.pace).await
         }
         Verb::Expand(args) => expand::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Remove(remove) => {
-            apply::run(&Vm::connect(remove.target).await?, Vec::new(), remove.volumes, &remove.pace).await
+            let change = Change { remove: remove.volumes, ..Change::default() };
+            carry_out(remove.target, change, &remove.pace).await
         }
         Verb::Swap(swap) => {
-            let additions = swap.disks.additions()?;
-            apply::run(&Vm::connect(swap.target).await?, additions, swap.remove, &swap.pace).await
+            let add = swap.disks.additions()?;
+            let change = Change { add, remove: swap.remove, detach_others: swap.detach_others };
+            carry_out(swap.target, change, &swap.pace).await
         }
-        Verb::Status(wanted) => status::run(&Vm::connect(wanted.target).await?, &wanted.output).await,
+        Verb::Status(wanted) => status::run(&connect(wanted.target).await?, &wanted.output).await,
     }
+}
+
+async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCode> {
+    let machine = connect(target).await?;
+    let pace = volumes::Pace {
+        limit: pace.timeout,
+        wait: !pace.no_wait,
+        dry_run: pace.dry_run,
+        holder: holder(&machine),
+        ..volumes::Pace::default()
+    };
+    let outcome = machine
+        .change(change, &pace, &mut |news| eprintln!("{news}"))
+        .await
+        .map_err(|error| problem(&error))?;
+    match outcome {
+        Outcome::Done => Ok(ExitCode::SUCCESS),
+        Outcome::Planned(patch) => {
+            if !patch.is_null() {
+                print(&format!("{}\n", serde_json::to_string_pretty(&patch)?))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::TakenBack(volumes) => {
+            eprintln!(
+                "error: attaching to {}: volume {} did not reach the guest within {} s and was taken back\n  \
+                 try: `kubectl describe pod -l kubevirt.io=hotplug-disk` while it is tried again, or a longer `--timeout`",
+                machine.label(),
+                volumes.join(", "),
+                pace.limit
+            );
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// Whose locks of claims these are: the VM that wants them, and a number that no other process has.
+fn holder(machine: &Machine) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{} ({:x}-{:x})", machine.label(), std::process::id(), since.as_nanos())
+}
+
+/// What to do about each kind of error.
+fn problem(error: &Error) -> Problem {
+    let remedy = match error {
+        Error::Api { code: 0, .. } => "check the connection: `kubectl cluster-info`".to_owned(),
+        Error::Api { code: 403, wrong, .. } if wrong.contains("is forbidden") => {
+            "check your rights: `kubectl auth can-i --list`".to_owned()
+        }
+        Error::Api { .. } => "see the API server's message, and `virt-steward volume status`".to_owned(),
+        Error::NoSuchMachine(_) => "see `kubectl get virtualmachines`".to_owned(),
+        Error::NoKubeVirt => "install KubeVirt".to_owned(),
+        Error::SwitchedOff { gate } => {
+            format!("add `{gate}` to spec.configuration.developerConfiguration.featureGates")
+        }
+        Error::Contended(_) => "try again later".to_owned(),
+        Error::Plan { .. } | Error::NotSettled { .. } => "see `virt-steward volume status`".to_owned(),
+    };
+    let text = error.to_string();
+    let (doing, wrong) = text.split_once(": ").unwrap_or((text.as_str(), "it failed"));
+    Problem::new(doing, wrong, remedy)
 }

@@ -2,7 +2,7 @@
 
 use crate::controller;
 use crate::node;
-use crate::state::{Guest, Migration, Phase, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Guest, Migration, Phase, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::{Volume, Volumes};
 
@@ -50,7 +50,11 @@ pub enum Action {
     Heal(Uid),
     /// Our program takes back additions that cannot settle.
     RollBack,
-    /// A pod that cannot start has waited for longer than any deadline.
+    /// A pod of a lost node is deleted by force: by the pod garbage collector, or by hand.
+    Fence(Uid),
+    /// The namespace controller deletes a pod, and asks nobody.
+    Collect(Uid),
+    /// A pod that cannot start has waited for longer: than a kubelet tries before it says so, then than any deadline.
     Age(Uid),
     /// A change of volumes has been held back for as long as that may last.
     Overdue,
@@ -69,6 +73,10 @@ pub enum Action {
     DeleteVmi,
     /// A migration is asked for, for example by a drain.
     Migrate,
+    /// The node of the guest goes, and is fenced (`out-of-service`).
+    LoseNode,
+    /// The namespace is deleted.
+    DeleteNamespace,
     /// virt-controller starts anew: its expectations are forgotten, its cache is fresh.
     RestartController,
 }
@@ -85,6 +93,8 @@ impl Action {
                 | Self::ClaimReady(_)
                 | Self::DeleteVmi
                 | Self::Migrate
+                | Self::LoseNode
+                | Self::DeleteNamespace
                 | Self::RestartController
         )
     }
@@ -94,6 +104,17 @@ impl World {
     /// What the system can do by itself now. Time passes ([`Action::Age`], [`Action::Overdue`])
     /// only when nothing else can happen: deadlines are long beside everything else.
     pub fn inner_actions(&self, setup: Setup, steward: &dyn Steward, actions: &mut Vec<Action>) {
+        self.inner_actions_with(setup, steward, actions, &mut self.clone());
+    }
+
+    /// The same, with a world to try things in, for whoever asks often.
+    pub fn inner_actions_with(
+        &self,
+        setup: Setup,
+        steward: &dyn Steward,
+        actions: &mut Vec<Action>,
+        tried: &mut Self,
+    ) {
         let begun = actions.len();
         if self.take_over(setup, steward).is_some() {
             actions.push(Action::TakeOver);
@@ -101,12 +122,14 @@ impl World {
         if self.cache != self.pods || self.awaits_a_pod_that_is_gone() {
             actions.push(Action::Observe);
         }
-        let mut synced = self.clone();
-        controller::sync(&mut synced, setup, steward);
-        // What a refusal makes virt-controller forget is no change of its own.
-        synced.expectation = self.expectation;
-        if synced != *self {
-            actions.push(Action::Sync);
+        if controller::may_do_something(self) {
+            tried.clone_from(self);
+            controller::sync(tried, setup, steward);
+            // What a refusal makes virt-controller forget is no change of its own.
+            tried.expectation = self.expectation;
+            if tried != self {
+                actions.push(Action::Sync);
+            }
         }
         for pod in self.pods.iter().filter(|pod| pod.granted) {
             actions.push(Action::Commit(pod.uid));
@@ -116,9 +139,12 @@ impl World {
         if self.pods.iter().any(|pod| pod.granted) {
             return;
         }
-        self.pod_actions(setup, actions);
-        self.volume_actions(setup, actions);
-        if self.guest == Guest::ShuttingDown {
+        self.end_actions(setup, steward, actions);
+        if !self.lost {
+            self.pod_actions(setup, actions);
+            self.volume_actions(setup, actions);
+        }
+        if self.guest == Guest::ShuttingDown && !self.lost {
             actions.push(Action::GuestDown);
         }
         self.migration_actions(actions);
@@ -135,12 +161,29 @@ impl World {
             return;
         }
         for pod in &self.pods {
-            if pod.phase <= PodPhase::Scheduled && !pod.old {
+            if pod.phase <= PodPhase::Scheduled && pod.age < Age::Old {
                 actions.push(Action::Age(pod.uid));
             }
         }
         if !self.overdue && self.spec != self.wanted {
             actions.push(Action::Overdue);
+        }
+    }
+
+    /// What ends with the node or the namespace.
+    fn end_actions(&self, setup: Setup, steward: &dyn Steward, actions: &mut Vec<Action>) {
+        for pod in &self.pods {
+            if self.lost && steward.may_delete(self, setup, pod.uid) {
+                actions.push(Action::Fence(pod.uid));
+            }
+            if self.terminating
+                && (steward.exempts_namespace_controller() || steward.may_delete(self, setup, pod.uid))
+            {
+                actions.push(Action::Collect(pod.uid));
+            }
+        }
+        if self.lost && self.guest != Guest::Down {
+            actions.push(Action::GuestDown);
         }
     }
 
@@ -187,7 +230,9 @@ impl World {
                         actions.push(Action::Complete);
                     }
                     None if volumes.is_empty() => actions.push(Action::Complete),
-                    Some(pod) if pod.phase == PodPhase::Failed || pod.old => actions.push(Action::Abort),
+                    Some(pod) if pod.phase == PodPhase::Failed || pod.age == Age::Old => {
+                        actions.push(Action::Abort);
+                    }
                     None => actions.push(Action::Abort),
                     Some(_) => {}
                 }
@@ -240,8 +285,11 @@ impl World {
                 }
             }
             Action::Age(uid) => {
-                if let Some(pod) = self.pod_mut(uid) {
-                    pod.old = true;
+                let age = self.pod(uid).map_or(Age::Fresh, |pod| pod.age);
+                let older = if age == Age::Fresh { Age::Tried } else { Age::Old };
+                // Whatever was there before has been there for at least as long.
+                for pod in self.pods.iter_mut().filter(|pod| pod.uid <= uid) {
+                    pod.age = pod.age.max(older);
                 }
             }
             Action::Overdue => self.overdue = true,
@@ -263,6 +311,20 @@ impl World {
                 }
             }
             Action::Migrate => self.migration = Migration::Requested,
+            // Nothing runs there any more, so nothing is published, and nobody reads.
+            Action::LoseNode => {
+                self.lost = true;
+                self.published.clear();
+                self.domain = Volumes::NONE;
+            }
+            Action::DeleteNamespace => {
+                self.terminating = true;
+                self.deleting = true;
+                if self.guest == Guest::Running {
+                    self.guest = Guest::ShuttingDown;
+                }
+            }
+            Action::Fence(uid) | Action::Collect(uid) => self.pods.retain(|pod| pod.uid != uid),
             Action::RestartController => {
                 self.expectation = crate::state::Expectation::None;
                 self.cache.clone_from(&self.pods);

@@ -3,7 +3,7 @@
 //! before it cleans up, and stops cleaning up at the first delete that is refused.
 
 use crate::release::Release;
-use crate::state::{Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::{Volume, Volumes};
 
@@ -72,6 +72,25 @@ pub(crate) fn sync(world: &mut World, setup: Setup, steward: &dyn Steward) {
     report(world, setup);
 }
 
+/// Whether a look at the VMI can change anything: in a VM at rest, with one pod of the set in both the API and the cache,
+/// it cannot, and most looks are at those.
+pub(crate) fn may_do_something(world: &World) -> bool {
+    let [pod] = world.cache.as_slice() else { return true };
+    let at_rest = pod.phase == PodPhase::Ready
+        && pod.launcher == world.launcher
+        && pod.volumes == world.spec
+        && world.entries() == world.spec
+        && world.guest == Guest::Running
+        && !world.deleting
+        && !world.lost;
+    let reported = |volume: Volume| {
+        let status = world.status_of(volume);
+        status.pod == pod.uid
+            && !matches!(status.phase, Phase::Bound | Phase::Detaching | Phase::UnMountedFromPod)
+    };
+    !(at_rest && world.spec.iter().all(reported)) || world.expectation != Expectation::None
+}
+
 fn is_satisfied(world: &World) -> bool {
     let cached = |uid: Uid| world.cache.iter().any(|pod| pod.uid == uid);
     match world.expectation {
@@ -100,9 +119,14 @@ fn sync_pods(world: &mut World, setup: Setup, steward: &dyn Steward) {
         delete_all(world, setup, steward, &all);
         return;
     }
-    if world.deleting || world.guest != Guest::Running {
+    if world.deleting || world.guest != Guest::Running || world.lost {
         return;
     }
+    let pending = |uid: Uid, world: &World| {
+        world.pod(uid).is_some_and(|pod| {
+            pod.phase <= PodPhase::Scheduled && pod.age < Age::Old && !world.spec.within(pod.volumes)
+        })
+    };
     let plan = plan(setup.release, world.spec, world.ready, in_guest(world), &own);
     if let Some(set) = plan.create {
         let held = in_guest(world);
@@ -111,7 +135,9 @@ fn sync_pods(world: &mut World, setup: Setup, steward: &dyn Steward) {
         let uid = create(world, world.launcher, set, steward.uses(setup, set, held));
         world.expectation = Expectation::Created(uid);
     }
+    let wasted = plan.delete.iter().any(|uid| pending(*uid, world));
     delete_all(world, setup, steward, &plan.delete);
+    world.harm.wasted |= wasted;
 }
 
 /// Creates a pod and returns its uid.
@@ -123,7 +149,7 @@ pub(crate) fn create(world: &mut World, launcher: u8, volumes: Volumes, used: Vo
         volumes,
         used,
         phase: PodPhase::Pending,
-        old: false,
+        age: Age::Fresh,
         granted: false,
     });
     world.uids

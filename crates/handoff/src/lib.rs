@@ -30,8 +30,8 @@ pub use action::Action;
 pub use drivers::Driver;
 pub use release::{ParseReleaseError, Release};
 pub use state::{
-    Device, Expectation, Guest, Harm, Migration, Phase, Pod, PodPhase, Publication, Setup, Uid, VolumeState,
-    World,
+    Age, Device, Expectation, Guest, Harm, Migration, Phase, Pod, PodPhase, Publication, Setup, Uid,
+    VolumeState, World,
 };
 pub use steward::{Absent, Present, Steward, claim, views};
 pub use volumes::{MOST_VOLUMES, Volume, Volumes};

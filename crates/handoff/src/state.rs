@@ -75,6 +75,18 @@ pub enum PodPhase {
     Failed,
 }
 
+/// How long a pod has been there.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Age {
+    /// A moment.
+    #[default]
+    Fresh,
+    /// Long enough for its kubelet to have reported what it cannot mount.
+    Tried,
+    /// Longer than any deadline.
+    Old,
+}
+
 /// An attachment pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Pod {
@@ -88,8 +100,8 @@ pub struct Pod {
     pub used: Volumes,
     /// How far it is.
     pub phase: PodPhase,
-    /// It has been there for longer than any deadline.
-    pub old: bool,
+    /// How long it has been there.
+    pub age: Age,
     /// Its delete was allowed, and has not been carried out.
     pub granted: bool,
 }
@@ -169,7 +181,8 @@ pub enum Migration {
 }
 
 /// The state.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Debug, Eq, Hash, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent events")]
 pub struct World {
     /// The volumes of the VM.
     pub wanted: Volumes,
@@ -201,6 +214,10 @@ pub struct World {
     pub overdue: bool,
     /// A live migration.
     pub migration: Migration,
+    /// The node of the guest has gone, and somebody has fenced it.
+    pub lost: bool,
+    /// The namespace is being deleted.
+    pub terminating: bool,
     /// The last uid given.
     pub uids: Uid,
     /// The last launcher.
@@ -222,9 +239,51 @@ pub struct Harm {
     pub migration: bool,
     /// virt-controller has made a second pod with the same volumes.
     pub duplicate: bool,
+    /// virt-controller has thrown a pod away that had not run yet, for a set with more volumes (W6).
+    pub wasted: bool,
+}
+
+/// Everything in one place, so that a copy into a world that is there already allocates nothing.
+impl Clone for World {
+    fn clone(&self) -> Self {
+        Self {
+            pods: self.pods.clone(),
+            cache: self.cache.clone(),
+            published: self.published.clone(),
+            ..*self
+        }
+    }
+
+    fn clone_from(&mut self, other: &Self) {
+        let (mut pods, mut cache, mut published) = (
+            std::mem::take(&mut self.pods),
+            std::mem::take(&mut self.cache),
+            std::mem::take(&mut self.published),
+        );
+        pods.clone_from(&other.pods);
+        cache.clone_from(&other.cache);
+        published.clone_from(&other.published);
+        *self = Self { pods, cache, published, ..*other };
+    }
 }
 
 impl World {
+    /// A VM whose volumes came from one pod each, and no pod has all of them.
+    pub fn split(setup: Setup, attached: Volumes) -> Self {
+        let mut world = Self::settled(setup, attached);
+        let (pod, publication) = (world.pods.remove(0), world.published.remove(0));
+        for (at, volume) in attached.iter().enumerate() {
+            let (uid, volumes) = (Uid::try_from(at).unwrap_or_default() + 1, Volumes::of(&[volume]));
+            world.pods.push(Pod { uid, volumes, used: volumes, ..pod });
+            world.published.push(Publication { pod: uid, volumes, ..publication });
+            *world.device_mut(volume) = Device::From(uid);
+            world.status_mut(volume).pod = uid;
+            world.uids = uid;
+        }
+        world.cache.clone_from(&world.pods);
+        world
+    }
+
     /// A VM whose volumes have come to rest: all of `attached` are in the guest, from one pod.
     pub fn settled(setup: Setup, attached: Volumes) -> Self {
         let mut world = Self {
@@ -243,6 +302,8 @@ impl World {
             deleting: false,
             overdue: false,
             migration: Migration::None,
+            lost: false,
+            terminating: false,
             uids: 1,
             launchers: 1,
             harm: Harm::default(),
@@ -261,7 +322,7 @@ impl World {
             volumes: attached,
             used: attached.minus(setup.broken),
             phase: PodPhase::Ready,
-            old: true,
+            age: Age::Old,
             granted: false,
         };
         world.pods.push(pod);

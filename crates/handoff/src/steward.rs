@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use hotplug::gate;
 use hotplug::guard::{self, Observation};
-use hotplug::heal;
+use hotplug::heal::{self, Blocked};
 use hotplug::policy::{Class, Classes, Limits};
 use hotplug::record::Record;
 use hotplug::view::{
@@ -16,7 +16,7 @@ use hotplug::view::{
 use hotplug::view::{Phase as PhaseView, PodPhase as PodPhaseView};
 
 use crate::drivers::Driver;
-use crate::state::{Device, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
+use crate::state::{Age, Device, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
 use crate::volumes::{Volume, Volumes};
 
 /// What is asked before something happens.
@@ -25,6 +25,18 @@ pub trait Steward {
     fn may_delete(&self, world: &World, setup: Setup, pod: Uid) -> bool;
     /// Whether the VMI may get another set of volumes.
     fn may_change(&self, world: &World, setup: Setup, volumes: Volumes) -> bool;
+    /// Whether a migration may be asked for.
+    fn may_migrate(&self, _: &World, _: Setup) -> bool {
+        true
+    }
+    /// Whether the namespace controller deletes pods without asking.
+    fn exempts_namespace_controller(&self) -> bool {
+        true
+    }
+    /// Whether the namespace may be deleted.
+    fn may_delete_namespace(&self, _: &World) -> bool {
+        true
+    }
     /// What a new pod uses of the volumes that it lists. KubeVirt leaves out filesystem volumes
     /// that the launcher has already.
     fn uses(&self, setup: Setup, volumes: Volumes, in_guest: Volumes) -> Volumes {
@@ -72,6 +84,8 @@ pub struct Present {
     pub heal: bool,
     /// Additions that cannot settle are taken back.
     pub take_back: bool,
+    /// The namespace asks for protection while VMs run in it.
+    pub protect: bool,
     /// What the storage class opts for.
     pub class: Class,
     /// The replacement uses every volume that it lists.
@@ -92,6 +106,7 @@ impl Present {
             gate: true,
             heal: true,
             take_back: true,
+            protect: false,
             class,
             completes_mounts: class.strict,
         }
@@ -123,7 +138,8 @@ impl Texts {
     fn get() -> &'static Self {
         static TEXTS: OnceLock<Texts> = OnceLock::new();
         TEXTS.get_or_init(|| Self {
-            uids: (0..=Uid::MAX).map(|uid| uid.to_string()).collect(),
+            // As long as each other, so that they sort as numbers do.
+            uids: (0..=Uid::MAX).map(|uid| format!("{uid:05}")).collect(),
             launchers: (0..=u8::MAX).map(|launcher| format!("l{launcher}")).collect(),
         })
     }
@@ -159,8 +175,12 @@ impl Texts {
             ready: pod.phase == PodPhase::Ready,
             deleting: false,
             node: if pod.phase == PodPhase::Pending { "" } else { self.launcher(pod.launcher) },
-            // In the order of their uids, and none of them of the same second.
-            created: if pod.old { 0 } else { NOW } + i64::from(pod.uid),
+            // Of those of one second the uid tells the order.
+            created: match pod.age {
+                Age::Old => 0,
+                Age::Tried => NOW - 60,
+                Age::Fresh => NOW,
+            },
             trigger: false,
             volumes: volumes.collect(),
             trouble: "",
@@ -291,8 +311,31 @@ impl Steward for Present {
         if self.completes_mounts { volumes } else { volumes.minus(setup.filesystem.and(in_guest)) }
     }
 
+    /// A migration takes the set of its start along, so it waits for a guest that lets go of a volume.
+    fn may_migrate(&self, world: &World, setup: Setup) -> bool {
+        if !self.gate {
+            return true;
+        }
+        let texts = Texts::get();
+        let held = if world.overdue { Some(NOW - Limits::default().gate - 1) } else { None };
+        let record = Record { departs: held, ..Record::default() };
+        let instance = texts.instance(world, world.spec);
+        let pods = texts.pods(world, setup, world.launcher);
+        gate::decide_migration(&instance, &pods, &record, &Limits::default(), NOW).is_none()
+    }
+
+    fn may_delete_namespace(&self, world: &World) -> bool {
+        let instance = Texts::get().instance(world, world.spec);
+        !self.protect || guard::decide_namespace(false, &[instance], &Limits::default(), NOW).is_empty()
+    }
+
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
-        if !self.heal {
+        // One pod that has started needs no healing.
+        let suspicious = world.pods.len() > 1
+            || world.pods.iter().any(|pod| {
+                pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled)
+            });
+        if !self.heal || !suspicious {
             return Vec::new();
         }
         let texts = Texts::get();
@@ -300,6 +343,7 @@ impl Steward for Present {
             &texts.instance(world, world.spec),
             &texts.launcher_view(world, world.launcher),
             &texts.pods(world, setup, world.launcher),
+            &Blocked { classes: self.classes(), unmountable: unmountable(world, texts) },
             &Limits::default(),
             NOW,
         );
@@ -315,16 +359,41 @@ impl Steward for Present {
         let stuck = world
             .pods
             .iter()
-            .filter(|pod| pod.launcher == world.launcher && pod.old && pod.phase <= PodPhase::Scheduled)
+            .filter(|pod| {
+                pod.launcher == world.launcher && pod.age == Age::Old && pod.phase <= PodPhase::Scheduled
+            })
             .fold(Volumes::NONE, |set, pod| set.or(pod.volumes))
             .minus(world.domain);
         let bad = stuck.and(setup.broken);
         let back = world.wanted.minus(if bad.is_empty() { stuck } else { bad });
-        (back != world.wanted).then_some(back)
+        if back != world.wanted {
+            return Some(back);
+        }
+        // What KubeVirt does not take over within the time, because the name is still held, or because the driver
+        // cannot serve it, is taken back and reported.
+        let waiting = world.wanted.minus(world.spec);
+        (world.overdue && !waiting.is_empty()).then(|| world.wanted.minus(waiting))
     }
 }
 
+/// What kubelets report about pods that they could not start for a while.
+fn unmountable<'t>(world: &World, texts: &'t Texts) -> Vec<(&'t str, &'t str)> {
+    world
+        .pods
+        .iter()
+        .filter(|other| other.phase == PodPhase::Scheduled && other.age > Age::Fresh)
+        .flat_map(|other| other.used.iter().map(move |volume| (texts.uid(other.uid), name(volume))))
+        .collect()
+}
+
 impl Present {
+    fn classes(&self) -> Classes<'static> {
+        if self.class.is_plain() {
+            return Classes::new();
+        }
+        (0..8).map(|volume| (claim(volume), self.class)).collect()
+    }
+
     fn record(&self, world: &World, texts: &Texts) -> Record {
         let mut record = Record::default();
         for pod in world.pods.iter().filter(|pod| pod.granted && self.grants) {
@@ -335,21 +404,20 @@ impl Present {
 
     fn observe<'t>(&self, world: &World, setup: Setup, texts: &'t Texts, pod: &Pod) -> Observation<'t> {
         let siblings = texts.pods(world, setup, pod.launcher);
-        let classes: Classes<'t> = (0..8).map(|volume| (claim(volume), self.class)).collect();
-        let unmountable = world
-            .pods
-            .iter()
-            .filter(|other| other.phase == PodPhase::Scheduled && other.old)
-            .flat_map(|other| other.used.iter().map(move |volume| (texts.uid(other.uid), name(volume))))
-            .collect();
+        let classes = self.classes();
+        let unmountable = unmountable(world, texts);
         Observation {
             pod: texts.pod(setup, pod),
-            namespace_terminating: false,
+            namespace_terminating: world.terminating,
             namespace_break_glass: false,
             launcher: Some(texts.launcher_view(world, pod.launcher)),
             instance: Some(texts.instance(world, world.spec)),
             siblings,
-            node: Some(Node { name: texts.launcher(pod.launcher), away_since: None, out_of_service: false }),
+            node: Some(Node {
+                name: texts.launcher(pod.launcher),
+                away_since: None,
+                out_of_service: world.lost,
+            }),
             classes,
             unmountable,
         }

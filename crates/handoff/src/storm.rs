@@ -40,6 +40,8 @@ pub struct Tally {
     pub wedged: u64,
     /// VMs with any of these.
     pub broken: u64,
+    /// VMs with a request that could not be served, and was taken back and reported.
+    pub taken_back: u64,
     /// Events that happened.
     pub steps: u64,
     /// Deletes that were denied.
@@ -62,6 +64,7 @@ impl Tally {
             unfinished: self.unfinished + other.unfinished,
             wedged: self.wedged + other.wedged,
             broken: self.broken + other.broken,
+            taken_back: self.taken_back + other.taken_back,
             steps: self.steps + other.steps,
             denials: self.denials + other.denials,
             pods: self.pods + other.pods,
@@ -108,7 +111,7 @@ const fn rate(action: Action) -> u64 {
         Action::Mount(_) | Action::MarkReady(_) | Action::Heal(_) => 2_000,
         Action::Attach(_) | Action::Detach(_) => 3_000,
         Action::BecomeReady(_) | Action::MakeTarget => 1_000,
-        Action::Start(_) | Action::Unpublish(_) => 700,
+        Action::Start(_) | Action::Unpublish(_) | Action::Fence(_) | Action::Collect(_) => 700,
         Action::Complete | Action::Abort | Action::GuestDown | Action::RollBack => 200,
         // Deadlines, when nothing else can happen.
         Action::Age(_) | Action::Overdue => 10,
@@ -135,10 +138,11 @@ fn one_vm(storm: &Storm, chance: &mut Chance, steward: &dyn Steward) -> Tally {
     let mut tally = Tally { vms: 1, ..Tally::default() };
     let mut left = storm.events;
     let (mut actions, mut micros) = (Vec::new(), 0);
+    let mut tried = world.clone();
     while tally.steps < MOST_STEPS {
         tally.steps += 1;
         actions.clear();
-        world.inner_actions(setup, steward, &mut actions);
+        world.inner_actions_with(setup, steward, &mut actions, &mut tried);
         let total: u64 = actions.iter().map(|action| rate(*action)).sum();
         // One event from outside every three seconds or so, and at once when nothing else happens.
         let from_outside = if left > 0 { 300 } else { 0 };
@@ -153,13 +157,20 @@ fn one_vm(storm: &Storm, chance: &mut Chance, steward: &dyn Steward) -> Tally {
             hit
         });
         if let Some(action) = chosen {
+            tally.taken_back = tally.taken_back.max(u64::from(action == Action::RollBack));
             world.apply(action, setup, steward);
         } else {
             left -= 1;
             if let Some(action) = event(storm, &world, &mut outside) {
-                let denied = matches!(action, Action::Delete(uid) if !steward.may_delete(&world, setup, uid));
+                let denied = match action {
+                    Action::Delete(uid) => !steward.may_delete(&world, setup, uid),
+                    Action::Migrate => !steward.may_migrate(&world, setup),
+                    _ => false,
+                };
                 tally.denials += u64::from(denied);
-                world.apply(action, setup, steward);
+                if !denied {
+                    world.apply(action, setup, steward);
+                }
             }
         }
         if !world.harm.io_errors.is_empty() {

@@ -61,6 +61,17 @@ pub enum Holder {
     },
 }
 
+impl Holder {
+    /// In words, for people.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Instance { name } => format!("VM {name}"),
+            Self::Pod { name } => format!("attachment pod {name}"),
+            Self::Node { name } => format!("node {name}"),
+        }
+    }
+}
+
 /// Who keeps a claim from being attached to the VMI `to`: other VMIs, their attachment pods, and
 /// nodes other than its own that have it attached (`attached`, from `VolumeAttachment`s). A pod that
 /// is gone from the API may still be published on its node for a moment, since attachment pods

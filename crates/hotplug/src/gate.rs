@@ -15,8 +15,8 @@ use crate::Seconds;
 use crate::guard::in_use;
 use crate::policy::Limits;
 use crate::record::Record;
-use crate::settle::{Wait, waits};
-use crate::view::{AttachmentPod, Instance, rfc3339};
+use crate::settle::{Wait, is_at_rest_with_several, waits};
+use crate::view::{AttachmentPod, Instance, Phase, rfc3339};
 
 /// An UPDATE of a VMI, and what was read to judge it.
 #[derive(Clone, Debug)]
@@ -117,6 +117,9 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         return Verdict::Allow(Reason::NeverAttached);
     }
     let mut waits = waits(old, pods);
+    if is_at_rest_with_several(old, pods, now) {
+        waits.clear();
+    }
     if waits.is_empty() && now.saturating_sub(since) < limits.comeback {
         waits = returning(change, record);
     }
@@ -124,10 +127,73 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
         return Verdict::Allow(Reason::Settled);
     }
     let until = since.saturating_add(limits.gate);
-    if now > until {
+    // A disk that is on its way into the guest would be taken out again (W7), so that one is waited for, once more as long.
+    let arriving = old.hotplugged().any(|volume| {
+        let status = old.status_of(volume.name);
+        !volume.utility
+            && status.is_some_and(|status| status.phase == Phase::MountedToPod && status.target.is_empty())
+    });
+    let last = if arriving { until.saturating_add(limits.gate) } else { until };
+    if now > last {
         return Verdict::Allow(Reason::Overdue);
     }
     Verdict::Hold(Hold { migrating: false, waits, since, until: Some(until) })
+}
+
+/// A migration that is asked for while a guest has not let go of a removed volume.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Departure {
+    /// Volumes that are in the guest and no longer in its spec.
+    pub leaving: Vec<String>,
+    /// Since when migrations are held.
+    pub since: Seconds,
+    /// When one is let through in any case.
+    pub until: Seconds,
+}
+
+impl Departure {
+    /// What the user reads.
+    pub fn message(&self, instance: &str) -> String {
+        format!(
+            "{instance} cannot migrate yet: its guest has not let go of removed volumes {}, and a target would be made \
+             without them, so the migration would fail. Held since {}, until {} at the latest; ask again in a moment",
+            self.leaving.join(", "),
+            rfc3339(self.since),
+            rfc3339(self.until),
+        )
+    }
+}
+
+/// Decides the CREATE of a migration. The target gets the set of the spec (migration.go:1855-1865, v1.9), so a disk that
+/// has left the spec and not the guest makes it fail. `None`: it may start.
+pub fn decide_migration(
+    instance: &Instance<'_>,
+    pods: &[AttachmentPod<'_>],
+    record: &Record,
+    limits: &Limits,
+    now: Seconds,
+) -> Option<Departure> {
+    let gone = |name: &str| !instance.volumes.iter().any(|volume| volume.name == name);
+    let in_guest = |name: &str| {
+        instance.status_of(name).is_some_and(|status| !status.target.is_empty())
+            || pods.iter().any(|pod| in_use(instance, pod, name))
+    };
+    let leaving: Vec<String> = instance
+        .status
+        .iter()
+        .map(|status| status.name)
+        .filter(|name| gone(name) && in_guest(name))
+        .map(str::to_owned)
+        .collect();
+    let since = record.departs.unwrap_or(now);
+    let until = since.saturating_add(limits.gate);
+    let passes = leaving.is_empty()
+        || !instance.running
+        || instance.deletion.is_some()
+        || instance.break_glass
+        || now > until;
+    (!passes).then_some(Departure { leaving, since, until })
 }
 
 /// Volumes that come back after a removal that was let through a while ago.

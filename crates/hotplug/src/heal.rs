@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::Seconds;
-use crate::policy::Limits;
+use crate::policy::{Classes, Limits};
 use crate::view::{AttachmentPod, Instance, Launcher, PodPhase};
 
 /// Why a pod should go.
@@ -19,6 +19,19 @@ pub enum Ailment {
     Stuck,
     /// Another pod has the same claims; virt-controller takes neither for old.
     Duplicate,
+    /// Its replacement has been given to the kubelet, and the driver refuses a volume to it because this pod has it (R1:
+    /// #10275, #18862). virt-controller waits for the replacement to run, so somebody else has to end it. The kubelet counts
+    /// the replacement, so it does not unstage the volume in between.
+    InTheWay,
+}
+
+/// Why replacements do not start; empty where no class is exclusive-publish.
+#[derive(Clone, Debug, Default)]
+pub struct Blocked<'a> {
+    /// The opt-ins of claims.
+    pub classes: Classes<'a>,
+    /// Volumes that a pod (by uid) cannot mount, from its events.
+    pub unmountable: Vec<(&'a str, &'a str)>,
 }
 
 /// The pods that should go, with the reason.
@@ -26,6 +39,7 @@ pub fn decide<'a>(
     instance: &Instance<'a>,
     launcher: &Launcher<'a>,
     pods: &[AttachmentPod<'a>],
+    blocked: &Blocked<'a>,
     limits: &Limits,
     now: Seconds,
 ) -> Vec<(&'a str, Ailment)> {
@@ -40,6 +54,9 @@ pub fn decide<'a>(
             match pod.phase {
                 PodPhase::Failed | PodPhase::Succeeded => Some((pod.name, Ailment::Ended)),
                 PodPhase::Pending if old && !is_wanted(instance, pod) => Some((pod.name, Ailment::Stuck)),
+                PodPhase::Running if is_in_the_way(instance, pod, pods, blocked, limits, now) => {
+                    Some((pod.name, Ailment::InTheWay))
+                }
                 _ => None,
             }
         })
@@ -57,6 +74,34 @@ pub fn decide<'a>(
         }
     }
     ailing
+}
+
+fn is_in_the_way(
+    instance: &Instance<'_>,
+    pod: &AttachmentPod<'_>,
+    pods: &[AttachmentPod<'_>],
+    blocked: &Blocked<'_>,
+    limits: &Limits,
+    now: Seconds,
+) -> bool {
+    let exclusive = |claim: &str| blocked.classes.get(claim).is_some_and(|class| class.exclusive_publish);
+    let refused = |replacement: &AttachmentPod<'_>| {
+        pod.volumes.iter().any(|volume| {
+            exclusive(volume.claim)
+                && replacement.usage(volume.claim).is_some()
+                && blocked.unmountable.contains(&(replacement.uid, volume.name))
+        })
+    };
+    !is_wanted(instance, pod)
+        && pods.iter().any(|other| {
+            other.phase == PodPhase::Pending
+                && !other.deleting
+                && !other.node.is_empty()
+                && other.node == pod.node
+                && is_wanted(instance, other)
+                && now.saturating_sub(other.created) > limits.exclusive
+                && refused(other)
+        })
 }
 
 fn is_wanted(instance: &Instance<'_>, pod: &AttachmentPod<'_>) -> bool {

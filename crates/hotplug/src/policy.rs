@@ -57,6 +57,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pending: 120, exclusive: 60, slack: 60, grant: 90, gate: 120, comeback: 2 }
+        Self { pending: 120, exclusive: 15, slack: 60, grant: 90, gate: 120, comeback: 2 }
     }
 }

@@ -30,6 +30,9 @@ pub struct Record {
     /// Since when a change of the volumes is held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Seconds>,
+    /// Since when a migration is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub departs: Option<Seconds>,
     /// Volumes whose removal was let through, and when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<String, Seconds>,
@@ -85,6 +88,15 @@ impl Record {
     /// Notes that a change of the volumes was held back; returns since when it is.
     pub fn hold(&mut self, now: Seconds) -> Seconds {
         *self.held.get_or_insert(now)
+    }
+
+    /// Notes that a migration was held back, or let through; returns since when it is held.
+    pub fn depart(&mut self, held: bool, now: Seconds) -> Seconds {
+        if !held {
+            self.departs = None;
+            return now;
+        }
+        *self.departs.get_or_insert(now)
     }
 
     /// Notes that a delete was allowed.

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::Seconds;
 use crate::view::{AttachmentPod, Instance, Phase, PodPhase, SpecVolume, VolumeStatus};
 
 /// One thing that a VMI waits for.
@@ -47,6 +48,11 @@ pub enum Wait {
         /// Its name.
         volume: String,
     },
+    /// KubeVirt has noted a request for a volume, and not served it.
+    Requested {
+        /// Its name.
+        volume: String,
+    },
     /// A volume that has just left is to come back.
     Returning {
         /// Its name.
@@ -82,6 +88,9 @@ impl Wait {
             }
             Self::Stale { volume } => {
                 format!("volume {volume} still refers to an attachment pod that is gone")
+            }
+            Self::Requested { volume } => {
+                format!("KubeVirt has noted the request for volume {volume}, and not served it yet")
             }
             Self::Returning { volume } => {
                 format!("volume {volume} has just left, and comes back in a moment")
@@ -119,6 +128,29 @@ pub fn waits(instance: &Instance<'_>, pods: &[AttachmentPod<'_>]) -> Vec<Wait> {
     }
     waits.extend(instance.status.iter().filter_map(|status| leaving(instance, status)));
     waits
+}
+
+/// How long several pods have to stand beside each other before they count as at rest, in seconds: KubeVirt deletes what it
+/// may within moments.
+const AT_REST: Seconds = 30;
+
+/// Whether all is in the guest and several pods stay on purpose: pins of a driver with a device for each publication. One of
+/// them has exactly the claims of the spec; what has left the guest keeps its status entry as long as a pod lists it.
+pub fn is_at_rest_with_several(instance: &Instance<'_>, pods: &[AttachmentPod<'_>], now: Seconds) -> bool {
+    let live: Vec<&AttachmentPod<'_>> = pods.iter().filter(|pod| !pod.trigger).collect();
+    let there = |volume: &SpecVolume<'_>| {
+        instance
+            .status_of(volume.name)
+            .is_some_and(|status| status.phase == Phase::Ready && !status.target.is_empty())
+    };
+    let gone = |status: &VolumeStatus<'_>| {
+        status.target.is_empty() || instance.volumes.iter().any(|volume| volume.name == status.name)
+    };
+    live.len() > 1
+        && live.iter().all(|pod| pod.serves() && now.saturating_sub(pod.created) > AT_REST)
+        && live.iter().any(|pod| pod_waits(instance, pod).is_none())
+        && instance.hotplugged().all(there)
+        && instance.status.iter().all(gone)
 }
 
 /// Whether nothing is waited for.

@@ -30,6 +30,7 @@ const PROGRAM: Present = Present {
     heal: true,
     // What waits for a claim is not to be taken back here.
     take_back: false,
+    protect: false,
     class: hotplug::policy::Class { strict: false, exclusive_publish: false, pin: false },
     completes_mounts: false,
 };

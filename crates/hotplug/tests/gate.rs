@@ -3,9 +3,9 @@
 mod common;
 
 use common::{NOW, Use, ago, launcher, pod, ready, spec_volume, status, vmi};
-use hotplug::gate::{Change, Reason, Verdict, decide};
-use hotplug::heal::{self, Ailment};
-use hotplug::policy::Limits;
+use hotplug::gate::{Change, Reason, Verdict, decide, decide_migration};
+use hotplug::heal::{self, Ailment, Blocked};
+use hotplug::policy::{Class, Classes, Limits};
 use hotplug::record::Record;
 use hotplug::settle::{Wait, waits};
 use hotplug::view::{AttachmentPod, Instance, Launcher};
@@ -124,8 +124,8 @@ fn gate(
     new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
     let mut pods = vec![pod("old", &[("a", Use::Device)])];
     change(&mut old, &mut new, &mut pods);
-    let change =
-        Change { old: Instance::read(&old), new: Instance::read(&new), pods: views(&pods), migrating };
+    let (old, new) = (Instance::read(&old), Instance::read(&new));
+    let change = Change { old, new, pods: views(&pods), migrating };
     decide(&change, record, &Limits::default(), NOW)
 }
 
@@ -155,6 +155,17 @@ fn a_change_is_held_for_a_bounded_time() {
     };
     assert!(matches!(held(120), Verdict::Hold(_)));
     assert_eq!(held(121), Verdict::Allow(Reason::Overdue));
+    // A disk on its way into the guest is waited for, twice as long.
+    let arriving = |ago: i64| {
+        let record = Record { held: Some(NOW - ago), ..Record::default() };
+        let change = |old: &mut Value, _: &mut Value, pods: &mut Vec<Value>| {
+            unsettle(pods);
+            old["status"]["volumeStatus"] = json!([status("a", "MountedToPod", "u-old", "")]);
+        };
+        gate(change, &record, false)
+    };
+    assert!(matches!(arriving(240), Verdict::Hold(_)));
+    assert_eq!(arriving(241), Verdict::Allow(Reason::Overdue));
 }
 
 /// Up to v1.5 virt-handler unmounts only when the status entry has gone, and a volume that comes
@@ -260,6 +271,7 @@ fn pods_that_kubevirt_leaves_behind_should_go() {
             &Instance::read(vmi),
             &Launcher::read(launcher),
             &views(pods),
+            &Blocked::default(),
             &Limits::default(),
             NOW,
         );
@@ -317,4 +329,95 @@ fn pods_that_kubevirt_leaves_behind_should_go() {
     let mut leaving = running.clone();
     leaving["metadata"]["deletionTimestamp"] = ago(1).into();
     assert!(heal(&leaving, &up, &[in_phase("old", "Failed", 5)]).is_empty());
+}
+
+/// The target of a migration is made of the spec: a disk that the guest has beside it makes the migration fail.
+#[test]
+fn a_migration_waits_for_a_guest_that_has_not_let_go_and_not_for_ever() {
+    let decided = |volumes: &[&str], change: fn(&mut Value), held: Option<i64>| {
+        let mut vmi = vmi(volumes);
+        change(&mut vmi);
+        let pods = [pod("old", &[("a", Use::Device)])];
+        let record = Record { departs: held, ..Record::default() };
+        decide_migration(&Instance::read(&vmi), &views(&pods), &record, &Limits::default(), NOW)
+    };
+    let removed = |vmi: &mut Value| vmi["spec"]["volumes"] = json!([]);
+    assert_eq!(decided(&["a"], |_| {}, None), None, "at rest");
+    let held = decided(&["a"], removed, None).expect("the guest has it still");
+    assert_eq!((held.leaving.as_slice(), held.until), (&["a".to_owned()][..], NOW + 120));
+    assert!(held.message("ns/vm").contains("its guest has not let go of removed volumes a"), "{held:?}");
+    assert!(decided(&["a"], removed, Some(NOW - 120)).is_some());
+    assert_eq!(decided(&["a"], removed, Some(NOW - 121)), None, "held long enough");
+    let let_go = |vmi: &mut Value| {
+        vmi["spec"]["volumes"] = json!([]);
+        vmi["status"]["volumeStatus"] = json!([status("a", "UnMountedFromPod", "u-old", "")]);
+    };
+    assert_eq!(decided(&["a"], let_go, None), None);
+    let deleted = |vmi: &mut Value| {
+        vmi["spec"]["volumes"] = json!([]);
+        vmi["metadata"]["deletionTimestamp"] = ago(1).into();
+    };
+    assert_eq!(decided(&["a"], deleted, None), None);
+}
+
+/// R1: KubeVirt keeps the old pod until the new one runs, and the driver keeps the new one from running until the old one
+/// has gone. The kubelet has been given the new pod, so it does not unstage the volume in between.
+#[test]
+fn a_pod_in_the_way_of_its_replacement_goes_where_the_class_says_so() {
+    let once = Class { exclusive_publish: true, ..Class::default() };
+    let heal =
+        |age: i64, class: Class, unmountable: &[(&'static str, &'static str)], change: fn(&mut Value)| {
+            let mut vmi = vmi(&["a"]);
+            vmi["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+            let mut waiting = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
+            waiting["status"] = json!({"phase": "Pending"});
+            waiting["metadata"]["creationTimestamp"] = ago(age).into();
+            change(&mut waiting);
+            let pods = [pod("old", &[("a", Use::Device)]), waiting];
+            let classes: Classes<'_> = [("pvc-a", class)].into();
+            let blocked = Blocked { classes, unmountable: unmountable.to_vec() };
+            let (instance, launcher) = (Instance::read(&vmi), launcher());
+            let found = heal::decide(
+                &instance,
+                &Launcher::read(&launcher),
+                &views(&pods),
+                &blocked,
+                &Limits::default(),
+                NOW,
+            );
+            found.into_iter().map(|(name, ailment)| (name.to_owned(), ailment)).collect::<Vec<_>>()
+        };
+    let named = [("u-new", "a")];
+    assert_eq!(heal(16, once, &named, |_| {}), [("old".to_owned(), Ailment::InTheWay)]);
+    assert_eq!(heal(15, once, &named, |_| {}), [], "it has not tried long enough");
+    assert_eq!(
+        heal(16, Class::default(), &named, |_| {}),
+        [],
+        "nobody has said that the driver is like that"
+    );
+    assert_eq!(heal(16, once, &[("u-new", "b")], |_| {}), [], "it fails for another volume");
+    assert_eq!(heal(16, once, &named, |pod| pod["spec"]["nodeName"] = "".into()), [], "no kubelet has it");
+    let other =
+        |pod: &mut Value| pod["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"] = "pvc-c".into();
+    assert_eq!(heal(16, once, &named, other), [], "it is not the replacement that is wanted");
+}
+
+/// Pins: pods that stay beside each other on purpose are no handoff that one waits for.
+#[test]
+fn several_pods_that_serve_for_a_while_are_at_rest() {
+    let pods = |age: i64, ready: bool| {
+        let mut newer = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
+        newer["metadata"]["creationTimestamp"] = ago(age).into();
+        newer["status"]["containerStatuses"][0]["ready"] = ready.into();
+        vec![pod("old", &[("a", Use::Device)]), newer]
+    };
+    let at_rest = |vmi: &Value, pods: &[Value]| {
+        hotplug::settle::is_at_rest_with_several(&Instance::read(vmi), &views(pods), NOW)
+    };
+    let both = vmi(&["a", "b"]);
+    assert!(at_rest(&both, &pods(31, true)));
+    assert!(!at_rest(&both, &pods(30, true)), "it may be a handoff");
+    assert!(!at_rest(&both, &pods(31, false)));
+    assert!(!at_rest(&both, &pods(31, true)[..1]), "one pod is the usual case");
+    assert!(!at_rest(&vmi(&["b"]), &pods(31, true)), "no pod has just that");
 }

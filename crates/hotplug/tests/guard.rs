@@ -285,8 +285,8 @@ fn exclusive_publish_accepts_a_gap_only_when_there_is_no_other_way() {
             w.unmountable = if named { vec![("u-new", "a")] } else { Vec::new() };
         })
     };
-    assert_eq!(verdict(&waiting(61, true, true)), Verdict::Allow(Reason::ExclusivePublish));
-    for world in [waiting(60, true, true), waiting(61, false, true), waiting(61, true, false)] {
+    assert_eq!(verdict(&waiting(16, true, true)), Verdict::Allow(Reason::ExclusivePublish));
+    for world in [waiting(15, true, true), waiting(16, false, true), waiting(16, true, false)] {
         assert_eq!(loss(&world), Loss::NotRunning);
     }
 }
@@ -379,9 +379,19 @@ fn a_protected_namespace_names_the_vms_that_run_in_it() {
     let (running, mut ended) = (vmi(&[]), vmi(&[]));
     ended["status"]["phase"] = "Succeeded".into();
     let instances = [Instance::read(&running), Instance::read(&ended)];
-    assert_eq!(decide_namespace(false, &instances), ["vm"]);
-    assert!(decide_namespace(true, &instances).is_empty());
-    assert!(decide_namespace(false, &instances[1..]).is_empty());
+    let decide = |terminating, instances: &[Instance<'_>]| {
+        let found = decide_namespace(terminating, instances, &Limits::default(), NOW);
+        found.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(decide(false, &instances), ["vm"]);
+    assert!(decide(true, &instances).is_empty());
+    assert!(decide(false, &instances[1..]).is_empty());
+    // A guest that shuts down flushes with its volumes, for as long as it was given and a minute more.
+    for (since, held) in [(90, true), (91, false)] {
+        let mut leaving = running.clone();
+        leaving["metadata"]["deletionTimestamp"] = ago(since).into();
+        assert_eq!(!decide(false, &[Instance::read(&leaving)]).is_empty(), held, "{since}");
+    }
 }
 
 /// Nothing that a stranger may have written makes the views or the verdict fail.

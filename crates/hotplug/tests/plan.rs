@@ -240,6 +240,7 @@ fn a_disk_is_written_as_it_was_asked_for() {
         serial: Some("S1".into()),
         cache: Some("none".into()),
         read_only: true,
+        given: None,
         ..addition("b")
     };
     let vm = vm(&[]);

@@ -51,7 +51,8 @@ const fn release(minor: Option<u32>) -> Option<Version> {
 /// The first release of the v1 line, for gates that were GA before it.
 const ALWAYS: Option<u32> = Some(0);
 
-const GATES: [Stages; 27] = [
+const GATES: [Stages; 28] = [
+    stages("Template", Some(9), None),
     stages(HOST_DEVICES, None, None),
     stages(SIDECAR, None, None),
     stages(PLUGINS, None, None),

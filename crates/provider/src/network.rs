@@ -6,7 +6,7 @@
 //!  add, anything else    next start    after a restart
 //!  remove, bridge, sriov next start    now (`state: absent`; the controller takes the entry away)
 //!  remove, anything else next start    after a restart
-//!  link up, down         next start    now; not for sriov
+//!  link up, down         next start    now
 //! ```
 //!
 //! Only `bridge` and `sriov` on Multus networks can be plugged (`pkg/network/controllers/vm.go`,
@@ -249,11 +249,6 @@ fn remove(vm: &Value, vmi: Option<&Value>, name: &str, doing: &str) -> Result<Ch
 
 fn link(vm: &Value, vmi: Option<&Value>, name: &str, up: bool, doing: &str) -> Result<Change, Error> {
     let (at, interface) = position(vm, name, doing)?;
-    if interface.get("sriov").is_some() {
-        let (wrong, remedy) =
-            ("the link of a virtual function is the card's", "remove the interface instead");
-        return Err(Error::new(Kind::InvalidArgument, doing, wrong, remedy));
-    }
     let state = text(&interface, "/state");
     if state == "absent" {
         let remedy = "add it again once it is gone";
@@ -366,7 +361,7 @@ mod tests {
             (nic("x", "v", Binding::Masquerade), Kind::InvalidArgument),
             (with_mac("02:00"), Kind::InvalidArgument),
             (Wish::Remove { name: "no".into() }, Kind::NotFound),
-            (Wish::Link { name: "vf".into(), up: false }, Kind::InvalidArgument),
+            (Wish::Link { name: "no".into(), up: false }, Kind::NotFound),
         ] {
             let error = plan(&vm(), None, &wish, "masquerade").unwrap_err();
             assert_eq!(error.kind, kind, "{wish:?}: {error}");

@@ -377,6 +377,67 @@ async fn a_clone_is_another_vm_with_the_same_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn guests_without_agents_are_snapshotted_as_they_are_and_those_that_refuse_are_not() {
+    let cluster = cluster().await;
+    for name in ["mute", "stubborn"] {
+        cluster.make(CLAIMS, claim(&format!("{name}-root"), None)).await;
+        cluster.bound(&format!("{name}-root")).await;
+        let mut vm = vm_on(name, "Always", &[&format!("{name}-root")]);
+        let manner = if name == "mute" { "no-agent" } else { "refuses-freeze" };
+        vm["spec"]["template"]["metadata"]["annotations"] =
+            json!({"sandbox.vm-feature-manager.io/guest": manner});
+        cluster.make(sim::VMS, vm).await;
+        cluster.printable(name, "Running").await;
+    }
+    let taken = cluster.snapshot("mute", "mute").await;
+    assert_eq!(indications(&taken), ["NoGuestAgent", "Online"]);
+    cluster.make(SNAPSHOTS, snapshot("stubborn", "stubborn")).await;
+    let refused = |one: Option<&Value>| {
+        let message = one.and_then(|one| one["status"]["error"]["message"].as_str());
+        message.is_some_and(|message| message.contains("guest-fsfreeze-freeze"))
+    };
+    let waits = cluster.wait(&format!("{SNAPSHOTS}/stubborn"), "refused", refused).await.unwrap();
+    assert_eq!(
+        (&waits["status"]["phase"], &waits["status"]["readyToUse"]),
+        (&json!("InProgress"), &json!(false))
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_a_snapshot_is_what_was_on_the_disk_then() {
+    let cluster = cluster().await;
+    cluster.make(CLAIMS, claim("old-root", None)).await;
+    cluster.bound("old-root").await;
+    cluster.make(sim::VMS, vm_on("old", "Always", &["old-root"])).await;
+    cluster.printable("old", "Running").await;
+    cluster.snapshot("first", "old").await;
+    cluster.write("old-root", "then");
+    cluster.snapshot("s", "old").await;
+    cluster.write("old-root", "late");
+    cluster
+        .make(
+            "/api/v1/namespaces/default/secrets",
+            json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "t", "namespace": "default"}, "stringData": {"token": "secret"}}),
+        )
+        .await;
+    let exports = "/apis/export.kubevirt.io/v1/namespaces/default/virtualmachineexports";
+    cluster
+        .make(
+            exports,
+            json!({"apiVersion": "export.kubevirt.io/v1", "kind": "VirtualMachineExport",
+            "metadata": {"name": "e", "namespace": "default"}, "spec": {"tokenSecretRef": "t", "source": {
+                "apiGroup": "snapshot.kubevirt.io", "kind": "VirtualMachineSnapshot", "name": "s"}}}),
+        )
+        .await;
+    let ready = cluster.phase(&format!("{exports}/e"), "Ready").await;
+    assert_eq!(ready["status"]["links"]["external"]["volumes"][0]["name"], "e-old-root");
+    assert_eq!((cluster.read("e-old-root", 4), cluster.read("old-root", 4)), ("then".into(), "late".into()));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_cut_fails_at_its_deadline_and_frees_the_vm() {
     let cluster = cluster().await;
     let mut broken = claim("bad-root", None);

@@ -38,6 +38,8 @@ const NODES: &str = include_str!("../../../../examples/cluster/nodes.yaml");
 pub struct Operator {
     child: Child,
     sandbox: Sandbox,
+    /// The cluster that it works for.
+    pub cluster: Cluster,
     /// Where it serves, for the report.
     pub url: String,
     /// Where it serves, with the authority that it registered.
@@ -47,10 +49,15 @@ pub struct Operator {
 impl Operator {
     /// Starts a sandbox and an operator for it, and waits until it serves.
     pub async fn start() -> Result<Self> {
+        Self::start_with(demo::CONFIG).await
+    }
+
+    /// The same, with another configuration.
+    pub async fn start_with(configuration: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a temporary directory")?;
         let kubeconfig = folder.path().join("kubeconfig");
         let config = folder.path().join("operator.yaml");
-        std::fs::write(&config, demo::CONFIG).context("writing the operator's configuration")?;
+        std::fs::write(&config, configuration).context("writing the operator's configuration")?;
         let options =
             Options { nodes: 0, vms: 0, kubeconfig_out: Some(kubeconfig.clone()), ..Options::default() };
         let sandbox = Sandbox::start(options).await.context("starting the sandbox")?;
@@ -76,7 +83,7 @@ impl Operator {
         match wait(&mut child, &cluster).await {
             Ok((url, target)) => {
                 tokio::time::sleep(SETTLING).await;
-                Ok(Self { child, sandbox, url, target })
+                Ok(Self { child, sandbox, cluster, url, target })
             }
             Err(error) => {
                 end(&mut child);

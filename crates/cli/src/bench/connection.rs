@@ -91,6 +91,11 @@ impl Target {
 }
 
 impl Target {
+    /// The same server, another path.
+    pub fn with_path(self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
     /// Whether `/readyz` says so.
     pub async fn ready(&self) -> bool {
         let Ok(mut connection) = self.connect().await else { return false };

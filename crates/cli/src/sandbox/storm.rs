@@ -90,8 +90,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-fn all_seeds(storm: &Storm, seeds: u32, steward: &dyn Steward) -> Tally {
-    (1..=seeds).fold(Tally::default(), |tally, seed| tally.plus(run_seed(storm, u64::from(seed), steward)))
+/// All seeds, on all processors.
+fn all_seeds(storm: &Storm, seeds: u32, steward: &(dyn Steward + Sync)) -> Tally {
+    let workers = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1);
+    let part = |worker: u32| {
+        (1 + worker..=seeds)
+            .step_by(workers as usize)
+            .fold(Tally::default(), |tally, seed| tally.plus(run_seed(storm, u64::from(seed), steward)))
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|worker| scope.spawn(move || part(worker))).collect();
+        running
+            .into_iter()
+            // A storm that panics would be a defect of it: its seeds are left out, and the count shows it.
+            .fold(Tally::default(), |tally, worker| tally.plus(worker.join().unwrap_or_default()))
+    })
 }
 
 fn rows(results: &[(Release, Tally, Tally)]) -> Vec<Vec<String>> {
@@ -105,6 +118,7 @@ fn rows(results: &[(Release, Tally, Tally)]) -> Vec<Vec<String>> {
         "MIGRATION",
         "UNFINISHED",
         "WEDGED",
+        "TAKEN-BACK",
         "DENIALS",
         "PODS",
     ];
@@ -119,6 +133,7 @@ fn rows(results: &[(Release, Tally, Tally)]) -> Vec<Vec<String>> {
                 tally.migrations,
                 tally.unfinished,
                 tally.wedged,
+                tally.taken_back,
                 tally.denials,
                 tally.pods,
             ];
@@ -134,6 +149,7 @@ fn figures(tally: &Tally) -> Value {
     json!({
         "vms": tally.vms, "broken": tally.broken, "ioErrors": tally.io_errors, "unplugged": tally.unplugged,
         "migrations": tally.migrations, "unfinished": tally.unfinished, "wedged": tally.wedged,
+        "takenBack": tally.taken_back,
         "denials": tally.denials, "pods": tally.pods, "steps": tally.steps,
     })
 }

@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::Seconds;
+use crate::policy::Limits;
 use crate::view::{AttachmentPod, Instance, Launcher, Node, Usage};
 
 /// The answer to a forced delete of a launcher pod.
@@ -55,11 +56,21 @@ pub fn decide_forced(
     if volumes.is_empty() { Forced::Allow } else { Forced::Deny(volumes) }
 }
 
-/// Decides the DELETE of a namespace that asked to be protected: the running VMIs in it, by name.
-/// Once it is being deleted nothing is denied any more: its controller must never be held up.
-pub fn decide_namespace<'a>(terminating: bool, instances: &[Instance<'a>]) -> Vec<&'a str> {
+/// Decides the DELETE of a namespace that asked to be protected: the running VMIs in it, by name. One that is being
+/// deleted counts until its guest should have been down long ago, since the guest flushes with its volumes.
+/// Once the namespace is being deleted nothing is denied any more: its controller must never be held up.
+pub fn decide_namespace<'a>(
+    terminating: bool,
+    instances: &[Instance<'a>],
+    limits: &Limits,
+    now: Seconds,
+) -> Vec<&'a str> {
     if terminating {
         return Vec::new();
     }
-    instances.iter().filter(|vmi| vmi.running && vmi.deletion.is_none()).map(|vmi| vmi.name).collect()
+    let overdue = |vmi: &Instance<'_>| {
+        vmi.deletion
+            .is_some_and(|at| now > at.saturating_add(vmi.termination_grace).saturating_add(limits.slack))
+    };
+    instances.iter().filter(|vmi| vmi.running && !overdue(vmi)).map(|vmi| vmi.name).collect()
 }

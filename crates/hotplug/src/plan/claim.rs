@@ -23,7 +23,7 @@ pub struct Claim {
     pub waits_for_consumer: bool,
     /// Its access modes.
     pub access_modes: Vec<String>,
-    /// Other VMs that have it, when it can be written on one node only.
+    /// Who else has it, in words (`VM b`): counts when it can be written on one node only.
     pub held_by: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl Claim {
         }
         if self.is_single_node() && !self.held_by.is_empty() {
             let modes = self.access_modes.join(", ");
-            return Some(format!("it is {modes} and VM {} has it", self.held_by.join(", ")));
+            return Some(format!("it is {modes} and {} has it", self.held_by.join(", ")));
         }
         match self.data_volume.as_str() {
             "" | "Succeeded" | "PendingPopulation" => {}
@@ -128,12 +128,12 @@ mod tests {
             (claim("Bound", "ImportInProgress"), Some("its DataVolume is ImportInProgress")),
             (Claim { deleting: true, ..claim("Bound", "") }, Some("it is being deleted")),
             (
-                Claim { held_by: vec!["b".into()], ..claim("Bound", "") },
+                Claim { held_by: vec!["VM b".into()], ..claim("Bound", "") },
                 Some("it is ReadWriteOnce and VM b has it"),
             ),
             (
                 Claim {
-                    held_by: vec!["b".into()],
+                    held_by: vec!["VM b".into()],
                     access_modes: vec!["ReadWriteMany".into()],
                     ..claim("Bound", "")
                 },

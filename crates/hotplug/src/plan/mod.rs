@@ -25,8 +25,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::Seconds;
-use crate::settle::{Wait, waits};
-use crate::view::{AttachmentPod, Instance, SpecVolume, list};
+use crate::settle::{Wait, is_at_rest_with_several, waits};
+use crate::view::{AttachmentPod, Instance, SpecVolume, list, text};
 
 /// A wish for volumes of one VM.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -167,7 +167,11 @@ pub fn next(wish: &Wish, seen: &Seen<'_>, now: Seconds) -> Result<Step, PlanErro
     if !holds.is_empty() {
         return Ok(if late { Step::GiveUp(Vec::new()) } else { Step::Hold(holds) });
     }
-    let waits = unsettled(seen.vm, instance, &seen.pods);
+    let mut waits = unsettled(seen.vm, instance, &seen.pods);
+    if is_at_rest_with_several(instance, &seen.pods, now) {
+        // What is on its way from the VM to the VMI is waited for all the same.
+        waits.retain(|wait| matches!(wait, Wait::Volume { .. } | Wait::Requested { .. }));
+    }
     if !waits.is_empty() {
         return if late { too_late(wish, seen.vm, instance, waits) } else { Ok(Step::Wait(waits)) };
     }
@@ -224,6 +228,14 @@ pub fn unsettled(vm: &Value, instance: &Instance<'_>, pods: &[AttachmentPod<'_>]
         phase: "requested",
         message: "KubeVirt has not taken it over into the VMI yet".into(),
     }));
+    let requests = list(vm, &["status", "volumeRequests"]).iter();
+    let named = requests.filter_map(|request| {
+        ["addVolumeOptions", "removeVolumeOptions"]
+            .iter()
+            .map(|kind| text(request, &[*kind, "name"]))
+            .find(|name| !name.is_empty())
+    });
+    found.extend(named.map(|volume| Wait::Requested { volume: volume.to_owned() }));
     let going = instance.hotplugged().filter(|volume| !volume.utility && !wanted.contains(volume));
     found.extend(going.filter(|volume| !volume_only_in_vmi(vm, volume)).map(|volume| Wait::Leaving {
         volume: volume.name.to_owned(),

@@ -126,6 +126,8 @@ pub struct Addition {
     pub cache: Option<String>,
     /// The guest cannot write to it.
     pub read_only: bool,
+    /// Volume and disk as they stood in a VM: written back as they were, whatever else is said here.
+    pub given: Option<(Value, Value)>,
 }
 
 impl Addition {
@@ -139,15 +141,37 @@ impl Addition {
             serial: None,
             cache: None,
             read_only: false,
+            given: None,
         }
     }
 
-    fn claim_name(&self) -> &str {
+    /// The hotplugged volumes of a VM, to be attached again as they are.
+    pub fn hotplugged_in(vm: &Value) -> Vec<Self> {
+        let hotplugged = volumes(vm).iter().filter_map(|volume| {
+            let view = SpecVolume::read(volume).filter(|view| view.hotplug && !view.utility)?;
+            let disk = named(disks(vm), view.name).cloned().unwrap_or_else(|| json!({"name": view.name}));
+            let source = if volume.get("dataVolume").is_some() {
+                Source::DataVolume(view.claim.to_owned())
+            } else {
+                Source::Claim(view.claim.to_owned())
+            };
+            let kind = if disk.get("cdrom").is_some() { DiskKind::Cdrom } else { DiskKind::Disk };
+            let given = Some((volume.clone(), disk));
+            Some(Self { source, kind, given, ..Self::claim(view.name) })
+        });
+        hotplugged.collect()
+    }
+
+    /// The claim behind it: a `DataVolume` has one of its own name.
+    pub fn claim_name(&self) -> &str {
         let (Source::Claim(name) | Source::DataVolume(name)) = &self.source;
         name
     }
 
     fn volume(&self) -> Value {
+        if let Some((volume, _)) = &self.given {
+            return volume.clone();
+        }
         match &self.source {
             Source::Claim(claim) => {
                 json!({"name": self.name, "persistentVolumeClaim": {"claimName": claim, "hotpluggable": true}})
@@ -160,7 +184,13 @@ impl Addition {
 
     /// KubeVirt hotplugs disks on SCSI or virtio and LUNs on SCSI (storagehotplug.go:68-101, v1.9);
     /// a CD-ROM drive has to be there from the start.
-    fn disk(&self) -> Result<Value, PlanError> {
+    ///
+    /// # Errors
+    /// [`PlanError::Bus`]
+    pub fn disk(&self) -> Result<Value, PlanError> {
+        if let Some((_, disk)) = &self.given {
+            return Ok(disk.clone());
+        }
         let refuse = |bus: Bus, kind, choice| PlanError::Bus { bus: bus.name().into(), kind, choice };
         let bus = self.bus.unwrap_or(if self.kind == DiskKind::Cdrom { Bus::Sata } else { Bus::Scsi });
         let (field, mut target) = match (self.kind, bus) {

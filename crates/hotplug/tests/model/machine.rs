@@ -20,6 +20,8 @@ pub struct State {
 pub struct Events {
     /// Deletes and evictions by others than virt-controller.
     pub deletes: u8,
+    /// Deletes by somebody who has made sure that another pod serves everything.
+    pub careful_deletes: u8,
     /// Evictions by the kubelet, which no webhook sees. They take volumes away, so S1 is not asked.
     pub kubelet_evictions: u8,
     /// Claims that are not ready for a while.
@@ -28,6 +30,10 @@ pub struct Events {
     pub migrations: u8,
     /// Deletions of the VM.
     pub deletions: u8,
+    /// Losses of the node.
+    pub node_losses: u8,
+    /// Deletions of the namespace.
+    pub namespace_deletions: u8,
     /// Starts of virt-controller.
     pub restarts: u8,
 }
@@ -52,6 +58,10 @@ impl Steward for Strange {
         world.pod(uid).is_none_or(|pod| (self.rule)(world, pod))
     }
 
+    fn exempts_namespace_controller(&self) -> bool {
+        false
+    }
+
     fn may_change(&self, world: &World, setup: Setup, volumes: Volumes) -> bool {
         self.present.may_change(world, setup, volumes)
     }
@@ -71,6 +81,8 @@ pub struct Scenario {
     pub name: &'static str,
     pub setup: Setup,
     pub attached: Volumes,
+    /// Each of them comes from a pod of its own, as claims that were not ready for a while leave them.
+    pub split: bool,
     /// Sets of volumes that users want, one after the other, at any time.
     pub wants: Vec<Volumes>,
     pub events: Events,
@@ -121,7 +133,12 @@ impl Model for Scenario {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State { world: World::settled(self.setup, self.attached), wanted: 0, left: self.events }]
+        let world = if self.split {
+            World::split(self.setup, self.attached)
+        } else {
+            World::settled(self.setup, self.attached)
+        };
+        vec![State { world, wanted: 0, left: self.events }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -131,7 +148,7 @@ impl Model for Scenario {
             return;
         }
         world.inner_actions(self.setup, self.steward(), actions);
-        let running = world.guest == Guest::Running && !world.deleting;
+        let running = world.guest == Guest::Running && !world.deleting && !world.lost;
         if let Some(wanted) = self.wants.get(state.wanted).filter(|_| running) {
             actions.push(Action::Want(*wanted));
         }
@@ -145,6 +162,9 @@ impl Model for Scenario {
             {
                 actions.push(Action::Delete(pod.uid));
             }
+            if left.careful_deletes > 0 && live && !pod.granted && others_serve(world, *pod) {
+                actions.push(Action::Delete(pod.uid));
+            }
             if left.kubelet_evictions > 0 && live && pod.phase >= PodPhase::Running {
                 actions.push(Action::KubeletEvict(pod.uid));
             }
@@ -156,8 +176,17 @@ impl Model for Scenario {
                 actions.push(Action::ClaimFlap(volume));
             }
         }
+        let steward = self.steward();
+        let may_migrate = left.migrations > 0
+            && running
+            && world.migration == Migration::None
+            && steward.may_migrate(world, self.setup);
+        let may_end =
+            left.namespace_deletions > 0 && !world.terminating && steward.may_delete_namespace(world);
         let possible = [
-            (left.migrations > 0 && running && world.migration == Migration::None, Action::Migrate),
+            (may_migrate, Action::Migrate),
+            (left.node_losses > 0 && !world.lost && world.guest != Guest::Down, Action::LoseNode),
+            (may_end, Action::DeleteNamespace),
             (left.deletions > 0 && running, Action::DeleteVmi),
             (left.restarts > 0, Action::RestartController),
         ];
@@ -170,7 +199,12 @@ impl Model for Scenario {
         let left = &mut next.left;
         match action {
             Action::Want(_) => next.wanted += 1,
-            Action::Delete(_) => left.deletes -= 1,
+            Action::Delete(_) => {
+                left.deletes = left.deletes.saturating_sub(1);
+                left.careful_deletes = left.careful_deletes.saturating_sub(1);
+            }
+            Action::LoseNode => left.node_losses -= 1,
+            Action::DeleteNamespace => left.namespace_deletions -= 1,
             Action::KubeletEvict(_) => left.kubelet_evictions -= 1,
             Action::ClaimFlap(_) => left.claim_flaps -= 1,
             Action::Migrate => left.migrations -= 1,
@@ -203,6 +237,11 @@ impl Model for Scenario {
             Property::always("S8 the set is constant during a migration", |_, state: &State| {
                 !state.world.harm.migration
             }),
+            // Claims that come and go leave pods behind that no change has thrown away.
+            Property::always(
+                "W6 no handoff is thrown away for the next change",
+                |model: &Self, state: &State| model.events.claim_flaps > 0 || !state.world.harm.wasted,
+            ),
             Property::always("no removed volume is mounted again", |_, state: &State| {
                 state.world.harm.remounted.is_empty()
             }),
@@ -223,7 +262,7 @@ impl Model for Scenario {
 impl Scenario {
     /// Nothing happens any more by itself, and everything from outside has been used up.
     fn is_over(&self, state: &State) -> bool {
-        let running = state.world.guest == Guest::Running && !state.world.deleting;
+        let running = state.world.guest == Guest::Running && !state.world.deleting && !state.world.lost;
         let wanted = state.wanted >= self.wants.len() || !running;
         wanted && state.world.ready == Volumes::first(MOST_VOLUMES) && self.inner(state).is_empty()
     }
@@ -246,11 +285,26 @@ impl Scenario {
     }
 }
 
+/// Whether other ready pods use everything of a pod that the guest has.
+fn others_serve(world: &World, pod: Pod) -> bool {
+    let others = world
+        .pods
+        .iter()
+        .filter(|other| {
+            other.uid != pod.uid
+                && other.launcher == pod.launcher
+                && other.phase == PodPhase::Ready
+                && !other.granted
+        })
+        .fold(Volumes::NONE, |set, other| set.or(other.used));
+    world.domain.and(pod.volumes).within(others)
+}
+
 /// S2: a volume in the guest is listed by a pod of its node that has not ended, for a filesystem
 /// volume, and used by one, for a block volume.
 fn is_referred_to(model: &Scenario, state: &State) -> bool {
     let world = &state.world;
-    if world.guest != Guest::Running || model.events.kubelet_evictions > 0 {
+    if world.guest != Guest::Running || world.lost || model.events.kubelet_evictions > 0 {
         return true;
     }
     let pods = world.pods.iter().filter(|pod| pod.launcher == world.launcher && pod.is_wanted_on_node());
@@ -271,6 +325,8 @@ fn must_pass(model: &Scenario, state: &State) -> bool {
     };
     world.pods.iter().all(|pod| {
         let must = world.guest == Guest::Down
+            || world.lost
+            || world.terminating
             || (pod.launcher != world.launcher && pod.launcher != target)
             || matches!(pod.phase, PodPhase::Failed | PodPhase::Pending);
         !must || model.steward().may_delete(world, model.setup, pod.uid)

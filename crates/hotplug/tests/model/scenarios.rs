@@ -10,6 +10,7 @@ const S4: &str = "S4 no spurious unplug";
 const S8: &str = "S8 the set is constant during a migration";
 const L1: &str = "L1 everything comes to rest";
 const S6: &str = "S6 what must pass passes";
+const W6: &str = "W6 no handoff is thrown away for the next change";
 const REMOUNT: &str = "no removed volume is mounted again";
 
 fn set(volumes: &[u8]) -> Volumes {
@@ -22,6 +23,7 @@ fn base(name: &'static str, release: Release, driver: Driver) -> Scenario {
         name,
         setup: Setup::new(release, driver),
         attached: set(&[0]),
+        split: false,
         wants: vec![set(&[0, 1])],
         events: Events::default(),
         program: Program::Absent,
@@ -71,7 +73,7 @@ pub fn unprotected() -> Vec<Scenario> {
         },
         Scenario {
             wants: vec![set(&[0, 1]), set(&[0, 1, 2])],
-            violates: &[S4],
+            violates: &[S4, W6],
             ..base("main: another volume while the first comes in (W7)", Release::Main, ForceTeardown)
         },
         Scenario {
@@ -101,6 +103,36 @@ pub fn unprotected() -> Vec<Scenario> {
             events: Events { migrations: 1, ..Events::default() },
             violates: &[S8],
             ..base("main: a volume is added during a migration", Release::Main, ForceTeardown)
+        },
+        Scenario {
+            attached: set(&[0, 1]),
+            wants: vec![set(&[0])],
+            events: Events { migrations: 1, ..Events::default() },
+            violates: &[S8, L1],
+            ..base("main: a migration while a removed volume is held", Release::Main, ForceTeardown)
+        },
+        Scenario {
+            events: Events { careful_deletes: 1, ..Events::default() },
+            violates: &[S1, S2],
+            ..base("main: a delete that its cache does not know of (W1)", Release::Main, ForceTeardown)
+        },
+        Scenario {
+            attached: set(&[0, 1]),
+            split: true,
+            wants: vec![set(&[0, 1, 2])],
+            violates: &[S1, S2, W6],
+            ..base("main: two old pods, only the newest is kept (W3)", Release::Main, ForceTeardown)
+        },
+        Scenario {
+            attached: set(&[]),
+            wants: vec![set(&[0]), set(&[0, 1]), set(&[0, 1, 2])],
+            violates: &[S4, W6],
+            ..base("main: changes faster than a handoff (W6)", Release::Main, ForceTeardown)
+        },
+        Scenario {
+            events: Events { node_losses: 1, ..Events::default() },
+            violates: &[],
+            ..base("main: the node is lost and fenced", Release::Main, ForceTeardown)
         },
     ];
     for scenario in &mut all {
@@ -150,6 +182,22 @@ pub fn protected() -> Vec<Scenario> {
         ..guarded(base("main: a guest that does not let go", Release::Main, Driver::ForceTeardown))
     });
     all.push(Scenario {
+        events: Events { namespace_deletions: 1, ..Events::default() },
+        // Its controller must never be held up, so guests lose volumes while they flush (W10).
+        violates: &[S1],
+        ..guarded(base("main: the namespace is deleted", Release::Main, Driver::ForceTeardown))
+    });
+    let protecting = Program::Present(Present { protect: true, ..Present::whole(Driver::ForceTeardown) });
+    all.push(Scenario {
+        events: Events { namespace_deletions: 1, deletions: 1, ..Events::default() },
+        program: protecting,
+        ..guarded(base(
+            "main: a protected namespace and its VM are deleted",
+            Release::Main,
+            Driver::ForceTeardown,
+        ))
+    });
+    all.push(Scenario {
         events: Events { deletes: 2, ..Events::default() },
         ..guarded(base("main: two deletes in a handoff (S3)", Release::Main, Driver::ForceTeardown))
     });
@@ -180,7 +228,7 @@ pub fn crippled() -> Vec<Scenario> {
         without(
             Scenario {
                 wants: vec![set(&[0, 1]), set(&[0, 1, 2])],
-                violates: &[S4],
+                violates: &[S4, W6],
                 ..base("without the gate: another volume meanwhile", Release::Main, ForceTeardown)
             },
             |present| present.gate = false,
@@ -255,6 +303,24 @@ pub fn crippled() -> Vec<Scenario> {
                 events: Events { deletions: 1, ..Events::default() },
                 violates: &[S6, L1],
                 ..base("a guard that does not ask whether the guest is down", Release::Main, ForceTeardown)
+            },
+            |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
+        ),
+        strange(
+            Scenario {
+                wants: vec![],
+                events: Events { node_losses: 1, ..Events::default() },
+                violates: &[S6, L1],
+                ..base("a guard that does not ask whether the node is lost", Release::Main, ForceTeardown)
+            },
+            |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
+        ),
+        strange(
+            Scenario {
+                wants: vec![],
+                events: Events { namespace_deletions: 1, ..Events::default() },
+                violates: &[S6, L1],
+                ..base("a guard that is asked by the namespace controller (L3)", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
         ),

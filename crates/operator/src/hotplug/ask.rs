@@ -20,6 +20,8 @@ pub(super) enum Question<'a> {
         /// As it would be.
         new: &'a Value,
     },
+    /// May this migration be asked for?
+    Migration(&'a Value),
     /// What should this new attachment pod mount?
     NewPod(&'a Value),
 }
@@ -61,6 +63,7 @@ impl<'a> Ask<'a> {
                 (Question::EvictedPod(text(request, "/name")), new)
             }
             (super::GATE, "UPDATE", "virtualmachineinstances") => (Question::Volumes { old, new }, old),
+            (super::GATE, "CREATE", "virtualmachineinstancemigrations") => (Question::Migration(new), new),
             (super::MOUNTS, "CREATE", "pods") => (Question::NewPod(new), new),
             _ => return None,
         };
@@ -94,6 +97,7 @@ impl<'a> Ask<'a> {
             Question::Launcher(_) => "guard-launcher",
             Question::Namespace(_) => "guard-namespace",
             Question::Volumes { .. } => "gate",
+            Question::Migration(_) => "gate-migration",
             Question::NewPod(_) => "mounts",
         }
     }

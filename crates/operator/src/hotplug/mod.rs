@@ -117,6 +117,7 @@ impl Steward {
             Question::Launcher(pod) => self.launcher(ask, pod).await,
             Question::Namespace(namespace) => self.namespace(ask, namespace).await,
             Question::Volumes { old, new } => self.volumes(ask, old, new).await,
+            Question::Migration(migration) => self.migration(ask, migration).await,
             Question::NewPod(pod) => self.mounts(ask, pod).await,
         }
     }

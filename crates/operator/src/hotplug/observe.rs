@@ -81,8 +81,8 @@ struct Read {
     pods: Value,
     vmi: Value,
     node: Value,
-    /// Claims of the pod in question, with the name of their class.
-    claims: Vec<(String, Class)>,
+    /// Claims of the pod in question.
+    claims: Vec<ClaimRead>,
     events: Value,
 }
 
@@ -103,12 +103,8 @@ impl Read {
                 .filter(|other| other.launcher == pod.launcher)
                 .collect(),
             node: some(&self.node).map(Node::read),
-            classes: self
-                .claims
-                .iter()
-                .map(|(claim, class)| (claim.as_str(), *class))
-                .collect::<Classes<'a>>(),
-            unmountable: unmountable(&self.events),
+            classes: classes(&self.claims),
+            unmountable: unmountable(&self.events, pod, &self.claims),
             launcher,
             instance,
         }
@@ -123,21 +119,46 @@ fn has_break_glass(object: &Value) -> bool {
     object["metadata"]["annotations"][hotplug::annotations::BREAK_GLASS] == "true"
 }
 
-/// Volumes that kubelets report they cannot mount, by pod: `FailedMount` and `FailedMapVolume` name
-/// them in their message.
-fn unmountable(events: &Value) -> Vec<(&str, &str)> {
+/// A claim, as far as a verdict asks for it.
+pub(super) struct ClaimRead {
+    name: String,
+    pub(super) class: Class,
+    /// The volume behind it, as kubelets call it in events.
+    volume: String,
+}
+
+pub(super) fn classes(claims: &[ClaimRead]) -> Classes<'_> {
+    claims.iter().map(|claim| (claim.name.as_str(), claim.class)).collect()
+}
+
+/// Volumes of `pod` that kubelets report they cannot mount into another pod, by the uid of that. `MountVolume.SetUp` and
+/// `MapVolume.SetUpDevice` quote the `PersistentVolume`; the summary that follows lists volumes of the pod
+/// (`unmounted volumes=[a b]`).
+pub(super) fn unmountable<'a>(
+    events: &'a Value,
+    pod: &AttachmentPod<'a>,
+    claims: &[ClaimRead],
+) -> Vec<(&'a str, &'a str)> {
     let failed = |event: &&Value| {
         matches!(event["reason"].as_str(), Some("FailedMount" | "FailedMapVolume" | "FailedAttachVolume"))
     };
-    items(events)
-        .iter()
-        .filter(failed)
-        .flat_map(|event| {
-            let uid = event["involvedObject"]["uid"].as_str().unwrap_or_default();
-            let message = event["message"].as_str().unwrap_or_default();
-            message.split('"').skip(1).step_by(2).map(move |quoted| (uid, quoted))
-        })
-        .collect()
+    let mut found = Vec::new();
+    for event in items(events).iter().filter(failed) {
+        let uid = event["involvedObject"]["uid"].as_str().unwrap_or_default();
+        let message = event["message"].as_str().unwrap_or_default();
+        let listed = message.split_once("unmounted volumes=[").and_then(|(_, rest)| rest.split_once(']'));
+        let listed = listed.map_or("", |(names, _)| names);
+        for volume in &pod.volumes {
+            let behind = claims.iter().find(|claim| claim.name == volume.claim);
+            let behind = behind.map_or("", |claim| claim.volume.as_str());
+            let quoted = |name: &str| !name.is_empty() && message.contains(&format!("\"{name}\""));
+            let named = listed.split([' ', ',']).any(|name| name == volume.name);
+            if named || quoted(behind) || quoted(volume.name) {
+                found.push((uid, volume.name));
+            }
+        }
+    }
+    found
 }
 
 impl Steward {
@@ -202,9 +223,12 @@ impl Steward {
 
     async fn read(&self, namespace: &str, pod: &AttachmentPod<'_>) -> Result<Read, Unreadable> {
         let core = format!("/api/v1/namespaces/{namespace}");
-        let (launcher_path, pods_path) =
-            (format!("{core}/pods/{}", pod.launcher_name), format!("{core}/pods?{ATTACHMENT_PODS}"));
-        let claims = self.claims(namespace, pod);
+        // Only a pod of the same node can serve the guest: the others need not be read.
+        let (launcher_path, pods_path) = (
+            format!("{core}/pods/{}", pod.launcher_name),
+            format!("{core}/pods?{ATTACHMENT_PODS}&fieldSelector=spec.nodeName%3D{}", pod.node),
+        );
+        let claims = self.claims(namespace, pod.volumes.iter().map(|volume| volume.claim));
         let (namespace_object, (launcher, pods), claims) = try_join3(
             find(&self.api, &core),
             try_join(find(&self.api, &launcher_path), find(&self.api, &pods_path)),
@@ -216,7 +240,7 @@ impl Steward {
             (vmi_path(namespace, view.instance_name), format!("/api/v1/nodes/{}", view.node))
         };
         let has_launcher = !launcher.is_null();
-        let exclusive = claims.iter().any(|(_, class)| class.exclusive_publish);
+        let exclusive = claims.iter().any(|claim| claim.class.exclusive_publish);
         let (vmi, node, events) = try_join3(
             find_if(&self.api, has_launcher && !vmi_path.ends_with('/'), &vmi_path),
             find_if(&self.api, has_launcher && !node_path.ends_with('/'), &node_path),
@@ -227,26 +251,28 @@ impl Steward {
     }
 
     /// The opt-ins of the claims of a pod; no reads where no storage class has any.
-    async fn claims(
+    pub(super) async fn claims(
         &self,
         namespace: &str,
-        pod: &AttachmentPod<'_>,
-    ) -> Result<Vec<(String, Class)>, Unreadable> {
+        names: impl Iterator<Item = &str>,
+    ) -> Result<Vec<ClaimRead>, Unreadable> {
         let classes = self.opted_classes().await?;
         if classes.is_empty() {
             return Ok(Vec::new());
         }
-        let reads = pod.volumes.iter().map(|volume| async {
-            let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{}", volume.claim);
+        let classes = &classes;
+        let reads = names.map(|name| async move {
+            let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}");
             let claim = find(&self.api, &path).await?;
             let class = claim["spec"]["storageClassName"].as_str().unwrap_or_default();
             let found = classes.iter().find(|(name, _)| name == class).map(|(_, class)| *class);
-            Ok((volume.claim.to_owned(), found.unwrap_or_default()))
+            let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default().to_owned();
+            Ok(ClaimRead { name: name.to_owned(), class: found.unwrap_or_default(), volume })
         });
         join_all(reads).await.into_iter().collect()
     }
 
-    async fn opted_classes(&self) -> Result<Vec<(String, Class)>, Unreadable> {
+    pub(super) async fn opted_classes(&self) -> Result<Vec<(String, Class)>, Unreadable> {
         if let Some((at, classes)) = &*self.classes.0.lock()
             && at.elapsed() < CLASSES_FOR
         {
@@ -278,7 +304,9 @@ impl Steward {
         let pods: Vec<_> = items(&pods).iter().filter_map(AttachmentPod::read).collect();
         let instance = some(&vmi).map(Instance::read).filter(|vmi| vmi.uid == launcher.instance);
         let node = some(&node).map(Node::read);
-        let glass = has_break_glass(&namespace) || has_break_glass(object);
+        let glass = has_break_glass(&namespace)
+            || has_break_glass(object)
+            || instance.as_ref().is_some_and(|vmi| vmi.break_glass);
         let terminating = is_terminating(&namespace);
         let now = self.now();
         match decide_forced(&launcher, instance.as_ref(), &pods, node.as_ref(), terminating, glass, now) {
@@ -303,7 +331,7 @@ impl Steward {
         let list = find(&self.api, path.replace("/?", "?").as_str()).await?;
         let instances: Vec<Instance<'_>> = items(&list).iter().map(Instance::read).collect();
         let terminating = object.pointer("/metadata/deletionTimestamp").is_some();
-        let running = decide_namespace(terminating, &instances);
+        let running = decide_namespace(terminating, &instances, &self.limits, self.now());
         if running.is_empty() {
             return Ok(Answer::allow("nothing-runs"));
         }
@@ -380,6 +408,50 @@ impl Steward {
         Err(Unreadable::Contended)
     }
 
+    /// A migration is asked for.
+    pub(super) async fn migration(&self, ask: &Ask<'_>, object: &Value) -> Result<Answer, Unreadable> {
+        let name = object["spec"]["vmiName"].as_str().unwrap_or_default();
+        if name.is_empty() {
+            return Ok(Answer::allow("not-concerned"));
+        }
+        let core = format!("/api/v1/namespaces/{}", ask.namespace);
+        for _ in 0..ATTEMPTS {
+            let (vmi, launchers, pods) = try_join3(
+                find(&self.api, &vmi_path(ask.namespace, name)),
+                find(&self.api, &format!("{core}/pods?labelSelector=kubevirt.io%3Dvirt-launcher")),
+                find(&self.api, &format!("{core}/pods?{ATTACHMENT_PODS}")),
+            )
+            .await?;
+            let Some(instance) = some(&vmi).map(Instance::read) else {
+                return Ok(Answer::allow("no-instance"));
+            };
+            let launcher = items(&launchers)
+                .iter()
+                .map(Launcher::read)
+                .find(|pod| pod.instance == instance.uid && pod.node == instance.node && !pod.down);
+            let Some(launcher) = launcher else { return Ok(Answer::allow("no-launcher")) };
+            let stored = Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)).await?;
+            let pods: Vec<_> = items(&pods)
+                .iter()
+                .filter_map(AttachmentPod::read)
+                .filter(|pod| pod.launcher == Some(launcher.uid))
+                .collect();
+            let now = self.now();
+            let mut record = stored.record.clone();
+            let held = gate::decide_migration(&instance, &pods, &record, &self.limits, now);
+            record.depart(held.is_some(), now);
+            let vm = format!("{}/{name}", ask.namespace);
+            let answer = match held {
+                None => Answer::allow("settled"),
+                Some(departure) => Answer::deny("guest-holds", 403, departure.message(&vm)),
+            };
+            if ask.dry_run || record == stored.record || stored.write(&self.api, &record).await? {
+                return Ok(answer);
+            }
+        }
+        Err(Unreadable::Contended)
+    }
+
     /// A new attachment pod: with a strict class it mounts what KubeVirt leaves out (`skipMount`),
     /// so that the kubelet keeps the volume published. The number of volumes, by which
     /// virt-controller knows its pods, stays as it is.
@@ -390,8 +462,8 @@ impl Steward {
         if !pod.volumes.iter().any(|volume| volume.usage == Usage::Listed) {
             return Ok(Answer::allow("complete"));
         }
-        let classes = self.claims(ask.namespace, &pod).await?;
-        let strict = |claim: &str| classes.iter().any(|(name, class)| name == claim && class.strict);
+        let claims = self.claims(ask.namespace, pod.volumes.iter().map(|volume| volume.claim)).await?;
+        let strict = |claim: &str| claims.iter().any(|one| one.name == claim && one.class.strict);
         let missing: Vec<Value> = pod
             .volumes
             .iter()
@@ -474,5 +546,36 @@ const fn gate_word(reason: gate::Reason) -> &'static str {
         gate::Reason::BreakGlass => "break-glass",
         gate::Reason::Settled => "settled",
         gate::Reason::Overdue => "overdue",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What kubelets write, of Kubernetes 1.28 and 1.36: the volume of a pod is not named where one thinks.
+    #[test]
+    fn what_a_kubelet_cannot_mount_is_found_by_its_volume_or_in_the_summary() {
+        let pod = json!({"metadata": {"name": "old", "uid": "u1", "labels": {"kubevirt.io": "hotplug-disk"},
+            "ownerReferences": [{"kind": "Pod", "name": "l", "uid": "l", "controller": true}]},
+            "spec": {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "b", "persistentVolumeClaim": {"claimName": "logs"}}]}});
+        let pod = AttachmentPod::read(&pod).unwrap();
+        let claims = [ClaimRead { name: "data".into(), class: Class::default(), volume: "pvc-7".into() }];
+        let event = |reason: &str, message: &str| json!({"items": [{"reason": reason, "message": message, "involvedObject": {"uid": "new"}}]});
+        for (reason, message, found) in [
+            ("FailedMapVolume", "MapVolume.SetUpDevice failed for volume \"pvc-7\" : rpc error", &["a"][..]),
+            (
+                "FailedMount",
+                "Unable to attach or mount volumes: unmounted volumes=[b a], unattached volumes=[], failed to process volumes=[]: timed out",
+                &["a", "b"],
+            ),
+            ("FailedMount", "MountVolume.SetUp failed for volume \"pvc-8\" : rpc error", &[]),
+            ("Pulled", "\"pvc-7\"", &[]),
+        ] {
+            let events = event(reason, message);
+            let expected: Vec<(&str, &str)> = found.iter().map(|name| ("new", *name)).collect();
+            assert_eq!(unmountable(&events, &pod, &claims), expected, "{message}");
+        }
     }
 }

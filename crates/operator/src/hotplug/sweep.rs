@@ -1,17 +1,18 @@
 //! What is done without being asked: a nudge when a denial has ended by time alone, the age of the
 //! oldest denial for the alert, and the pods that KubeVirt leaves behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hotplug::annotations::NUDGE;
-use hotplug::heal;
-use hotplug::view::{AttachmentPod, Instance, Launcher, rfc3339};
+use hotplug::heal::{self, Blocked};
+use hotplug::view::{AttachmentPod, Instance, Launcher, PodPhase, rfc3339};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Steward;
+use super::observe::{ClaimRead, classes, unmountable};
+use super::{Steward, Unreadable};
 use crate::kubernetes::RawError;
 
 /// How often it is looked.
@@ -146,6 +147,20 @@ impl Steward {
         Ok(())
     }
 
+    /// The claims of pods, as far as their classes have opt-ins, where one waits beside another.
+    async fn blocking_claims(
+        &self,
+        namespace: &str,
+        pods: &[AttachmentPod<'_>],
+    ) -> Result<Vec<ClaimRead>, Unreadable> {
+        if pods.len() < 2 || !pods.iter().any(|pod| pod.phase == PodPhase::Pending) {
+            return Ok(Vec::new());
+        }
+        let names: BTreeSet<&str> =
+            pods.iter().flat_map(|pod| pod.volumes.iter().map(|volume| volume.claim)).collect();
+        self.claims(namespace, names.into_iter()).await
+    }
+
     async fn heal_one(
         &self,
         namespace: &str,
@@ -172,7 +187,21 @@ impl Steward {
         if instance.uid != launcher.instance {
             return Ok(());
         }
-        for (name, ailment) in heal::decide(&instance, &launcher, pods, &self.limits, self.now()) {
+        // Without them everything else is healed as well.
+        let claims: Vec<ClaimRead> = self.blocking_claims(namespace, pods).await.unwrap_or_default();
+        let exclusive = claims.iter().any(|claim| claim.class.exclusive_publish);
+        let events = if exclusive {
+            let path =
+                format!("/api/v1/namespaces/{namespace}/events?fieldSelector=type%3DWarning&limit=500");
+            self.api.get(&path).await?
+        } else {
+            Value::Null
+        };
+        let blocked = Blocked {
+            classes: classes(&claims),
+            unmountable: pods.iter().flat_map(|pod| unmountable(&events, pod, &claims)).collect(),
+        };
+        for (name, ailment) in heal::decide(&instance, &launcher, pods, &blocked, &self.limits, self.now()) {
             let Some(pod) = pods.iter().find(|pod| pod.name == name) else { continue };
             match self.api.delete(&format!("{core}/{name}"), json!({"uid": pod.uid})).await {
                 Ok(_) => tracing::info!(namespace, pod = name, ?ailment, "attachment pod deleted"),

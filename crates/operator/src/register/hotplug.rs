@@ -106,8 +106,19 @@ fn validating(hotplug: Hotplug) -> Vec<Hook> {
         fails_open: true,
         writes: true,
     };
+    let migrations = Hook {
+        name: "migrations.hotplug.vm-feature-manager.io",
+        path: GATE,
+        rule: rule("kubevirt.io", "v1", "CREATE", "virtualmachineinstancemigrations", "Namespaced"),
+        object: json!({}),
+        conditions: Vec::new(),
+        fails_open: true,
+        writes: true,
+    };
     let mut hooks: Vec<Hook> = if hotplug.guard { guard.into() } else { Vec::new() };
-    hooks.extend(hotplug.gate.then_some(gate));
+    if hotplug.gate {
+        hooks.extend([gate, migrations]);
+    }
     hooks
 }
 

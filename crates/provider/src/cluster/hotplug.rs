@@ -178,7 +178,7 @@ impl Provider {
                 .map(Instance::read)
                 .filter(|other| other.name != id.name() && !other.is_final)
                 .filter(|other| other.volumes.iter().any(|volume| volume.claim == name))
-                .map(|other| other.name.to_owned())
+                .map(|other| format!("VM {}", other.name))
                 .collect();
             claims.insert(name.clone(), claim);
         }

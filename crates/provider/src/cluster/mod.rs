@@ -54,6 +54,13 @@ pub struct Provider {
     identity: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Provider {
+    /// The client itself, for what makes its own requests: without the identity of another.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+}
+
 impl std::fmt::Debug for Provider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Provider").field("for_another", &!self.identity.is_empty()).finish_non_exhaustive()

@@ -113,6 +113,7 @@ impl Attach {
             serial: self.serial.clone(),
             cache: None,
             read_only: self.read_only,
+            given: None,
         })
     }
 }

@@ -9,7 +9,7 @@ use super::identity::KUBEVIRT_NAMESPACE;
 use super::json;
 use super::resource::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, KUBEVIRTS, NAMESPACES, POLICIES, POLICY_BINDINGS, PRIORITY_CLASSES,
-    Resource, SERVICE_ACCOUNTS, VMS,
+    Resource, SERVICE_ACCOUNTS, STORAGE_CLASSES, VMS,
 };
 
 /// How many VMs are created at once.
@@ -77,6 +77,8 @@ const ROLES: &[(&str, &str, Rules)] = &[
         &[
             ("core", "persistentvolumes persistentvolumeclaims", WRITE),
             ("core", "persistentvolumes/status persistentvolumeclaims/status", "patch update"),
+            ("storage.k8s.io", "volumeattachments", WRITE),
+            ("storage.k8s.io", "volumeattachments/status", "patch update"),
             ("core", "events", "create patch update"),
             ("snapshot.storage.k8s.io", "volumesnapshots volumesnapshotcontents", WRITE),
             (
@@ -132,6 +134,12 @@ const ROLES: &[(&str, &str, Rules)] = &[
             ("migrations.kubevirt.io", "migrationpolicies", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("storage.k8s.io", "storageclasses", READ),
+            ("cdi.kubevirt.io", "datavolumes", READ),
+            (
+                "subresources.kubevirt.io",
+                "virtualmachineinstances/addvolume virtualmachineinstances/removevolume",
+                "update",
+            ),
             ("k8s.cni.cncf.io", "network-attachment-definitions", "get list watch"),
         ],
     ),
@@ -212,6 +220,9 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
         "metadata": {"name": "kubevirt-cluster-critical"}, "value": 1_000_000_000, "globalDefault": false,
         "description": "This priority class should be used for core kubevirt components only."});
     ensure(client, &PRIORITY_CLASSES, class).await?;
+    for class in super::hotplug::storage_classes::classes() {
+        ensure(client, &STORAGE_CLASSES, class).await?;
+    }
     for (resource, object) in super::storage::objects() {
         ensure(client, resource, object.clone()).await?;
         if object.get("status").is_some() {

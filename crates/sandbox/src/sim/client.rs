@@ -151,6 +151,10 @@ impl Client {
             if !status.is_success() {
                 return Err(refusal(doing(), status.as_u16(), &bytes));
             }
+            if bytes.is_empty() {
+                // Verbs of virt-api answer 202 with nothing.
+                return Ok(Value::Null);
+            }
             super::lean::parse(&bytes).map_err(|source| ClientError::Garbled { doing: doing(), source })
         };
         tokio::time::timeout(REQUEST_TIMEOUT, exchange)

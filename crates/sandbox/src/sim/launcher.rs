@@ -148,6 +148,13 @@ impl Launchers {
         self.running().remove(pod_uid);
     }
 
+    /// The key of the VMI whose guest runs in a pod.
+    pub fn vmi_of(&self, pod_uid: &str) -> Option<String> {
+        let running = self.running();
+        let launcher = running.get(pod_uid).filter(|launcher| launcher.domain == Domain::Running)?;
+        Some(launcher.vmi.clone())
+    }
+
     /// The uid of the pod whose domain serves a VMI.
     pub fn of_vmi(&self, vmi: &str) -> Option<String> {
         self.running()

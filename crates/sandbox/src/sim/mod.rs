@@ -25,6 +25,7 @@ pub mod export;
 mod guest;
 mod handler_calls;
 pub mod hooks;
+pub mod hotplug;
 mod identity;
 mod instancetype;
 mod json;
@@ -133,6 +134,8 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// How long things about volumes take.
+    pub timing: hotplug::Timing,
     /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
     pub program: Option<Program>,
     /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
@@ -162,6 +165,7 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            timing: hotplug::Timing::default(),
             program: None,
             host_roots: None,
             hook_binary: None,
@@ -239,6 +243,7 @@ impl From<ClientError> for SimError {
 pub struct Simulation {
     launchers: Arc<Launchers>,
     exports: Option<export::Exports>,
+    hotplug: Arc<hotplug::Hotplug>,
     /// The disks that were exported; gone with the simulation.
     disks: tempfile::TempDir,
     hooks: Hooks,
@@ -296,6 +301,12 @@ impl Simulation {
         // Dropped on a failure below, which ends what was started by then.
         let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
+        let storage = storage::StorageCaches::new();
+        let volumes = hotplug::Hotplug::new(
+            (config.release, config.timing),
+            (&storage.claims, &storage.classes),
+            &launchers,
+        );
         let programs = Programs::new(config.program.clone(), &client, directory.path().to_path_buf())
             .map_err(|error| SimError::Setup(error.into()))?;
         let mut simulation = Self {
@@ -303,6 +314,7 @@ impl Simulation {
             hooks,
             programs,
             exports: None,
+            hotplug: volumes.clone(),
             disks: directory,
             stop: stop.clone(),
             controller: Mutex::default(),
@@ -330,7 +342,7 @@ impl Simulation {
             restores: Cache::new(&resource::RESTORES, |one| json::text(one, "/spec/target/name")),
             clones: Cache::new(clones, |_| virt_controller::clone::ALL),
             template_requests: Cache::new(&resource::TEMPLATE_REQUESTS, |_| ""),
-            storage: storage::StorageCaches::new(),
+            storage: storage.clone(),
             restarts: Arc::default(),
             settings: Arc::default(),
         };
@@ -383,7 +395,13 @@ impl Simulation {
             writer.clone(),
             recorder.clone(),
             (&caches.pods, &nodes),
-            (launchers, &simulation.programs),
+            (launchers, &volumes, &simulation.programs),
+            &stop,
+        );
+        hotplug::storage_classes::Volumes::start(
+            writer.clone(),
+            (&storage.claims, &storage.classes, &caches.pods),
+            &volumes,
             &stop,
         );
         batch::start(writer.clone(), &caches.pods, &stop);
@@ -392,7 +410,7 @@ impl Simulation {
         }
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);
-        let guests = (launchers, &simulation.hooks);
+        let guests = (launchers, &simulation.hooks, &volumes);
         VirtHandler::start(names, writer.clone(), recorder.clone(), seen, guests, &stop);
         let controller = {
             let (seed, writer, recorder, caches) =
@@ -401,7 +419,7 @@ impl Simulation {
                 restarts: caches.restarts.clone(),
                 stop: stop.child_token(),
                 start: Box::new(move |stop| {
-                    VirtController::start(seed, writer.clone(), recorder.clone(), &caches, stop);
+                    VirtController::start(seed, writer.clone(), recorder.clone(), (&caches, &volumes), stop);
                 }),
             }
         };
@@ -430,6 +448,12 @@ impl Simulation {
     /// The export server, and its faults.
     pub fn exports(&self) -> Option<&export::Exports> {
         self.exports.as_ref()
+    }
+
+    /// What became of hotplugged volumes: devices that died under guests, and disks that were unplugged although they
+    /// were wanted.
+    pub fn volumes(&self) -> &hotplug::Hotplug {
+        &self.hotplug
     }
 
     /// Where the disks that were exported lie, as `NAMESPACE_CLAIM`.

@@ -12,6 +12,7 @@ use super::cache::Cache;
 use super::client::Client;
 use super::events::Recorder;
 use super::hooks::Hooks;
+use super::hotplug::Hotplug;
 use super::kubelet::Kubelet;
 use super::launcher::Launchers;
 use super::virt_handler::VirtHandler;
@@ -63,10 +64,14 @@ impl Nodes {
             Cache::new(&resource::PODS, json::controller_uid),
         );
         let kubevirts = Cache::new(&resource::KUBEVIRTS, |_| "");
+        let (claims, classes) =
+            (Cache::new(&resource::CLAIMS, |_| ""), Cache::new(&resource::STORAGE_CLASSES, |_| ""));
         let objects = Cache::new(&resource::NODES, |_| "");
         let hooks = Hooks::new(config.hook_binary.clone(), &client, &kubevirts)
             .map_err(|error| SimError::Setup(error.into()))?;
-        let all: Arc<[_]> = [vmis.clone(), pods.clone(), kubevirts.clone(), objects.clone()].into();
+        let all: Arc<[_]> =
+            [vmis.clone(), pods.clone(), kubevirts.clone(), objects.clone(), claims.clone(), classes.clone()]
+                .into();
         for cache in all.iter() {
             tokio::spawn(cache.clone().run(client.clone(), stop.clone()));
         }
@@ -78,15 +83,17 @@ impl Nodes {
         let recorder = Recorder::start(&client, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&objects, &kubevirts), &stop);
+        let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes), &launchers);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),
             recorder.clone(),
             (&pods, &objects),
-            (&launchers, &Programs::default()),
+            (&launchers, &hotplug, &Programs::default()),
             &stop,
         );
-        VirtHandler::start(names, writer, recorder, (&vmis, &pods), (&launchers, &hooks), &stop);
+        let guests = (&launchers, &hooks, &hotplug);
+        VirtHandler::start(names, writer, recorder, (&vmis, &pods), guests, &stop);
         kubelet.keep_nodes(config, stop).await?;
         Ok(nodes)
     }

@@ -105,6 +105,8 @@ pub static CLAIMS: Resource = Resource::core("persistentvolumeclaims", "Persiste
 pub static VOLUMES: Resource = Resource::core("persistentvolumes", "PersistentVolume", false);
 pub static STORAGE_CLASSES: Resource =
     Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+pub static VOLUME_ATTACHMENTS: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 pub static DATA_VOLUMES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume");
 pub static DATA_SOURCES: Resource = Resource::new("cdi.kubevirt.io", "v1beta1", "datasources", "DataSource");
 pub static STORAGE_PROFILES: Resource =

@@ -135,7 +135,7 @@ impl Stage {
         for write in pod.iter().flat_map(|pod| vmi::pod_writes(&vmi, pod, now)) {
             self.write("controller", &write);
         }
-        if let Some(write) = vmi::status_write(&seen, pod.as_ref(), None) {
+        if let Some(write) = vmi::status_write(&seen, pod.as_ref(), None, None) {
             self.write("controller", &write);
         }
         self.log.len() > before
@@ -145,6 +145,7 @@ impl Stage {
     fn node_pass(&mut self) -> bool {
         let Some(pod) = self.get("pods").cloned() else { return false };
         let seen = kubelet::Observation {
+            unready: false,
             pod: &pod,
             domain: None,
             rejection: None,

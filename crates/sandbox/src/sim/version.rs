@@ -30,6 +30,8 @@ pub enum Release {
     V1_9,
     /// The main branch of August 2026.
     Main,
+    /// The same with pull request 18862, which was not merged: an attachment pod goes as soon as another is there.
+    Pr18862,
 }
 
 /// Text that names no release.
@@ -38,7 +40,7 @@ pub struct ParseReleaseError(String);
 
 impl fmt::Display for ParseReleaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is none of 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, main", self.0)
+        write!(f, "\"{}\" is none of 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, main, 18862", self.0)
     }
 }
 
@@ -46,8 +48,17 @@ impl std::error::Error for ParseReleaseError {}
 
 impl Release {
     /// All of them, oldest first.
-    pub const ALL: [Self; 8] =
-        [Self::V1_3, Self::V1_4, Self::V1_5, Self::V1_6, Self::V1_7, Self::V1_8, Self::V1_9, Self::Main];
+    pub const ALL: [Self; 9] = [
+        Self::V1_3,
+        Self::V1_4,
+        Self::V1_5,
+        Self::V1_6,
+        Self::V1_7,
+        Self::V1_8,
+        Self::V1_9,
+        Self::Main,
+        Self::Pr18862,
+    ];
 
     /// How people call it.
     pub const fn name(self) -> &'static str {
@@ -60,6 +71,7 @@ impl Release {
             Self::V1_8 => "1.8",
             Self::V1_9 => "1.9",
             Self::Main => "main",
+            Self::Pr18862 => "18862",
         }
     }
 
@@ -76,17 +88,23 @@ impl Release {
             Self::V1_8 => "v1.8.4",
             Self::V1_9 => "v1.9.0",
             Self::Main => "v1.10.0-alpha.0",
+            Self::Pr18862 => "v1.10.0-alpha.0-18862",
         }
     }
 
     /// The release that a `KubeVirt` object reports, the nearest one that is known; the default where it
     /// reports nothing that can be read.
     pub fn of(observed: &str) -> Self {
+        if observed == Self::Pr18862.tag() {
+            return Self::Pr18862;
+        }
         match Version::parse(observed) {
             Some(Version { major: 1, minor }) if minor < 3 => Self::V1_3,
-            Some(Version { major: 1, minor }) => {
-                Self::ALL.get(minor as usize - 3).copied().unwrap_or(Self::Main)
-            }
+            Some(Version { major: 1, minor }) => Self::ALL
+                .get(minor as usize - 3)
+                .copied()
+                .filter(|one| *one < Self::Main)
+                .unwrap_or(Self::Main),
             _ => Self::default(),
         }
     }

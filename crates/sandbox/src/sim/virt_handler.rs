@@ -19,6 +19,7 @@ use super::events::{Note, Recorder};
 use super::guest::Guest;
 use super::guest::nics::Nics;
 use super::hooks::{Hooks, Stage};
+use super::hotplug::{self, Hotplug, handler};
 use super::identity::Identity;
 use super::json::{self, is_deleting, list, put, text, time, update_condition};
 use super::launcher::{Domain, Launchers};
@@ -33,6 +34,8 @@ const COMPONENT: &str = "virt-handler";
 const WORKERS: usize = 24;
 /// How often sidecars that are not ready are looked at.
 const HOOKS_POLL: Duration = Duration::from_millis(100);
+/// How often volumes are looked for that a guest cannot start without.
+const VOLUMES_POLL: Duration = Duration::from_millis(100);
 /// The machine type that libvirt makes of the alias `q35`.
 const CANONICAL_MACHINE: &str = "pc-q35-rhel9.6.0";
 
@@ -46,6 +49,7 @@ pub struct VirtHandler {
     pods: Arc<Cache>,
     launchers: Arc<Launchers>,
     hooks: Hooks,
+    hotplug: Arc<Hotplug>,
     queue: Queue,
     /// When the transfer of a migration began, by the migration's uid.
     transfers: Mutex<HashMap<String, Timestamp>>,
@@ -58,7 +62,7 @@ impl VirtHandler {
         writer: Writer,
         recorder: Recorder,
         (vmis, pods): (&Arc<Cache>, &Arc<Cache>),
-        (launchers, hooks): (&Arc<Launchers>, &Hooks),
+        (launchers, hooks, hotplug): (&Arc<Launchers>, &Hooks, &Arc<Hotplug>),
         stop: &CancellationToken,
     ) {
         let queue = Queue::default();
@@ -70,6 +74,7 @@ impl VirtHandler {
             pods: pods.clone(),
             launchers: launchers.clone(),
             hooks: hooks.clone(),
+            hotplug: hotplug.clone(),
             queue: queue.clone(),
             transfers: Mutex::default(),
         });
@@ -115,6 +120,12 @@ impl VirtHandler {
                 Some(stage) => return self.without_domain(&who, &vmi, pod, stage).await,
             }
         }
+        if boots
+            && self.launchers.domain(pod_uid).is_none()
+            && let Some(wait) = self.before_boot(&who, &vmi, pod).await?
+        {
+            return Ok(Some(wait));
+        }
         if (boots || phase == "Running") && !is_deleting(pod) {
             // A domain that runs already, from before a restart of ours, is taken over.
             self.launchers.define(pod_uid, &json::key(pod), key, || Guest::of(&vmi));
@@ -130,11 +141,24 @@ impl VirtHandler {
             describe_state(&mut updated, guest, now);
             live_migration::grow(&mut updated, guest.machine.counted());
         }
+        let plugged = if domain == Domain::Running { self.volumes(&mut updated, pod, now) } else { None };
         if updated != *vmi {
             let answer = self.writer.write(&who, &Write::to(&VMIS, &vmi, "", Op::Update(updated))).await?;
             self.note(&who, &answer, phase);
+            let stopped = |vmi: &Value| {
+                json::condition(vmi, "/status/conditions", "Paused")
+                    .is_some_and(|one| one["reason"] == "PausedIOError")
+            };
+            if let Some(volume) = guest.as_ref().and_then(|guest| guest.io_error.as_ref())
+                && stopped(&answer)
+                && !stopped(&vmi)
+            {
+                let message = format!("VM Paused due to IO error at the volume: {volume}");
+                self.recorder.note(&who, COMPONENT, Note::warning(&answer, "IOerror", message));
+            }
         }
         if matches!(domain, Domain::Off { .. }) {
+            self.hotplug.forget(pod_uid);
             self.hooks.end(pod_uid);
             self.launchers.acknowledge(pod_uid);
         }
@@ -142,7 +166,77 @@ impl VirtHandler {
             return Ok(Some(left));
         }
         let thaw = guest.and_then(|guest| guest.frozen(now));
-        Ok(thaw.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+        let thaw = thaw.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        Ok([thaw, plugged].into_iter().flatten().min())
+    }
+
+    /// Looks at the volumes of a VMI as its node sees them.
+    fn look<R>(
+        &self,
+        vmi: &Value,
+        node: &str,
+        now: Timestamp,
+        work: impl FnOnce(&handler::Observation<'_>) -> R,
+    ) -> R {
+        let namespace = json::namespace(vmi);
+        let device = |pod: &str, claim: &str| self.hotplug.device(node, namespace, pod, claim);
+        work(&handler::Observation {
+            vmi,
+            rules: self.hotplug.rules,
+            timing: self.hotplug.timing,
+            now,
+            device: &device,
+            alive: &|device| self.hotplug.storage.is_alive(device),
+        })
+    }
+
+    /// Hotplugged volumes that a VM starts with have to be there before its guest is: when to look again.
+    async fn before_boot(
+        &self,
+        who: &Identity,
+        vmi: &Value,
+        pod: &Value,
+    ) -> Result<Option<Duration>, ClientError> {
+        if !list(vmi, "/spec/volumes").iter().any(hotplug::is_marked) {
+            return Ok(None);
+        }
+        let (uid, node) = (json::uid(pod), text(pod, "/spec/nodeName"));
+        let (may_boot, status) = self.hotplug.with_disks(uid, |disks| {
+            self.look(vmi, node, self.writer.client.now(), |seen| {
+                handler::mount(seen, disks);
+                let may_boot = handler::may_boot(vmi, disks);
+                let status = handler::describe(seen, disks);
+                if may_boot {
+                    handler::boot(vmi, disks);
+                }
+                (may_boot, status)
+            })
+        });
+        if may_boot {
+            return Ok(None);
+        }
+        if list(vmi, "/status/volumeStatus") != status.as_slice() {
+            let mut updated = vmi.clone();
+            put(&mut updated, &["status", "volumeStatus"], status);
+            self.writer.write(who, &Write::to(&VMIS, vmi, "", Op::Update(updated))).await?;
+        }
+        Ok(Some(VOLUMES_POLL))
+    }
+
+    /// Mounts, plugs, unplugs and unmounts, and writes down how far all of it is: when to look again.
+    fn volumes(&self, vmi: &mut Value, pod: &Value, now: Timestamp) -> Option<Duration> {
+        let (uid, node) = (json::uid(pod), text(pod, "/spec/nodeName"));
+        let key = json::key(vmi);
+        let reported = list(vmi, "/status/volumeStatus").iter().any(|one| one["hotplugVolume"].is_object());
+        if !reported && !self.hotplug.has_disks(uid) {
+            return None;
+        }
+        let outcome = self
+            .hotplug
+            .with_disks(uid, |disks| self.look(vmi, node, now, |seen| handler::pass(seen, disks)));
+        self.hotplug.note_unplugged(&key, uid, outcome.unplugged);
+        put(vmi, &["status", "volumeStatus"], outcome.status);
+        outcome.after
     }
 
     /// What is said where a sidecar kept the domain from being defined.
@@ -193,6 +287,14 @@ impl VirtHandler {
         }
         let pods = self.pods.indexed(json::uid(vmi));
         let Some(pod) = newest_on(&pods, node) else { return Ok(()) };
+        let attachment = text(vmi, "/status/migrationState/targetAttachmentPodUID");
+        if !attachment.is_empty() {
+            self.hotplug.with_disks(json::uid(pod), |disks| {
+                self.look(vmi, node, self.writer.client.now(), |seen| {
+                    handler::mount_target(seen, attachment, disks);
+                });
+            });
+        }
         let address = text(pod, "/status/hostIP");
         let domain = self.launchers.domain(json::uid(pod));
         if let Some(updated) = live_migration::target(vmi, node, address, domain, self.writer.client.now()) {
@@ -243,13 +345,29 @@ impl VirtHandler {
             SourceStep::HandOver => {
                 let source = newest_on(pods, node);
                 if let (Some(source), Some(target)) = (source, target) {
+                    if let Err(volume) = self.move_disks(json::uid(source), json::uid(target)) {
+                        let write = Write::to(&VMIS, &vmi, "", Op::Update(lacks_disk(&vmi, &volume, now)));
+                        let answer = self.writer.write(who, &write).await?;
+                        self.note_migration(who, &vmi, &answer);
+                        return Ok(Some(Duration::ZERO));
+                    }
                     self.launchers.hand_over(json::uid(source), json::uid(target), &json::key(target));
+                    self.hotplug.forget(json::uid(source));
                     // The target pod was made for the interfaces that the VMI has now.
                     self.launchers.guest(json::uid(target), |guest| guest.nics = Nics::of(&vmi));
                 }
                 Ok(None)
             }
         }
+    }
+
+    /// Gives the target what the guest has. `Err`: the volume that the target lacks.
+    fn move_disks(&self, source: &str, target: &str) -> Result<(), String> {
+        let guest = self.hotplug.with_disks(source, |disks| disks.clone());
+        self.hotplug.with_disks(target, |disks| {
+            *disks = handler::moved(&guest, disks)?;
+            Ok(())
+        })
     }
 
     fn transfers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Timestamp>> {
@@ -315,6 +433,18 @@ impl VirtHandler {
     }
 }
 
+/// A migration whose target lacks a disk of the guest fails as QEMU does.
+fn lacks_disk(vmi: &Value, volume: &str, now: Timestamp) -> Value {
+    let mut failed = vmi.clone();
+    let state = &mut failed["status"]["migrationState"];
+    state["failed"] = true.into();
+    state["completed"] = true.into();
+    state["endTimestamp"] = time(now).into();
+    state["failureReason"] =
+        format!("Live migration failed: the target domain has no disk for volume {volume}").into();
+    failed
+}
+
 /// The newest launcher pod of a node that is not down; a node may have an older one from before a
 /// migration there and back.
 fn newest_on<'a>(pods: &'a [Arc<Value>], node: &str) -> Option<&'a Arc<Value>> {
@@ -353,7 +483,13 @@ fn describe_state(vmi: &mut Value, guest: &Guest, now: Timestamp) {
     }
     guest.nics.describe(vmi);
     let mut conditions = list(vmi, "/status/conditions").to_vec();
-    if guest.paused {
+    if guest.io_error.is_some() {
+        let message = "VMI was paused, low-level IO error detected";
+        update_condition(
+            &mut conditions,
+            json::new_condition("Paused", "True", "PausedIOError", message, now),
+        );
+    } else if guest.paused {
         let message = "VMI was paused by user";
         update_condition(
             &mut conditions,
@@ -412,7 +548,9 @@ fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
             .filter(|(reason, _)| *reason != "DisksNotLiveMigratable")
             .map(|(_, message)| ("NotMigratable", message)),
     );
-    set("AgentConnected", None);
+    if super::guest::manner(vmi) != "no-agent" {
+        set("AgentConnected", None);
+    }
     put(vmi, &["status", "conditions"], conditions);
 }
 

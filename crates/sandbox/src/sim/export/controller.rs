@@ -10,9 +10,9 @@ use super::super::SimError;
 use super::super::cache::Cache;
 use super::super::client::{Client, ClientError};
 use super::super::identity::Identity;
-use super::super::json::{join_key, key, name, namespace, text};
+use super::super::json::{annotation, join_key, key, list, name, namespace, remove, text, uid};
 use super::super::queue::Queue;
-use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOTS};
+use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOT_CONTENTS, SNAPSHOTS};
 use super::super::storage::disks::Disks;
 use super::super::version::Release;
 use super::super::write::{Op, Write, Writer};
@@ -113,11 +113,16 @@ impl Controller {
             "PersistentVolumeClaim" => (None, None),
             _ => (self.vms.get(&join_key(ns, vm_name)), self.vmis.get(&join_key(ns, vm_name))),
         };
-        let mut claims = Vec::new();
-        for claim in claims_of(source, vm.as_deref()) {
-            let found = self.read(&CLAIMS.path(ns, &claim, "")).await?;
-            claims.push((claim, found));
-        }
+        let claims = if let Some(snapshot) = &snapshot {
+            self.restored(&export, snapshot).await?
+        } else {
+            let mut claims = Vec::new();
+            for claim in claims_of(source, vm.as_deref()) {
+                let found = self.read(&CLAIMS.path(ns, &claim, "")).await?;
+                claims.push((claim, found));
+            }
+            claims
+        };
         let secret = text(&export, "/spec/tokenSecretRef");
         let secret = if secret.is_empty() { None } else { self.read(&SECRETS.path(ns, secret, "")).await? };
         let token = secret.as_ref().and_then(token_of);
@@ -168,6 +173,51 @@ impl Controller {
             Some((volume.clone(), object))
         });
         self.exports.serve(key, Served { token, volumes: volumes.collect(), disks: self.disks.clone() });
+    }
+
+    /// The claims of a snapshot's export: one out of each `VolumeSnapshot`, the export's own
+    /// (`vmsnapshot-source.go`).
+    async fn restored(
+        &self,
+        export: &Value,
+        snapshot: &Value,
+    ) -> Result<Vec<(String, Option<Value>)>, ClientError> {
+        let ns = namespace(export);
+        if snapshot.pointer("/status/readyToUse") != Some(&Value::Bool(true)) {
+            return Ok(Vec::new());
+        }
+        let content = text(snapshot, "/status/virtualMachineSnapshotContentName");
+        let content = self.read(&SNAPSHOT_CONTENTS.path(ns, content, "")).await?.unwrap_or_default();
+        let mut claims = Vec::new();
+        for backup in list(&content, "/spec/volumeBackups") {
+            let original = &backup["persistentVolumeClaim"];
+            let claim_name = format!("{}-{}", name(export), text(original, "/metadata/name"));
+            let mut found = self.read(&CLAIMS.path(ns, &claim_name, "")).await?;
+            if found.is_none() {
+                let source = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot",
+                    "name": backup["volumeSnapshotName"]});
+                let mut spec = original["spec"].clone();
+                for key in ["volumeName", "dataSource", "dataSourceRef"] {
+                    remove(&mut spec, &[key]);
+                }
+                spec["dataSource"] = source.clone();
+                spec["dataSourceRef"] = source;
+                let kind = "cdi.kubevirt.io/storage.contentType";
+                let annotations = match annotation(original, kind) {
+                    Some(content) => json!({(kind): content}),
+                    None => json!({}),
+                };
+                let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": claim_name, "namespace": ns, "annotations": annotations,
+                        "ownerReferences": [{"apiVersion": self.cache.resource().api_version(),
+                            "kind": "VirtualMachineExport", "name": name(export), "uid": uid(export),
+                            "controller": true, "blockOwnerDeletion": true}]},
+                    "spec": spec});
+                found = Some(self.writer.write(&self.who, &Write::create(&CLAIMS, claim)).await?);
+            }
+            claims.push((claim_name, found.filter(|claim| text(claim, "/status/phase") == "Bound")));
+        }
+        Ok(claims)
     }
 
     /// `None`: it is not there.

@@ -71,7 +71,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     if let Some(missing) = missing {
         let message = format!("PersistentVolumeClaim {}/{missing} not found", namespace(export));
         verdict("Pending", ("False", "Initializing", &message), ("False", "Unknown"));
-    } else if kind != "PersistentVolumeClaim" && seen.vm.is_none() {
+    } else if kind == "VirtualMachine" && seen.vm.is_none() {
         let message = format!("{kind} {}/{} not found", namespace(export), text(source, "/name"));
         verdict("Pending", ("False", "Initializing", &message), ("False", "Unknown"));
     } else if kind == "VirtualMachineSnapshot"
@@ -88,9 +88,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
         verdict("Pending", ("False", "PodPending", message), ("True", "PVCBound"));
     } else {
         verdict("Ready", ("True", "PodReady", ""), ("True", "PVCBound"));
-        let prefix =
-            if kind == "VirtualMachineSnapshot" { format!("{}-", name(export)) } else { String::new() };
-        serve = seen.claims.iter().map(|(claim, _)| (format!("{prefix}{claim}"), claim.clone())).collect();
+        serve = seen.claims.iter().map(|(claim, _)| (claim.clone(), claim.clone())).collect();
     }
     status["conditions"] = conditions.into();
     if kind != "PersistentVolumeClaim"

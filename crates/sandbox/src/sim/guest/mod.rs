@@ -18,11 +18,21 @@ use console::Console;
 use machine::Machine;
 use nics::Nics;
 
+/// On VMIs: `no-agent`, or `refuses-freeze`.
+const MANNER: &str = "sandbox.vm-feature-manager.io/guest";
+
+/// How a guest behaves, if not as one wishes.
+pub fn manner(vmi: &Value) -> &str {
+    json::annotation(vmi, MANNER).unwrap_or_default()
+}
+
 /// The state of a guest that its node reports, and its console.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
     /// Its vCPUs stand still.
     pub paused: bool,
+    /// The volume that its vCPUs stand still because of.
+    pub io_error: Option<String>,
     /// Its file systems are frozen until then.
     frozen_until: Option<Timestamp>,
     /// How often it was reset or rebooted.

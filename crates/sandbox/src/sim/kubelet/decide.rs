@@ -35,6 +35,8 @@ pub struct Observation<'a> {
     pub domain: Option<Domain>,
     /// Why the node cannot take the pod: reason and message.
     pub rejection: Option<(String, String)>,
+    /// Its container runs, and is not ready yet.
+    pub unready: bool,
     pub host_ip: &'a str,
     pub pod_ip: &'a str,
 }
@@ -57,6 +59,14 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Step {
         });
     }
     if phase != "Running" {
+        let status = running(pod, seen.host_ip, seen.pod_ip, now);
+        return Step::Patch(if seen.unready { unready(pod, status, now) } else { status });
+    }
+    if seen.unready {
+        return Step::Nothing;
+    }
+    let waits = list(pod, "/status/containerStatuses").iter().any(|one| one["ready"] == false);
+    if waits && seen.domain.is_none() && json::label(pod, "kubevirt.io") == crate::sim::hotplug::ATTACHMENT {
         return Step::Patch(running(pod, seen.host_ip, seen.pod_ip, now));
     }
     if let Some(Domain::Gone { crashed }) = seen.domain {
@@ -215,6 +225,21 @@ fn running(pod: &Value, host_ip: &str, pod_ip: &str, now: Timestamp) -> Value {
     status
 }
 
+/// The status of a pod that runs, before its probes have succeeded.
+fn unready(pod: &Value, mut status: Value, now: Timestamp) -> Value {
+    let message = format!("containers with unready status: {}", names(pod, "/spec/containers"));
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        let kind = text(condition, "/type").to_owned();
+        if matches!(kind.as_str(), "Ready" | "ContainersReady") {
+            *condition = because(self::condition(&kind, "False", now), "ContainersNotReady", &message);
+        }
+    }
+    for container in status["containerStatuses"].as_array_mut().into_iter().flatten() {
+        container["ready"] = false.into();
+    }
+    status
+}
+
 /// A condition as a strategic patch that also clears what it no longer says.
 fn patch_of(condition: &Value) -> Value {
     let mut patch = condition.clone();
@@ -352,7 +377,14 @@ mod tests {
     }
 
     fn step(pod: &Value, domain: Option<Domain>) -> Step {
-        let seen = Observation { pod, domain, rejection: None, host_ip: "198.18.0.1", pod_ip: "10.128.0.1" };
+        let seen = Observation {
+            pod,
+            domain,
+            rejection: None,
+            unready: false,
+            host_ip: "198.18.0.1",
+            pod_ip: "10.128.0.1",
+        };
         decide(&seen, "2026-11-21T01:00:00Z".parse().unwrap())
     }
 

@@ -18,6 +18,7 @@ use super::batch::programs::Programs;
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::events::{Note, Recorder};
+use super::hotplug::{Hotplug, is_attachment};
 use super::identity::Identity;
 use super::json::{self, map, micro_time, text, time};
 use super::launcher::Launchers;
@@ -30,6 +31,8 @@ use decide::{Observation, Step};
 
 const COMPONENT: &str = "kubelet";
 const WORKERS: usize = 32;
+/// How often a volume that cannot be published is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 /// How often a node's Lease is renewed (`nodeLeaseDurationSeconds` / 4).
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often a resize that waits for room is tried again; kubelet takes 30 s and then 3 minutes.
@@ -45,6 +48,7 @@ pub struct Kubelet {
     pods: Arc<Cache>,
     node_cache: Arc<Cache>,
     launchers: Arc<Launchers>,
+    hotplug: Arc<Hotplug>,
     programs: Programs,
     queue: Queue,
     next_ip: AtomicU32,
@@ -94,7 +98,7 @@ impl Kubelet {
         writer: Writer,
         recorder: Recorder,
         (pods, node_cache): (&Arc<Cache>, &Arc<Cache>),
-        (launchers, programs): (&Arc<Launchers>, &Programs),
+        (launchers, hotplug, programs): (&Arc<Launchers>, &Arc<Hotplug>, &Programs),
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let nodes = (0..config.nodes)
@@ -110,6 +114,7 @@ impl Kubelet {
             pods: pods.clone(),
             node_cache: node_cache.clone(),
             launchers: launchers.clone(),
+            hotplug: hotplug.clone(),
             programs: programs.clone(),
             queue: Queue::default(),
             next_ip: AtomicU32::new(1),
@@ -140,13 +145,59 @@ impl Kubelet {
         }
         if change.new.is_none() || !requests::holds(pod) {
             self.admitted().release(json::uid(pod));
+            self.take_down(pod);
         }
         if change.new.is_some() {
             self.queue.add(change.key);
         } else {
             self.launchers.forget(json::uid(pod));
+            self.hotplug.forget(json::uid(pod));
             self.programs.forget(json::uid(pod));
         }
+    }
+
+    /// Takes the volumes of a pod down that has ended: after a while, since it has gone from the API first.
+    fn take_down(&self, pod: &Value) {
+        let (node, uid) = (text(pod, "/spec/nodeName").to_owned(), json::uid(pod).to_owned());
+        if self.hotplug.storage.claims_of(&node, &uid).is_empty() {
+            return;
+        }
+        let hotplug = self.hotplug.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(hotplug.timing.unpublish_after).await;
+            hotplug.unpublish(&node, &uid);
+        });
+    }
+
+    /// Publishes what a pod uses, if it is about to start; when to try again if that is not possible.
+    fn publish(&self, node: &Node, pod: &Value) -> Option<Duration> {
+        let starts = text(pod, "/status/phase") == "Pending"
+            && pod.pointer("/status/startTime").is_some()
+            && !json::is_deleting(pod);
+        if starts
+            && is_attachment(pod)
+            && let Some(left) = self.hotplug.still_starting(pod)
+        {
+            return Some(left);
+        }
+        let (reason, message) = if starts { self.hotplug.publish(pod).err()? } else { return None };
+        self.recorder.note(&node.who, COMPONENT, Note::warning(pod, reason, message));
+        Some(PUBLISH_RETRY)
+    }
+
+    /// How much longer the container of an attachment pod is not ready.
+    fn unready(&self, pod: &Value, now: Timestamp) -> Option<Duration> {
+        let wait = self.hotplug.timing.ready_after;
+        if wait.is_zero() || !is_attachment(pod) {
+            return None;
+        }
+        let started = json::list(pod, "/status/containerStatuses")
+            .iter()
+            .find_map(|one| text(one, "/state/running/startedAt").parse::<Timestamp>().ok());
+        let ran = started
+            .map_or(Duration::ZERO, |at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+        let was_ready = json::list(pod, "/status/containerStatuses").iter().any(|one| one["ready"] == true);
+        (!was_ready && ran < wait).then(|| wait.saturating_sub(ran))
     }
 
     async fn reconcile(&self, key: &str) -> Result<Option<Duration>, ClientError> {
@@ -155,9 +206,14 @@ impl Kubelet {
             let Some(pod) = self.pods.get(key) else { return Ok(None) };
             let Some(node) = self.nodes.get(text(&pod, "/spec/nodeName")) else { return Ok(None) };
             let (rejection, pod_ip) = self.admission(&pod);
+            if let Some(wait) = self.publish(node, &pod) {
+                return Ok(Some(wait));
+            }
             let now = self.writer.client.now();
+            let unready = self.unready(&pod, now);
             let seen = Observation {
                 pod: &pod,
+                unready: unready.is_some(),
                 domain: self.launchers.domain(json::uid(&pod)).or_else(|| self.programs.state(&pod)),
                 rejection,
                 host_ip: &node.address,
@@ -166,7 +222,7 @@ impl Kubelet {
             match decide::decide(&seen, now) {
                 Step::Nothing => match self.resized(&pod, now) {
                     Some(status) => self.patch(node, &pod, status).await?,
-                    None => return Ok(remaining_grace(&pod, now).or_else(|| deferred(&pod))),
+                    None => return Ok(remaining_grace(&pod, now).or_else(|| deferred(&pod)).or(unready)),
                 },
                 Step::Stop => {
                     self.launchers.end(json::uid(&pod), false);

@@ -139,16 +139,16 @@ mod tests {
             "phaseTransitionTimestamps": [{"phase": "Running", "phaseTransitionTimestamp": "2026-01-01T00:00:00Z"}]}})
     }
 
-    fn load(minute: i64, conditions: Value) -> Load {
+    fn load(minute: i64, conditions: &Value) -> Load {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        Load::of(&vmi(&conditions), 1, start + jiff::SignedDuration::from_mins(minute)).unwrap()
+        Load::of(&vmi(conditions), 1, start + jiff::SignedDuration::from_mins(minute)).unwrap()
     }
 
     #[test]
     fn counters_rise_and_gauges_stay_in_bounds() {
         let mut last = (0.0, 0.0);
         for minute in 0..600 {
-            let load = load(minute, json!([]));
+            let load = load(minute, &json!([]));
             let now = (load.cpu_seconds(), load.counted(40, 1e6));
             assert!(now.0 >= last.0 && now.1 >= last.1, "{minute}");
             last = now;
@@ -156,7 +156,7 @@ mod tests {
             assert!(load.usable() > 0.0 && load.usable() < load.available());
         }
         // Two looks give what is used between them.
-        let (one, two) = (load(10, json!([])), load(11, json!([])));
+        let (one, two) = (load(10, &json!([])), load(11, &json!([])));
         let rate = (two.cpu_seconds() - one.cpu_seconds()) / 60.0;
         assert!(rate > 0.0 && rate < 2.0, "{rate}");
     }
@@ -165,8 +165,8 @@ mod tests {
     fn a_paused_guest_counts_nothing() {
         let paused =
             json!([{"type": "Paused", "status": "True", "lastTransitionTime": "2026-01-01T00:05:00Z"}]);
-        assert_eq!(load(10, paused.clone()), load(20, paused));
-        assert_ne!(load(10, json!([])), load(20, json!([])));
+        assert_eq!(load(10, &paused), load(20, &paused));
+        assert_ne!(load(10, &json!([])), load(20, &json!([])));
         let mut stopped = vmi(&json!([]));
         stopped["status"]["phase"] = "Succeeded".into();
         assert_eq!(Load::of(&stopped, 1, Timestamp::UNIX_EPOCH), None);

@@ -1,5 +1,6 @@
 //! virt-controller: from a `VirtualMachine` to a VMI to a launcher pod.
 
+mod attachments;
 pub mod clone;
 pub mod data_volumes;
 pub mod defaults;
@@ -22,13 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::cluster::ClusterConfig;
 use super::events::{Note, Recorder};
+use super::hotplug::Hotplug;
 use super::identity::Identity;
 use super::instancetype;
 use super::json::{self, finalizers, is_deleting, text};
@@ -37,6 +39,7 @@ use super::queue::Queue;
 use super::resource::{CONTROLLER_REVISIONS, VMIS, VMS};
 use super::storage::StorageCaches;
 use super::write::{Op, Write, Writer};
+use attachments::{Attachments, Synced};
 use clone::Clones;
 use data_volumes::{Users, Volumes};
 use evacuation::Evacuation;
@@ -117,6 +120,7 @@ pub struct VirtController {
     writer: Writer,
     recorder: Recorder,
     caches: Caches,
+    hotplug: Attachments,
     vm_queue: Queue,
     vmi_queue: Queue,
     /// Templates that VMIs were started with; a revision never changes.
@@ -131,9 +135,18 @@ pub struct VirtController {
 
 impl VirtController {
     /// Starts all controllers.
-    pub fn start(seed: u64, writer: Writer, recorder: Recorder, caches: &Caches, stop: &CancellationToken) {
+    pub fn start(
+        seed: u64,
+        writer: Writer,
+        recorder: Recorder,
+        (caches, hotplug): (&Caches, &Arc<Hotplug>),
+        stop: &CancellationToken,
+    ) {
         caches.follow_config();
-        Migrations::start(writer.clone(), recorder.clone(), caches, stop);
+        let vmi_queue = Queue::default();
+        let hotplug =
+            Attachments::start(writer.clone(), recorder.clone(), (caches, hotplug), &vmi_queue, stop);
+        Migrations::start(writer.clone(), recorder.clone(), (caches, &hotplug), stop);
         Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
         Snapshots::start(writer.clone(), recorder.clone(), caches, stop);
@@ -145,8 +158,9 @@ impl VirtController {
             writer,
             recorder,
             caches: caches.clone(),
+            hotplug,
             vm_queue: Queue::default(),
-            vmi_queue: Queue::default(),
+            vmi_queue,
             revisions: Mutex::default(),
             claim_users: Arc::default(),
             doubtful: Mutex::default(),
@@ -254,6 +268,10 @@ impl VirtController {
                 continue;
             }
             let mut marked = vm.as_ref().clone();
+            if error.is_none() && plan.writes.is_empty() {
+                self.bump_generation(&vm, vmi.as_deref()).await?;
+                error = self.hotplug.take_over(&vm, vmi.as_deref(), &self.config()).await?;
+            }
             if error.is_none() && plan.writes.is_empty() {
                 error = self.update_live(&mut marked, vmi.as_deref(), now).await?;
             }
@@ -375,6 +393,31 @@ impl VirtController {
         Ok(update.error)
     }
 
+    /// A VMI whose template is again what it was started with runs the newest generation
+    /// (`conditionallyBumpGenerationAnnotationOnVmi`).
+    async fn bump_generation(&self, vm: &Value, vmi: Option<&Value>) -> Result<(), ClientError> {
+        const KEY: &str = "kubevirt.io/vm-generation";
+        let Some(vmi) = vmi.filter(|vmi| !vm::is_final(vmi) && !is_deleting(vmi)) else { return Ok(()) };
+        let generation = json::integer(vm, "/metadata/generation").to_string();
+        let known = json::annotation(vmi, KEY);
+        if is_deleting(vm) || known.is_none() || known == Some(generation.as_str()) {
+            return Ok(());
+        }
+        let started = self.started_with(vmi).await?;
+        if started.as_deref() != vm.pointer("/spec/template/spec") {
+            return Ok(());
+        }
+        let old = &vmi["metadata"]["annotations"];
+        let mut new = old.clone();
+        new[KEY] = generation.into();
+        let patch = json!(Write::test_and_replace("/metadata/annotations", old, &new));
+        match self.writer.write(&self.who, &Write::to(&VMIS, vmi, "", Op::JsonPatch(patch))).await {
+            Err(error) if error.code() == 0 => Err(error),
+            // It has changed meanwhile: the next pass looks again.
+            _ => Ok(()),
+        }
+    }
+
     /// The template spec that a VMI was started with, out of its revision.
     async fn started_with(&self, vmi: &Value) -> Result<Option<Arc<Value>>, ClientError> {
         let name = text(vmi, "/status/virtualMachineRevisionName");
@@ -450,16 +493,24 @@ impl VirtController {
                 self.caches.vms.get(key).is_some_and(|vm| json::controller_uid(&vmi) == json::uid(&vm));
             let now = self.writer.client.now();
             let seen = vmi::Observation { vmi: &vmi, pods: &pods, has_owner: owner, now };
-            let (made, error) = self.sync_pods(&seen).await?;
+            let (made, mut error) = self.sync_pods(&seen).await?;
             let pod = made.as_ref().or_else(|| vmi::current_pod(&seen));
             let mut wrote = made.is_some();
+            if error.is_none() {
+                (wrote, error) = match self.hotplug.sync(key, &seen, pod).await? {
+                    Synced::Nothing => (wrote, None),
+                    Synced::Wrote => (true, None),
+                    Synced::Failed(failure) => (wrote, Some(failure)),
+                };
+            }
+            let volumes = self.hotplug.status(&vmi, pod);
             if let Some(pod) = pod {
                 for write in vmi::pod_writes(&vmi, pod, now) {
                     self.writer.write(&self.who, &write).await?;
                     wrote = true;
                 }
             }
-            if let Some(write) = vmi::status_write(&seen, pod, error.as_ref()) {
+            if let Some(write) = vmi::status_write(&seen, pod, volumes, error.as_ref()) {
                 self.writer.write(&self.who, &write).await?;
                 wrote = true;
             }

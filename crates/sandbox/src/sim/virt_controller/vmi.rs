@@ -129,9 +129,17 @@ pub fn pod_writes(vmi: &Value, pod: &Value, now: Timestamp) -> Vec<Write> {
 
 /// The write that brings the VMI up to date, if it is not (`updateStatus`). `pod` may be newer
 /// than what the observation has.
-pub fn status_write(seen: &Observation<'_>, pod: Option<&Value>, error: Option<&SyncError>) -> Option<Write> {
+pub fn status_write(
+    seen: &Observation<'_>,
+    pod: Option<&Value>,
+    volumes: Option<Vec<Value>>,
+    error: Option<&SyncError>,
+) -> Option<Write> {
     let old = seen.vmi;
     let mut vmi = old.clone();
+    if let Some(volumes) = volumes {
+        put(&mut vmi, &["status", "volumeStatus"], volumes);
+    }
     let phase = text(old, "/status/phase").to_owned();
     let active: serde_json::Map<String, Value> =
         seen.pods.iter().map(|pod| (json::uid(pod).to_owned(), text(pod, "/spec/nodeName").into())).collect();
@@ -371,7 +379,7 @@ fn synchronized(conditions: &mut Vec<Value>, error: Option<&SyncError>, now: Tim
 /// The difference as virt-controller patches it while virt-handler owns the VMI (`prepareVMIPatch`).
 fn patch(old: &Value, new: &Value) -> Option<Write> {
     let mut operations = Vec::new();
-    for path in ["/status/conditions", "/status/activePods", "/status/phase"] {
+    for path in ["/status/volumeStatus", "/status/conditions", "/status/activePods", "/status/phase"] {
         let (before, after) = (old.pointer(path), new.pointer(path));
         if before != after {
             let null = Value::Null;

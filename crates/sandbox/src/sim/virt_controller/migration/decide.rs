@@ -49,6 +49,8 @@ pub struct Observation<'a> {
     pub vmi: &'a Value,
     /// The target pod.
     pub target: Option<&'a Value>,
+    /// The pod that holds hotplugged volumes for the target.
+    pub attachment: Attachment<'a>,
     /// The pod that the guest runs in.
     pub source: Option<&'a Value>,
     /// Every migration of this VMI, this one too.
@@ -60,6 +62,40 @@ pub struct Observation<'a> {
     pub now: Timestamp,
 }
 
+/// The pod that holds hotplugged volumes for the target.
+#[derive(Clone, Copy, Debug)]
+pub enum Attachment<'a> {
+    /// The guest has none.
+    NotNeeded,
+    Missing,
+    Pod(&'a Value),
+}
+
+impl Attachment<'_> {
+    fn is_missing(self) -> bool {
+        matches!(self, Self::Missing)
+    }
+
+    fn is_ready(self) -> bool {
+        match self {
+            Self::NotNeeded => true,
+            Self::Missing => false,
+            Self::Pod(pod) => pod_is_ready(pod),
+        }
+    }
+
+    fn is_down(self) -> bool {
+        matches!(self, Self::Pod(pod) if pod_is_down(pod))
+    }
+
+    fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Pod(pod) => Some(json::uid(pod)),
+            Self::NotNeeded | Self::Missing => None,
+        }
+    }
+}
+
 /// What is to be done before the status.
 #[derive(Debug, Default, PartialEq)]
 pub struct Action {
@@ -67,6 +103,8 @@ pub struct Action {
     pub notes: Vec<Note>,
     /// A target pod is to be made, if the limits allow it.
     pub make_target: bool,
+    /// The target pod is ready, and needs its attachment pod.
+    pub make_attachment: bool,
     pub after: Option<Duration>,
 }
 
@@ -169,8 +207,12 @@ pub fn act(seen: &Observation<'_>) -> Result<Action, String> {
                 action.make_target = true;
             }
         }
-        ("Pending" | "Scheduling", Some(pod)) => pending_timeout(seen, pod, &mut action),
-        ("Scheduled", Some(pod)) if pod_is_ready(pod) && !handed_over => {
+        ("Pending" | "Scheduling", Some(pod)) => {
+            // The set of this moment is the set of the migration (migration.go:1855-1865).
+            action.make_attachment = seen.attachment.is_missing() && pod_is_ready(pod);
+            pending_timeout(seen, pod, &mut action);
+        }
+        ("Scheduled", Some(pod)) if pod_is_ready(pod) && seen.attachment.is_ready() && !handed_over => {
             action.writes.push(hand_over(seen, pod));
             let message = "Migration target pod is ready for preparation by virt-handler.";
             action.notes.push(Note::normal(seen.migration, "SuccessfulHandOver", message));
@@ -313,6 +355,9 @@ fn hand_over(seen: &Observation<'_>, pod: &Value) -> Write {
     if let Some(policy) = policy {
         state["migrationPolicyName"] = policy.as_str().into();
     }
+    if let Some(uid) = seen.attachment.uid() {
+        state["targetAttachmentPodUID"] = uid.into();
+    }
     let overhead =
         json::annotation(pod, "kubevirt.io/memory-overhead-bytes").and_then(|text| text.parse().ok());
     if let Some(overhead) = overhead {
@@ -389,6 +434,8 @@ pub fn follow_up(seen: &Observation<'_>, refused: Option<&str>) -> Outcome {
         Some("Migration failed due to being canceled")
     } else if seen.target.is_some_and(pod_is_down) {
         Some("Migration failed because target pod shutdown during migration")
+    } else if seen.attachment.is_down() {
+        Some("Migration failed because target attachment pod shutdown during migration")
     } else if created && seen.target.is_none() {
         Some("Migration target pod was removed during active migration.")
     } else if handed_over && seen.state().is_none() {
@@ -431,7 +478,7 @@ fn next_phase(
             return Some("VMI is not eligible for migration because another migration job is in progress.");
         }
         "" => "Pending",
-        "Pending" if seen.target.is_some() => "Scheduling",
+        "Pending" if seen.target.is_some() && !seen.attachment.is_missing() => "Scheduling",
         "Pending" => {
             if refused.is_some_and(|why| why.contains("exceeded quota")) {
                 add_condition(status, "migrationRejectedByResourceQuota", seen.now);
@@ -444,7 +491,8 @@ fn next_phase(
             if status.get("conditions").is_some() {
                 status["conditions"] = conditions.into();
             }
-            if seen.target.is_some_and(pod_is_ready) { "Scheduled" } else { "Scheduling" }
+            let ready = seen.target.is_some_and(pod_is_ready) && seen.attachment.is_ready();
+            if ready { "Scheduled" } else { "Scheduling" }
         }
         "Scheduled" if given("/targetNode") => "PreparingTarget",
         "PreparingTarget" if given("/targetNode") && given("/targetNodeAddress") => "TargetReady",

@@ -10,17 +10,19 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::attachments::Attachments;
 use super::{Caches, PassError, WORKERS, networks, vmi};
 use crate::sim::cache::Change;
 use crate::sim::client::ClientError;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::events::{Note, Recorder};
+use crate::sim::hotplug::{hotplugged, is_attachment};
 use crate::sim::identity::Identity;
 use crate::sim::json::{self, is_deleting, list, text};
 use crate::sim::queue::Queue;
 use crate::sim::resource::{MIGRATIONS, PODS};
 use crate::sim::write::{Op, Write, Writer};
-use decide::{Action, JOB_LABEL, Observation, is_final, is_running};
+use decide::{Action, Attachment, JOB_LABEL, Observation, is_final, is_running};
 
 const COMPONENT: &str = "virt-controller";
 /// How long a migration waits when the VMI still has pods of an earlier one.
@@ -32,6 +34,7 @@ pub struct Migrations {
     writer: Writer,
     recorder: Recorder,
     caches: Caches,
+    hotplug: Attachments,
     queue: Queue,
     /// Held while the limits are looked at and a target pod is made (`migrationStartLock`).
     start: tokio::sync::Mutex<()>,
@@ -39,12 +42,18 @@ pub struct Migrations {
 
 impl Migrations {
     /// Starts the controller.
-    pub fn start(writer: Writer, recorder: Recorder, caches: &Caches, stop: &CancellationToken) {
+    pub fn start(
+        writer: Writer,
+        recorder: Recorder,
+        (caches, hotplug): (&Caches, &Attachments),
+        stop: &CancellationToken,
+    ) {
         let controller = Arc::new(Self {
             who: Identity::virt_controller(),
             writer,
             recorder,
             caches: caches.clone(),
+            hotplug: hotplug.clone(),
             queue: Queue::default(),
             start: tokio::sync::Mutex::default(),
         });
@@ -74,8 +83,17 @@ impl Migrations {
 
     fn pod_changed(&self, change: &Change<'_>) {
         let pod = change.object();
-        let Some(name) = json::annotation(pod, "kubevirt.io/migrationJobName") else { return };
-        self.queue.add(&json::join_key(json::namespace(pod), name));
+        if let Some(name) = json::annotation(pod, "kubevirt.io/migrationJobName") {
+            self.queue.add(&json::join_key(json::namespace(pod), name));
+            return;
+        }
+        // The attachment pod of a target names its migration by uid alone.
+        let uid = json::label(pod, JOB_LABEL);
+        if !uid.is_empty() && is_attachment(pod) {
+            for migration in self.caches.migrations.all().iter().filter(|one| json::uid(one) == uid) {
+                self.queue.add(&json::key(migration));
+            }
+        }
     }
 
     /// Every migration of a VMI.
@@ -115,7 +133,13 @@ impl Migrations {
             &vmi,
             namespace.as_deref(),
         );
+        let attachment = self.attachment(&vmi, source, target.as_deref());
         let seen = Observation {
+            attachment: match &attachment {
+                Volumes::None => Attachment::NotNeeded,
+                Volumes::Some(None) => Attachment::Missing,
+                Volumes::Some(Some(pod)) => Attachment::Pod(pod),
+            },
             migration: &migration,
             vmi: &vmi,
             target: target.as_deref(),
@@ -172,6 +196,10 @@ impl Migrations {
         for note in &action.notes {
             self.recorder.note(&self.who, COMPONENT, note.clone());
         }
+        if let (true, Some(source), Some(target)) = (action.make_attachment, seen.source, seen.target) {
+            let refused = self.hotplug.create_for_target(seen.migration, seen.vmi, source, target).await?;
+            return Ok((action.after, refused));
+        }
         if !action.make_target {
             return Ok((action.after, None));
         }
@@ -211,6 +239,16 @@ impl Migrations {
         let full = running >= limit("parallelMigrationsPerCluster")
             || outbound >= limit("parallelOutboundMigrationsPerNode");
         full.then(|| decide::urgency(seen.migration).1)
+    }
+
+    /// The attachment pod of a target, where the guest has hotplugged volumes.
+    fn attachment(&self, vmi: &Value, source: Option<&Value>, target: Option<&Value>) -> Volumes {
+        let none = source.is_none_or(|source| hotplugged(vmi, source).is_empty());
+        if none {
+            Volumes::None
+        } else {
+            Volumes::Some(target.and_then(|target| self.hotplug.first_of(target)))
+        }
     }
 
     /// Makes the target pod; says why it could not.
@@ -299,6 +337,12 @@ impl Migrations {
             self.queue.add(&json::key(migration));
         }
     }
+}
+
+/// Whether a guest has hotplugged volumes, and the pod that holds them for the target.
+enum Volumes {
+    None,
+    Some(Option<Arc<Value>>),
 }
 
 /// The migrations among a list that are not over, by the key of their VMI.
