@@ -59,6 +59,8 @@ fn put(spec: &mut Value, path: &str, kind: &str, description: &str) {
             } else {
                 of_kind(kind, description)
             };
+            // The compact definitions keep what they get, null as well.
+            field["nullable"] = true.into();
             return;
         }
         place = if list { &mut field["items"] } else { field };
