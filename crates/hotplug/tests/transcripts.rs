@@ -4,6 +4,8 @@
 //! The recordings are not part of the repository: `GOLDEN_VIRT_CONTROLLER` names their directory
 //! (`../shared/golden/virt-controller` beside the workspace otherwise); where there is none, the test says so and passes.
 
+#![allow(clippy::expect_used, reason = "a recording that cannot be read ends the test")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
