@@ -11,6 +11,7 @@ mod compare;
 pub mod demo;
 mod fault;
 mod nodes;
+mod simulate;
 mod storm;
 
 use std::path::{Path, PathBuf};
@@ -126,6 +127,8 @@ enum Action {
     Fault(fault::Action),
     /// Let simulated nodes join another cluster
     Nodes(nodes::Args),
+    /// Whole clusters in virtual time, one for each seed
+    Simulate(simulate::Args),
     /// Random changes of hotplugged volumes, without and with the guard, side by side
     HotplugStorm(storm::Args),
     /// CPU and memory for running VMs by KubeVirt alone and in place, side by side
@@ -137,6 +140,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.action {
         Some(Action::Fault(action)) => return fault::run(action).await,
         Some(Action::Nodes(args)) => return nodes::run(args).await,
+        Some(Action::Simulate(args)) => return simulate::run(&args),
         Some(Action::HotplugStorm(args)) => return storm::run(&args),
         Some(Action::ResizeCompare(args)) => return compare::run(args).await,
         None => {}

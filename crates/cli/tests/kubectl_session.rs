@@ -32,6 +32,11 @@ fn objects() {
 }
 
 #[test]
+fn workbench() {
+    play("workbench");
+}
+
+#[test]
 fn drain() {
     play("drain");
 }

@@ -194,10 +194,12 @@ pub fn restore_times(old: &Value, new: &mut Value) -> bool {
         _ => a == b,
     };
     let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return old == new };
-    let equal = same_entries(a, b, |key, a, b| match (key, a.as_object(), b.as_object()) {
-        ("metadata", Some(a), Some(b)) => same_entries(a, b, same),
-        _ => a == b,
-    });
+    // Most writes differ outside of the metadata, which takes longest to compare.
+    let equal = same_entries(a, b, |key, a, b| key == "metadata" || a == b)
+        && match (old["metadata"].as_object(), new["metadata"].as_object()) {
+            (Some(a), Some(b)) => same_entries(a, b, same),
+            _ => old["metadata"] == new["metadata"],
+        };
     if equal {
         let fields = old["metadata"]["managedFields"].clone();
         if let Some(meta) =

@@ -17,6 +17,7 @@ mod lifecycle;
 mod meta;
 mod negotiate;
 mod openapi;
+mod openapi_v2;
 mod pod_proxy;
 mod present;
 mod protobuf;
@@ -384,9 +385,7 @@ impl Api {
         match path.trim_end_matches('/') {
             "/healthz" | "/readyz" | "/livez" => Ok(reply::text(200, "ok")),
             "/version" => Ok(reply::json(200, &discovery::version())),
-            "/openapi/v2" => {
-                Err(Status::new(404, "NotFound", "the server could not find the requested resource"))
-            }
+            "/openapi/v2" => self.openapi_v2(&head.headers),
             path if path.starts_with("/openapi/v3") => self.openapi(path),
             _ => self.discovery(head, path).await,
         }

@@ -23,13 +23,6 @@ impl Api {
         if path.is_empty() {
             return Ok(reply::json(200, &index(&kinds)));
         }
-        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if documents.generation != kinds.generation {
-            *documents = Documents { generation: kinds.generation, by_path: HashMap::new() };
-        }
-        if let Some(document) = documents.by_path.get(path) {
-            return Ok(reply::json_bytes(200, document.clone()));
-        }
         let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
             ["api", version] => (String::new(), (*version).to_owned()),
             ["apis", group, version] => ((*group).to_owned(), (*version).to_owned()),
@@ -40,8 +33,8 @@ impl Api {
         if of_group.is_empty() {
             return Err(unknown());
         }
-        let document = Bytes::from(document(&of_group).to_string());
-        documents.by_path.insert(path.to_owned(), document.clone());
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let document = documents.of(path, kinds.generation, || document(&of_group).to_string().into());
         Ok(reply::json_bytes(200, document))
     }
 }
@@ -51,6 +44,16 @@ impl Api {
 pub struct Documents {
     generation: u64,
     by_path: HashMap<String, Bytes>,
+}
+
+impl Documents {
+    /// A document of the kinds of a generation; made when it is asked for first.
+    pub(super) fn of(&mut self, path: &str, generation: u64, make: impl FnOnce() -> Bytes) -> Bytes {
+        if self.generation != generation {
+            *self = Self { generation, by_path: HashMap::new() };
+        }
+        self.by_path.entry(path.to_owned()).or_insert_with(make).clone()
+    }
 }
 
 fn index(kinds: &Kinds) -> Value {
@@ -67,7 +70,7 @@ fn index(kinds: &Kinds) -> Value {
     json!({"paths": paths})
 }
 
-fn document(kinds: &[&std::sync::Arc<Kind>]) -> Value {
+pub(super) fn document(kinds: &[&std::sync::Arc<Kind>]) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
     for kind in kinds {

@@ -184,8 +184,10 @@ impl Api {
         let patch = decode::parse("", &call.body)?;
         let kind = call.kind.clone();
         let make = move |current: &Value| {
-            let mut seen = current.clone();
-            seen["apiVersion"] = kind.api_version().into();
+            let mut seen = std::borrow::Cow::Borrowed(current);
+            if current["apiVersion"] != kind.api_version() {
+                seen.to_mut()["apiVersion"] = kind.api_version().into();
+            }
             let mut object = match media.as_str() {
                 "application/json-patch+json" => json_patch(&seen, &patch)?,
                 "application/merge-patch+json" => merge_patch(&seen, &patch)?,

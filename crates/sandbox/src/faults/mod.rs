@@ -212,6 +212,11 @@ impl Faults {
         state.active.iter().map(|active| self.shown(active)).collect()
     }
 
+    /// How often those that are active have happened.
+    pub fn happened(&self) -> u64 {
+        self.state().active.iter().map(|active| active.injected).sum()
+    }
+
     /// What was injected, oldest first; the last 1000.
     pub fn log(&self) -> Vec<Value> {
         self.state().log.iter().cloned().collect()

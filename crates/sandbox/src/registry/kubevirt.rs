@@ -1,6 +1,6 @@
 //! The definitions of KubeVirt 1.9, CDI and their neighbours with names, versions, columns and
-//! subresources, but without schemas: every field is kept. For the full schemas, give the sandbox
-//! the release's own manifests.
+//! subresources, but without schemas: every field is kept, and only the main ones of VMs are described.
+//! For the full schemas, give the sandbox the release's own manifests.
 
 use serde_json::{Value, json};
 
@@ -61,9 +61,12 @@ fn expand(table: &str) -> Result<Vec<Value>, serde_json::Error> {
 
 fn definition(mut spec: Value) -> Value {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let described = (spec["group"] == "kubevirt.io")
+        .then(|| super::fields::spec(spec["names"]["plural"].as_str().unwrap_or_default()))
+        .flatten();
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
         "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
-            "metadata": {"type": "object"}, "spec": open, "status": open}}});
+            "metadata": {"type": "object"}, "spec": described.unwrap_or_else(|| open.clone()), "status": open}}});
     for version in spec["versions"].as_array_mut().into_iter().flatten() {
         version["schema"] = schema.clone();
     }

@@ -245,7 +245,8 @@ impl Cache {
     }
 
     /// Takes in the answer to an own write, unless the watch is already past it.
-    pub fn observe(&self, object: Value) {
+    pub fn observe(&self, object: impl Into<Arc<Value>>) {
+        let object = object.into();
         let version = version(&object);
         self.store(object, version, false);
     }
@@ -374,8 +375,9 @@ impl Cache {
     }
 
     /// Takes an object in, from the watch or a list (`listed`) or from the answer to an own write.
-    fn store(&self, object: Value, version: u64, listed: bool) {
-        let (key, new) = (json::key(&object), Arc::new(object));
+    fn store(&self, new: impl Into<Arc<Value>>, version: u64, listed: bool) {
+        let new = new.into();
+        let key = json::key(&new);
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut state = self.state();

@@ -324,10 +324,10 @@ fn prefer(spec: &mut Value, preference: &Value) {
         .collect();
     let devices = map(preference, "/devices").cloned().unwrap_or_default();
     let devices_of = slot(spec, &["domain", "devices"]);
-    for disk in devices_of["disks"].as_array_mut().into_iter().flatten() {
+    for disk in devices_of.get_mut("disks").and_then(Value::as_array_mut).into_iter().flatten() {
         prefer_disk(disk, &devices);
     }
-    for interface in devices_of["interfaces"].as_array_mut().into_iter().flatten() {
+    for interface in devices_of.get_mut("interfaces").and_then(Value::as_array_mut).into_iter().flatten() {
         set(interface, &["model"], devices.get("preferredInterfaceModel"));
         let bound = ["bridge", "masquerade", "sriov", "binding", "macvtap", "passtBinding", "slirp"]
             .iter()

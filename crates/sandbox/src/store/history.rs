@@ -10,7 +10,7 @@ use super::{Error, object_key};
 /// Changes kept per kind, at most.
 const EVENTS: usize = 16_384;
 /// Bytes of changes kept per kind, at most; but never fewer than [`ALWAYS`] changes.
-const BYTES: usize = 12 << 20;
+const BYTES: usize = 8 << 20;
 const ALWAYS: usize = 256;
 
 /// One change.

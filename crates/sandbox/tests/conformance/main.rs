@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail this way")]
 
+mod admission;
 mod apply;
 mod cluster;
 mod custom;

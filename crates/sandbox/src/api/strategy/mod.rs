@@ -200,18 +200,24 @@ pub fn confine(kind: &Kind, subresource: &str, mut new: Value, current: &Value) 
             kept["spec"]["finalizers"] = new["spec"]["finalizers"].clone();
             kept
         }
-        "status" => status_alone(kind, &new, current),
+        "status" => status_alone(kind, new, current),
         _ => new,
     }
 }
 
-fn status_alone(kind: &Kind, new: &Value, current: &Value) -> Value {
-    let mut kept = current.clone();
-    copy(&mut kept, new, "status");
-    if kind.definition().is_some() {
+fn status_alone(kind: &Kind, mut new: Value, current: &Value) -> Value {
+    let built_in = kind.definition().is_none();
+    let own = |key: &str| key == "status" || built_in && key == "metadata";
+    // What may change is moved, not copied: it is most of the object.
+    let kept = current.as_object().into_iter().flatten().filter(|(key, _)| !own(key));
+    let mut kept: serde_json::Map<String, Value> =
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let moved = new.as_object_mut().map(std::mem::take).into_iter().flatten();
+    kept.extend(moved.filter(|(key, _)| own(key)));
+    let mut kept = Value::Object(kept);
+    if !built_in {
         return kept;
     }
-    copy(&mut kept, new, "metadata");
     let owners = current["metadata"]["ownerReferences"].clone();
     if owners.is_null() {
         metadata(&mut kept).remove("ownerReferences");

@@ -387,6 +387,8 @@ mod tests {
 
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn webhook(change: impl FnOnce(&mut Value)) -> Value {
         let mut webhook = json!({"name": "a.b.example.com", "admissionReviewVersions": ["v1"],
             "sideEffects": "None", "timeoutSeconds": 10, "failurePolicy": "Fail",
@@ -399,7 +401,6 @@ mod tests {
     #[test]
     fn webhooks_that_could_never_be_called_are_refused() {
         assert_eq!(webhooks(&webhook(|_| {}), true), []);
-        type Change = fn(&mut Value);
         let cases: [(Change, &str); 16] = [
             (
                 |w| w["name"] = json!("short"),

@@ -125,7 +125,7 @@ pub fn set_spec_defaults(spec: &mut Value, config: &ClusterConfig) {
         }
     }
     set_topology(spec);
-    for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
+    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(disk) =
             volume.get_mut("containerDisk").filter(|disk| text(disk, "/imagePullPolicy").is_empty())
         {
@@ -163,7 +163,8 @@ fn set_defaults(vmi: &mut Value, config: &ClusterConfig) {
     if spec.pointer("/domain/features/acpi/enabled").is_none() {
         put(spec, &["domain", "features", "acpi", "enabled"], true);
     }
-    for disk in spec["domain"]["devices"]["disks"].as_array_mut().into_iter().flatten() {
+    for disk in spec.pointer_mut("/domain/devices/disks").and_then(Value::as_array_mut).into_iter().flatten()
+    {
         if ["disk", "cdrom", "lun"].iter().all(|kind| disk.get(*kind).is_none()) {
             disk["disk"] = json!({});
         }
@@ -261,6 +262,15 @@ mod tests {
         assert_eq!(annotation(&vm["spec"]["template"], "kubevirt.io/pci-topology-version"), Some("v3"));
         let again = json!({"uid": "r2", "operation": "UPDATE", "object": vm});
         assert_eq!(virtual_machine(&again, &config()), None);
+    }
+
+    #[test]
+    fn lists_that_are_not_there_stay_away() {
+        let request = json!({"operation": "CREATE", "object": {"metadata": {"name": "v"},
+            "spec": {"domain": {"devices": {}, "memory": {"guest": "1Gi"}}}}});
+        let vmi = applied(&request, instance(&request, &config(), Timestamp::UNIX_EPOCH));
+        assert_eq!(vmi.pointer("/spec/volumes"), None, "null is no list, and the definition refuses it");
+        assert_eq!(vmi.pointer("/spec/domain/devices/disks"), None);
     }
 
     #[test]

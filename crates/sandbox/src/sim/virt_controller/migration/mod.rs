@@ -299,15 +299,15 @@ impl Migrations {
         for note in outcome.notes {
             self.recorder.note(&self.who, COMPONENT, note);
         }
-        let mut newest = seen.migration.clone();
+        let mut written = None;
         if seen.migration.get("status") != Some(&outcome.status) {
             let mut object = seen.migration.clone();
             object["status"] = outcome.status;
             let write = Write::to(&MIGRATIONS, seen.migration, "status", Op::Update(object));
-            newest = self.writer.write(&self.who, &write).await?;
+            written = Some(self.writer.write(&self.who, &write).await?);
         }
         if outcome.drop_finalizer {
-            let write = decide::without_finalizer(&newest);
+            let write = decide::without_finalizer(written.as_ref().unwrap_or(seen.migration));
             match self.writer.write(&self.who, &write).await {
                 Err(error) if error.code() != 404 => return Err(error),
                 _ => {}
