@@ -159,6 +159,8 @@ pub fn next(wish: &Wish, seen: &Seen<'_>, now: Seconds) -> Result<Step, PlanErro
     let removes: Vec<&str> =
         wish.remove.iter().map(String::as_str).filter(|name| patch::has_volume(seen.vm, name)).collect();
     let adds: Vec<&Addition> = wish.add.iter().filter(|one| !patch::has_source(seen.vm, one)).collect();
+    // What can never be written is said at once, not when holds and waits have ended.
+    changes(seen.vm, &adds, &removes)?;
     let Some(instance) = seen.instance.as_ref().filter(|instance| !instance.is_final) else {
         // Nothing runs: the spec is all there is, and one patch does it.
         return write(seen.vm, &adds, &removes);

@@ -361,9 +361,10 @@ impl Simulation {
             caches.contents.clone(),
             caches.restores.clone(),
             caches.clones.clone(),
-            caches.template_requests.clone(),
         ]
         .into_iter()
+        // A cache of what is not served is never complete.
+        .chain(config.release.serves_templates().then(|| caches.template_requests.clone()))
         .chain(caches.storage.all())
         .collect();
         for cache in all.iter() {

@@ -1,7 +1,7 @@
 //! Which release of `KubeVirt` is simulated, and what distinguishes releases.
 //!
 //! The release stands in the `KubeVirt` object (`status.observedKubeVirtVersion`), as in a real cluster;
-//! components read it from there ([`super::cluster::ClusterConfig::release`]). A rule that a release brought
+//! components read it from there (`ClusterConfig::release`). A rule that a release brought
 //! is a method here, named after what it does, with the source; whether a feature gate is on follows from
 //! `kubevirt::feature_gates`.
 

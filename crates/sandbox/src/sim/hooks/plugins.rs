@@ -47,7 +47,7 @@ impl Default for PluginTiming {
 }
 
 /// The domain after all hooks of all Plugins that are for a VMI. `directory` is what compute sees at
-/// [`DIRECTORY`].
+/// `DIRECTORY`.
 ///
 /// # Errors
 /// In virt-launcher's words.
