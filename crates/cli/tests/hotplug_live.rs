@@ -121,7 +121,7 @@ async fn where_there_are_only_calls_each_volume_is_waited_for() {
     for claim in ["a", "b"] {
         cluster.claim(claim, "force-teardown", "Block", "ReadWriteMany").await;
     }
-    cluster.vm("v", None).await;
+    cluster.vm_without_drive("v").await;
     cluster.operate().await;
     cluster.ok("volume add v --volume a --volume b").await;
     cluster.settle("v", &["a", "b"]).await;

@@ -384,7 +384,8 @@ fn changes_are_followed_as_events() {
     };
     until("Stopped");
     service.post("/kubevirt/vms/default/web/start", &json!({}));
-    assert!(until("Running")["vm"]["node"].is_string());
+    // VM and VMI are two watches: which of them is heard first is open.
+    while !until("Running")["vm"]["node"].is_string() {}
     let plan = service.post("/kubevirt/vms/default/web/delete", &json!({}));
     assert_eq!((plan.status, &plan.json()["disks"][0]["fate"]), (202, &json!("no-data")), "{}", plan.body);
     until("removed");

@@ -21,7 +21,7 @@ fn the_demo_shows_every_example_and_all_vms_run() {
         "+          - deviceName: kubevirt.io/security-key",
         "+          - deviceName: nvidia.com/GRID_T4-1Q",
         "+          - claimName: gpu",
-        "+          resourceClaimTemplateName: any-gpu",
+        "+        resourceClaimTemplateName: any-gpu",
         "+            sriov: {}",
         "+          dedicatedCpuPlacement: true",
         "+            pageSize: 1Gi",

@@ -229,7 +229,20 @@ impl Cluster {
         if let Some(node) = node {
             vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
         }
-        self.create(VMS, &vm).await;
+        self.started(&vm).await;
+    }
+
+    /// A VM without an empty drive: what releases take that lack the gate `DeclarativeHotplugVolumes`.
+    pub async fn vm_without_drive(&self, name: &str) {
+        let mut vm = vm(name);
+        let disks = vm["spec"]["template"]["spec"]["domain"]["devices"]["disks"].as_array_mut().unwrap();
+        disks.retain(|disk| disk["name"] != "cd");
+        self.started(&vm).await;
+    }
+
+    async fn started(&self, vm: &Value) {
+        self.create(VMS, vm).await;
+        let name = name_of(vm);
         let ready = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["ready"] == true);
         self.wait(&format!("{VMS}/{name}"), "ready", ready).await;
     }
