@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::child;
@@ -125,6 +125,13 @@ async fn populate(cluster: &Cluster, vms: u32) -> Result<Vec<Machine>> {
     for group in 0..vms.div_ceil(TOGETHER) {
         let (namespace, node) = (format!("bench-{group}"), format!("bench-node-{group}"));
         create(cluster, "/api/v1/namespaces", &named("v1", "Namespace", &namespace, &json!({}))).await?;
+        // Pods need it, and its controller may be a moment behind.
+        let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let account = named("v1", "ServiceAccount", "default", &json!({}));
+        let reply = cluster.send(Method::POST, &accounts, "application/json", &account).await?;
+        if reply.status != StatusCode::CONFLICT {
+            reply.object("making the cluster to measure in")?;
+        }
         create(cluster, "/api/v1/nodes", &named("v1", "Node", &node, &json!({}))).await?;
         for number in 0..TOGETHER.min(vms - group * TOGETHER) {
             let resting = machine(cluster, &namespace, &node, &format!("rest-{number}"), &["a"]).await?;
