@@ -169,7 +169,8 @@ async fn an_agent_writes_the_inventory_of_its_own_node_alone() {
     };
     let admin = connect(None).await;
     let create = async |path: &str, object: &Value| {
-        let request = Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
+        let request =
+            Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
         admin.request::<Value>(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap()
     };
     let definition = include_str!("../../../charts/virt-steward/crds/nodeinventories.yaml");
@@ -180,7 +181,9 @@ async fn an_agent_writes_the_inventory_of_its_own_node_alone() {
             "ServiceAccount" => "/api/v1/namespaces/default/serviceaccounts",
             "ClusterRole" => "/apis/rbac.authorization.k8s.io/v1/clusterroles",
             "ClusterRoleBinding" => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-            "ValidatingAdmissionPolicy" => "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+            "ValidatingAdmissionPolicy" => {
+                "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+            }
             "ValidatingAdmissionPolicyBinding" => {
                 "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
             }
@@ -199,7 +202,8 @@ async fn an_agent_writes_the_inventory_of_its_own_node_alone() {
             "spec": {"boundObjectRef": bound}});
         json!({"token": create(path, &ask).await["status"]["token"]})
     };
-    let reference = json!({"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": pod["metadata"]["uid"]});
+    let reference =
+        json!({"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": pod["metadata"]["uid"]});
     let on_node01 = connect(Some(token(&reference).await)).await;
     let of_nobody = connect(Some(token(&Value::Null).await)).await;
     let root = tempfile::tempdir().unwrap();
@@ -209,7 +213,8 @@ async fn an_agent_writes_the_inventory_of_its_own_node_alone() {
     };
     let own = publish(&on_node01, "node01").await.unwrap();
     assert_eq!(own.node, "node01");
-    for (client, node, who) in [(&on_node01, "node02", "another's"), (&of_nobody, "node01", "without a node")] {
+    for (client, node, who) in [(&on_node01, "node02", "another's"), (&of_nobody, "node01", "without a node")]
+    {
         let error = publish(client, node).await.unwrap_err();
         let chain = std::error::Error::source(&error).unwrap().to_string();
         assert!(chain.contains("an agent writes the inventory of its own node"), "{who}: {chain}");

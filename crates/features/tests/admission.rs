@@ -98,7 +98,8 @@ fn a_stripped_wish_does_not_uncover_another() {
 fn labels_count_beside_annotations_which_win() {
     let mut world = world(ErrorMode::StripLabel);
     let mut plain = vm(&[("gpu-device-plugin", A10)]);
-    plain["metadata"]["labels"] = json!({key("nested-virt"): "enabled", key("gpu-device-plugin"): "no.such_GPU"});
+    plain["metadata"]["labels"] =
+        json!({key("nested-virt"): "enabled", key("gpu-device-plugin"): "no.such_GPU"});
     assert_eq!(results(&world.create(&plain)), [("gpu-device-plugin", OutcomeResult::Applied)]);
     world.config.source = Source::Both;
     let stored = world.created(&plain);

@@ -244,7 +244,10 @@ fn a_link_state_of_an_sriov_interface_is_refused_before_kubevirt_does() {
     };
     for state in ["up", "down"] {
         let denial = world.denial(&with("sriov", state));
-        assert!(denial.contains("interface `own` is SR-IOV and has a state, which KubeVirt refuses"), "{denial}");
+        assert!(
+            denial.contains("interface `own` is SR-IOV and has a state, which KubeVirt refuses"),
+            "{denial}"
+        );
         world.created(&with("bridge", state));
     }
     world.created(&with("sriov", "absent"));

@@ -197,10 +197,13 @@ fn shown(plan: &Plan, found: &Found) -> String {
         rows.push(row("pod CPU", cpu, cpu_then));
         rows.push(row("pod memory", memory, memory_then));
     }
-    let mut text = table::render(&rows);
-    text.push('\n');
-    text.push_str(&match way(plan, found) {
-        Way::Nothing => "nothing changes\n".to_owned(),
+    format!("{}\n{}{}", table::render(&rows), how(plan, found), grant(plan, found))
+}
+
+/// How it comes about, in words.
+fn how(plan: &Plan, found: &Found) -> String {
+    match way(plan, found) {
+        Way::Nothing => "nothing changes\n".into(),
         Way::InPlace => format!("in place: pod, then guest, then VMI; no migration\n{}", otherwise(found)),
         Way::Migration => format!("by live migration: {NOT_IN_FORCE}"),
         Way::Restart => format!("at the next start, for the VM cannot migrate: {NOT_IN_FORCE}"),
@@ -208,17 +211,21 @@ fn shown(plan: &Plan, found: &Found) -> String {
             let obstacles = plan.obstacles.iter().map(|obstacle| format!("  {obstacle}\n"));
             format!("not in place:\n{}", obstacles.collect::<String>())
         }
-    });
-    if asks_for_the_grant(plan, found) {
-        text.push_str(match found.grant {
-            Some(true) => "the operator may write memory of VMs that cannot migrate (resize.declareMemory)\n",
-            Some(false) => "the operator may not write memory of VMs that cannot migrate (resize.declareMemory)\n",
-            None => {
-                "whether the operator may write memory of VMs that cannot migrate could not be asked about: taken as no\n"
-            }
-        });
     }
-    text
+}
+
+/// Whether memory may be written as KubeVirt itself, where that is needed.
+fn grant(plan: &Plan, found: &Found) -> &'static str {
+    match found.grant {
+        _ if !asks_for_the_grant(plan, found) => "",
+        Some(true) => "the operator may write memory of VMs that cannot migrate (resize.declareMemory)\n",
+        Some(false) => {
+            "the operator may not write memory of VMs that cannot migrate (resize.declareMemory)\n"
+        }
+        None => {
+            "whether the operator may write memory of VMs that cannot migrate could not be asked about: taken as no\n"
+        }
+    }
 }
 
 const NOT_IN_FORCE: &str = "in-place resize is not in force for this VM; annotate it with\n  vm-feature-manager.io/in-place-resize: Enabled\n";
@@ -271,7 +278,9 @@ fn asks_for_the_grant(plan: &Plan, found: &Found) -> bool {
 fn otherwise(found: &Found) -> String {
     let Some(policy) = &found.policy else { return String::new() };
     let what = match policy.fallback {
-        Fallback::Wait => return "if that is refused: asked for again until it works (resize-fallback Wait)\n".into(),
+        Fallback::Wait => {
+            return "if that is refused: asked for again until it works (resize-fallback Wait)\n".into();
+        }
         Fallback::Migrate if found.migratable => "by live migration (resize-fallback Migrate)",
         Fallback::Migrate => "everything goes back (resize-fallback Migrate, and the VM cannot migrate)",
         Fallback::Revert => "everything goes back (resize-fallback Revert)",
@@ -349,9 +358,13 @@ mod tests {
         let stuck = Found { migratable: false, ..found };
         assert!(shown(&plan, &stuck).contains("could not be asked about: taken as no"));
         assert!(shown(&plan, &stuck).contains("and the VM cannot migrate)"));
-        assert!(shown(&plan, &Found { grant: Some(true), ..stuck }).contains("the operator may write memory"));
+        assert!(
+            shown(&plan, &Found { grant: Some(true), ..stuck }).contains("the operator may write memory")
+        );
         let found = Found::default();
-        assert!(shown(&plan, &found).contains("\nat the next start, for the VM cannot migrate: in-place resize"));
+        assert!(
+            shown(&plan, &found).contains("\nat the next start, for the VM cannot migrate: in-place resize")
+        );
         plan.obstacles.push(::resize::Obstacle::DedicatedCpus);
         assert!(shown(&plan, &found).contains("\nnot in place:\n  dedicatedCpuPlacement"));
     }

@@ -138,9 +138,10 @@ async fn a_plan_asks_whether_the_operator_has_the_grant() {
     let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
     stage.create(configurations, registered).await;
     // The agents' account may not act as virt-controller, the operator's may.
-    for (account, expected) in
-        [("agent", (2, json!("not-in-place"), Some(json!(false)))), ("operator", (0, json!("restart"), Some(json!(true))))]
-    {
+    for (account, expected) in [
+        ("agent", (2, json!("not-in-place"), Some(json!(false)))),
+        ("operator", (0, json!("restart"), Some(json!(true)))),
+    ] {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "steward", "labels": {"app": "steward"}},
             "spec": {"serviceAccountName": account, "terminationGracePeriodSeconds": 0,
                 "containers": [{"name": "steward", "image": "registry.example/steward:1"}]}});
@@ -152,7 +153,11 @@ async fn a_plan_asks_whether_the_operator_has_the_grant() {
     }
     let shown = run("vm resize-status stuck -o yaml");
     assert_eq!(shown.status, 0, "{}", shown.stderr);
-    assert!(shown.stdout.contains("inPlace: false") && shown.stdout.contains("sockets: 2"), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains("inPlace: false") && shown.stdout.contains("sockets: 2"),
+        "{}",
+        shown.stdout
+    );
     let corrected = run("vm resize free --request-memory 2Gi --dry-run -o json");
     let corrected: Value = serde_json::from_str(&corrected.stdout).unwrap();
     assert_eq!(corrected["pod"]["then"]["requests"]["memory"], "2Gi");

@@ -241,7 +241,7 @@ impl Stage {
         resources: Value,
         migratable: bool,
     ) -> Value {
-        let mut vm = vm_object(name, resources, migratable);
+        let mut vm = vm_object(name, &resources, migratable);
         if let Some(policy) = policy {
             vm["metadata"]["annotations"]["vm-feature-manager.io/in-place-resize"] = policy.into();
         }
@@ -327,7 +327,7 @@ impl Stage {
 }
 
 /// A VM of two sockets and 1 GiB.
-pub fn vm_object(name: &str, resources: Value, migratable: bool) -> Value {
+pub fn vm_object(name: &str, resources: &Value, migratable: bool) -> Value {
     let mut network = json!({"name": "default"});
     network[if migratable { "masquerade" } else { "bridge" }] = json!({});
     json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
@@ -382,7 +382,18 @@ pub fn resources(pod: &Value) -> &Value {
 
 /// CPU and memory that the launcher requests.
 pub fn requests(pod: &Value) -> (String, String) {
-    let text = |name: &str| resources(pod)["requests"][name].as_str().unwrap_or_default().to_owned();
+    amounts(&resources(pod)["requests"])
+}
+
+/// CPU and memory that kubelet has given it.
+pub fn allocated(pod: &Value) -> (String, String) {
+    let statuses = pod["status"]["containerStatuses"].as_array().unwrap();
+    let compute = statuses.iter().find(|status| status["name"] == "compute").unwrap();
+    amounts(&compute["allocatedResources"])
+}
+
+fn amounts(list: &Value) -> (String, String) {
+    let text = |name: &str| list[name].as_str().unwrap_or_default().to_owned();
     (text("cpu"), text("memory"))
 }
 

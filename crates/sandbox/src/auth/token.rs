@@ -174,11 +174,7 @@ fn grant(objects: &dyn Objects, namespace: &str, spec: &Value) -> Result<Grant, 
     Ok(Grant { audiences, seconds, bound })
 }
 
-fn bound(
-    objects: &dyn Objects,
-    namespace: &str,
-    reference: &Value,
-) -> Result<Vec<(String, Value)>, Status> {
+fn bound(objects: &dyn Objects, namespace: &str, reference: &Value) -> Result<Vec<(String, Value)>, Status> {
     let name = reference["name"].as_str().unwrap_or_default();
     let (claim, plural, namespace) = match reference["kind"].as_str() {
         Some("Pod") => ("pod", "pods", namespace),
@@ -204,7 +200,8 @@ fn bound(
     if claim == "pod"
         && let Some(node) = object["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
     {
-        let uid = objects.get("", "nodes", "", node).map_or(Value::Null, |node| node["metadata"]["uid"].clone());
+        let uid =
+            objects.get("", "nodes", "", node).map_or(Value::Null, |node| node["metadata"]["uid"].clone());
         bound.push(("node".to_owned(), json!({"name": node, "uid": uid})));
     }
     Ok(bound)

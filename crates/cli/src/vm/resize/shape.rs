@@ -69,7 +69,8 @@ pub fn status(of: &Where, found: &Found) -> Result<Value> {
         object["wanted"] = size(wanted.size);
     }
     if let Some(wish) = ledger::read::<Wish>(&found.vmi, WISH)? {
-        let (sockets, memory) = (wish.sockets.map(Value::from), wish.guest.map(|guest| show_bytes(guest).into()));
+        let (sockets, memory) =
+            (wish.sockets.map(Value::from), wish.guest.map(|guest| show_bytes(guest).into()));
         let parts = [("sockets", sockets), ("memory", memory)];
         object["held"] = parts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     }
@@ -128,7 +129,10 @@ mod tests {
         };
         let shown = plan(&of(), &one, &found);
         assert_eq!(shown["from"], json!({"sockets": 2, "memory": "1Gi"}));
-        assert_eq!(shown["pod"]["now"], json!({"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}));
+        assert_eq!(
+            shown["pod"]["now"],
+            json!({"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}})
+        );
         assert_eq!(shown["fallback"], json!({"action": "Migrate", "deadlineSeconds": 300}));
         assert_eq!((&shown["declareMemoryGranted"], &shown["way"]), (&json!(false), &json!("not-in-place")));
         assert_eq!(shown["obstacles"][0]["passesByItself"], false);
