@@ -16,7 +16,9 @@ use super::{library, text};
 use provider::{Error, Provider, VmId};
 
 mod changes;
+mod kept;
 mod reads;
+mod running;
 
 /// Nothing takes longer, even on a busy machine.
 const MINUTES: Duration = Duration::from_mins(3);

@@ -59,23 +59,6 @@ impl Cluster {
         self.send("POST", path, "application/json", &body).await
     }
 
-    /// Waits until all requests so far are in the audit log: a last one is made, and looked for.
-    async fn written_down(&self) {
-        let before =
-            std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count();
-        let client = kube::Client::try_from(config(&self.kubeconfig).await).unwrap();
-        let marker = http::Request::get("/api/v1/namespaces/marker").body(Vec::new()).unwrap();
-        let _ = client.request::<Value>(marker).await;
-        let seen = async {
-            while std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count()
-                == before
-            {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_mins(1), seen).await.unwrap();
-    }
-
     /// The library as an account without any right.
     async fn nobody(&self) -> Provider {
         let accounts = "/api/v1/namespaces/default/serviceaccounts";

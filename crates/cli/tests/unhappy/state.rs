@@ -210,6 +210,9 @@ async fn time_that_is_up_says_where_it_stands() {
     late("stop", p.wait(&id("on"), &Goal::Stopped, short, quiet).await, "Running");
     late("delete", p.wait(&id("on"), &Goal::Deleted, short, quiet).await, "Running");
 
+    let absent = p.change_volumes(&id("on"), &attach(), short, quiet).await;
+    late("attach volume", absent.map(drop), "claim data");
+
     // no node takes it, so it goes nowhere
     let to = MigrateTo { node: Some("nowhere".into()) };
     cluster.hold("virtualmachineinstancemigrations", "");
@@ -240,8 +243,6 @@ async fn time_that_is_up_says_where_it_stands() {
         to_bytes: 1 << 60,
     };
     late("expand volume", p.wait_expansion(&grown, short, quiet).await, "waiting for the storage");
-    let absent = p.change_volumes(&id("on"), &attach(), short, quiet).await;
-    late("attach volume", absent.map(drop), "claim data");
     let wish = Wish::Remove { name: "default".into() };
     let change =
         provider::network::Change { patch: Vec::new(), effect: Effect::Now, why: "of a test".into() };
