@@ -86,6 +86,11 @@ impl Cluster {
         }
         let minutes = Duration::from_mins(2);
         self.provider.wait(&id("on"), &Goal::Running, minutes, &mut |_| ()).await.unwrap();
+        let unscheduled = async {
+            while self.provider.describe(&id("stuck")).await.unwrap().summary.status != "ErrorUnschedulable" {
+            }
+        };
+        tokio::time::timeout(minutes, unscheduled).await.unwrap();
     }
 }
 

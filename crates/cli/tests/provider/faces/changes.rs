@@ -27,7 +27,7 @@ fn plain(answer: Value, name: &str) -> Value {
             let guard = all.get("op").is_some_and(|op| op == "test");
             let kept = all
                 .into_iter()
-                .filter(|(key, _)| !DRAWN.contains(&key.as_str()) && !(guard && key == "value"));
+                .filter(|(key, _)| !(DRAWN.contains(&key.as_str()) || guard && key == "value"));
             kept.map(|(key, value)| (key, plain(value, name))).collect()
         }
         Value::Array(all) => all.into_iter().map(|one| plain(one, name)).collect(),
