@@ -7,17 +7,19 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::SimError;
+use super::super::backup::{Sources, guests::Guests};
 use super::super::cache::Cache;
 use super::super::client::{Client, ClientError};
 use super::super::identity::Identity;
 use super::super::json::{annotation, join_key, key, list, name, namespace, remove, text, uid};
 use super::super::queue::Queue;
-use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOT_CONTENTS, SNAPSHOTS};
+use super::super::resource::{
+    BACKUP_TRACKERS, BACKUPS, CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOT_CONTENTS, SNAPSHOTS,
+};
 use super::super::storage::disks::Disks;
-use super::super::version::Release;
 use super::super::write::{Op, Write, Writer};
 use super::decide::{Observation, claims_of, decide};
-use super::server::{Exports, Served};
+use super::server::{Exports, Served, Tunnel};
 
 /// How soon an export is looked at again while it waits for something that has no cache.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -28,14 +30,14 @@ const ALL: &str = "all";
 /// Starts controller and server. Disks are made below `directory`.
 pub async fn start(
     writer: Writer,
-    (vms, vmis): (&Arc<Cache>, &Arc<Cache>),
-    disks: Arc<Disks>,
-    release: Release,
+    sources: &Sources<'_>,
+    guests: Arc<Guests>,
     stop: &CancellationToken,
 ) -> Result<Exports, SimError> {
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
     let exports = Exports::start(writer.client.network(), stop).await.map_err(setup)?;
-    let served = if release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
+    let (vms, vmis) = (sources.vms, sources.vmis);
+    let served = if sources.release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
     let cache = Cache::new(served, |_| ALL);
     let controller = Arc::new(Controller {
         client: writer.client.clone(),
@@ -43,7 +45,8 @@ pub async fn start(
         cache: cache.clone(),
         vms: vms.clone(),
         vmis: vmis.clone(),
-        disks,
+        disks: sources.disks.clone(),
+        guests,
         exports: exports.clone(),
         who: Identity::virt_controller(),
     });
@@ -89,6 +92,7 @@ struct Controller {
     vms: Arc<Cache>,
     vmis: Arc<Cache>,
     disks: Arc<Disks>,
+    guests: Arc<Guests>,
     exports: Exports,
     who: Identity,
 }
@@ -105,12 +109,16 @@ impl Controller {
             "VirtualMachineSnapshot" => self.read(&SNAPSHOTS.path(ns, text(source, "/name"), "")).await?,
             _ => None,
         };
+        let backup = match text(source, "/kind") {
+            "VirtualMachineBackup" => self.read(&BACKUPS.path(ns, text(source, "/name"), "")).await?,
+            _ => None,
+        };
         let vm_name = match &snapshot {
             Some(snapshot) => text(snapshot, "/spec/source/name"),
             None => text(source, "/name"),
         };
         let (vm, vmi) = match text(source, "/kind") {
-            "PersistentVolumeClaim" => (None, None),
+            "PersistentVolumeClaim" | "VirtualMachineBackup" => (None, None),
             _ => (self.vms.get(&join_key(ns, vm_name)), self.vmis.get(&join_key(ns, vm_name))),
         };
         let claims = if let Some(snapshot) = &snapshot {
@@ -131,6 +139,7 @@ impl Controller {
             vm: vm.as_deref(),
             vmi: vmi.as_deref(),
             snapshot: snapshot.as_ref(),
+            backup: backup.as_ref(),
             claims: &claims,
             token_secret: &token_secret,
             has_token: token.is_some(),
@@ -144,7 +153,10 @@ impl Controller {
             self.writer.write(&self.who, &write).await?;
             return Ok(None);
         }
-        self.serve(key, &decision.serve, &claims, token);
+        match &backup {
+            Some(backup) => self.serve_backup(key, &export, backup, token).await?,
+            None => self.serve(key, &decision.serve, &claims, token),
+        }
         if export.get("status") != Some(&decision.status) {
             let body = json!({"metadata": {"resourceVersion": export["metadata"]["resourceVersion"]},
                 "status": decision.status});
@@ -172,7 +184,38 @@ impl Controller {
             let object = claims.iter().find(|(name, _)| name == claim)?.1.clone()?;
             Some((volume.clone(), object))
         });
-        self.exports.serve(key, Served { token, volumes: volumes.collect(), disks: self.disks.clone() });
+        let (volumes, disks) = (volumes.collect(), self.disks.clone());
+        self.exports.serve(key, Served { token, volumes, disks, backup: Tunnel::No });
+    }
+
+    /// The disks of a backup, as long as the launcher's tunnel leads to this export.
+    async fn serve_backup(
+        &self,
+        key: &str,
+        export: &Value,
+        backup: &Value,
+        token: Option<String>,
+    ) -> Result<(), ClientError> {
+        let ns = namespace(backup);
+        let mut vm = text(backup, "/spec/source/name").to_owned();
+        if text(backup, "/spec/source/kind") == "VirtualMachineBackupTracker" {
+            let tracker = self.read(&BACKUP_TRACKERS.path(ns, &vm, "")).await?.unwrap_or_default();
+            text(&tracker, "/spec/source/name").clone_into(&mut vm);
+        }
+        let dialled = text(backup, "/status/exportUID") == uid(export);
+        let job = self.guests.job(&join_key(ns, &vm));
+        let job = job.filter(|job| dialled && job.backup == name(backup));
+        match token {
+            Some(token) => {
+                let (volumes, disks) = (std::collections::HashMap::new(), self.disks.clone());
+                self.exports.serve(
+                    key,
+                    Served { token, volumes, disks, backup: job.map_or(Tunnel::Waiting, Tunnel::To) },
+                );
+            }
+            None => self.exports.forget(key),
+        }
+        Ok(())
     }
 
     /// The Secret with the token: the one that the export names, which may come later, or one that is made for it
