@@ -359,7 +359,7 @@ async fn logs(args: &OneArgs) -> Result<()> {
 
 async fn suspend(args: &OneArgs, suspend: bool) -> Result<()> {
     let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-    let job = provider.suspend_job(&namespace, &name, suspend).await.map_err(problem)?;
+    let job = provider.suspend_job(&namespace, &name, suspend, false).await.map_err(problem)?;
     let done = if suspend { "cancelled" } else { "resumed" };
     print(&format!("vmexportjob.vm-feature-manager.io/{} {done}\n", job.name))
 }

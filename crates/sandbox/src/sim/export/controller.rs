@@ -131,8 +131,7 @@ impl Controller {
             }
             claims
         };
-        let secret = text(&export, "/spec/tokenSecretRef");
-        let secret = if secret.is_empty() { None } else { self.read(&SECRETS.path(ns, secret, "")).await? };
+        let (token_secret, secret) = self.secret(&export).await?;
         let token = secret.as_ref().and_then(token_of);
         let (url, ca) = self.exports.address();
         let seen = Observation {
@@ -142,6 +141,7 @@ impl Controller {
             snapshot: snapshot.as_ref(),
             backup: backup.as_ref(),
             claims: &claims,
+            token_secret: &token_secret,
             has_token: token.is_some(),
             url: &url,
             ca: &ca,
@@ -218,6 +218,30 @@ impl Controller {
         Ok(())
     }
 
+    /// The Secret with the token: the one that the export names, which may come later, or one that is made for it
+    /// (`export.go`, `getExportSecretName`).
+    async fn secret(&self, export: &Value) -> Result<(String, Option<Value>), ClientError> {
+        let ns = namespace(export);
+        let named = text(export, "/spec/tokenSecretRef");
+        let secret =
+            if named.is_empty() { format!("export-token-{}", name(export)) } else { named.to_owned() };
+        let mut found = self.read(&SECRETS.path(ns, &secret, "")).await?;
+        if found.is_none() && named.is_empty() {
+            // 20 letters and digits that follow from the seed
+            let token: String = uid(export).chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+            let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {"name": secret, "namespace": ns, "ownerReferences": [self.owner(export)]},
+                "stringData": {"token": token}});
+            found = Some(self.writer.write(&self.who, &Write::create(&SECRETS, object)).await?);
+        }
+        Ok((secret, found))
+    }
+
+    fn owner(&self, export: &Value) -> Value {
+        json!({"apiVersion": self.cache.resource().api_version(), "kind": "VirtualMachineExport",
+            "name": name(export), "uid": uid(export), "controller": true, "blockOwnerDeletion": true})
+    }
+
     /// The claims of a snapshot's export: one out of each `VolumeSnapshot`, the export's own
     /// (`vmsnapshot-source.go`).
     async fn restored(
@@ -252,9 +276,7 @@ impl Controller {
                 };
                 let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                     "metadata": {"name": claim_name, "namespace": ns, "annotations": annotations,
-                        "ownerReferences": [{"apiVersion": self.cache.resource().api_version(),
-                            "kind": "VirtualMachineExport", "name": name(export), "uid": uid(export),
-                            "controller": true, "blockOwnerDeletion": true}]},
+                        "ownerReferences": [self.owner(export)]},
                     "spec": spec});
                 found = Some(self.writer.write(&self.who, &Write::create(&CLAIMS, claim)).await?);
             }

@@ -21,7 +21,9 @@ pub struct Observation<'a> {
     pub backup: Option<&'a Value>,
     /// The claims that the source names, in its order; those that are not there are absent.
     pub claims: &'a [(String, Option<Value>)],
-    /// The token's Secret is there and holds a token.
+    /// The Secret with the token.
+    pub token_secret: &'a str,
+    /// It is there and holds a token.
     pub has_token: bool,
     /// `https://host:port` of the proxy, and the certificates to trust.
     pub url: &'a str,
@@ -59,7 +61,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     let mut status = export.get("status").cloned().unwrap_or_else(|| json!({}));
     let expires = expiry(export);
     status["ttlExpirationTime"] = time(expires).into();
-    status["tokenSecretRef"] = export["spec"]["tokenSecretRef"].clone();
+    status["tokenSecretRef"] = seen.token_secret.into();
     status["serviceName"] = format!("virt-export-{}", name(export)).into();
     let source = &export["spec"]["source"];
     let mut conditions = list(&status, "/conditions").to_vec();
@@ -256,6 +258,7 @@ mod tests {
                 snapshot: None,
                 backup: None,
                 claims,
+                token_secret: "t",
                 has_token,
                 url: "https://127.0.0.1:1",
                 ca: "CA",
@@ -281,6 +284,7 @@ mod tests {
                 snapshot: None,
                 backup: None,
                 claims: &claims,
+                token_secret: "t",
                 has_token: true,
                 url: "https://127.0.0.1:1",
                 ca: "CA",
