@@ -26,6 +26,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::backup::tracking;
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::cluster::ClusterConfig;
@@ -261,6 +262,8 @@ impl VirtController {
                     }
                 }
             }
+            let namespace = self.caches.namespaces.get(json::namespace(&vm));
+            tracking::mark(&mut plan.writes, &vm, namespace.as_deref(), &self.config());
             if error.is_none() {
                 error = self.carry_out(&vm, &plan).await?;
             }
@@ -286,7 +289,8 @@ impl VirtController {
             // What was written to the VMI just now shows in the same status.
             let vmi = self.vmi_of(key, &vm);
             let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
-            let status = vm_status::status(&seen, expects, error.as_ref());
+            let mut status = vm_status::status(&seen, expects, error.as_ref());
+            tracking::sync(&mut status, &marked, vmi.as_deref(), namespace.as_deref(), &self.config());
             let changed = vm.get("status") != Some(&status);
             if changed {
                 self.writer.write(&self.who, &vm::status_write(&vm, status)).await?;
@@ -362,8 +366,8 @@ impl VirtController {
             return Ok(None);
         };
         let started = json::annotation(vmi, "kubevirt.io/vm-generation");
-        if is_deleting(vm) || started == Some(json::integer(vm, "/metadata/generation").to_string().as_str())
-        {
+        let is_newest = started == Some(json::integer(vm, "/metadata/generation").to_string().as_str());
+        if is_deleting(vm) || (is_newest && !live_update::has_other_size(vm, vmi)) {
             return Ok(None);
         }
         let Some(started) = self.started_with(vmi).await? else { return Ok(None) };
