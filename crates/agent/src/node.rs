@@ -72,6 +72,7 @@ impl Agent {
         tracing::info!(node = self.settings.node, pods = %self.settings.pods.display(), "serving the VMIs of this node");
         loop {
             let event = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 event = events.next() => event,
             };

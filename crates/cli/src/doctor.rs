@@ -1,6 +1,6 @@
 //! `virt-steward doctor`: whether a capability works in a cluster, and what keeps it from working.
 
-mod gather;
+pub mod gather;
 mod probe;
 mod resize;
 

@@ -8,9 +8,12 @@ mod program;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
+use agent::inventory::{Publisher, Roots};
+use http::{Method, Request};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use program::{SandboxProgram, virt_steward};
+use sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -137,4 +140,89 @@ fn an_agent_prints_what_it_would_publish() {
         virt_steward(&["agent", "--node", "here", "--inventory", "print", "--host-root", "/nowhere"], "");
     assert_eq!(nowhere.status, 1);
     assert!(nowhere.stderr.contains("--host-root"), "{}", nowhere.stderr);
+}
+
+/// The chart's objects for the inventory's agents, but for the DaemonSet: what of the template is not text
+/// is which parts there are, labels, and two names.
+fn objects_of_the_chart() -> Vec<Value> {
+    let template = include_str!("../../../charts/virt-steward/templates/inventory.yaml");
+    let documents = template.split("\n---\n").filter(|text| !text.contains("kind: DaemonSet"));
+    let plain = documents.map(|text| {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("{{-"));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        text.replace("{{ $name }}", "steward").replace("{{ .Release.Namespace }}", "default")
+    });
+    plain.map(|text| serde_saphyr::from_str(&text).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_writes_the_inventory_of_its_own_node_alone() {
+    let sandbox = Sandbox::start(Options { nodes: 2, ..Options::default() }).await.unwrap();
+    let connect = async |user: Option<Value>| {
+        let mut file = serde_json::to_value(Kubeconfig::from_yaml(&sandbox.kubeconfig()).unwrap()).unwrap();
+        if let Some(user) = user {
+            file["users"][0]["user"] = user;
+        }
+        let file: Kubeconfig = serde_json::from_value(file).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    };
+    let admin = connect(None).await;
+    let create = async |path: &str, object: &Value| {
+        let request =
+            Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
+        admin.request::<Value>(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap()
+    };
+    let definition = include_str!("../../../charts/virt-steward/crds/nodeinventories.yaml");
+    let definition: Value = serde_saphyr::from_str(definition).unwrap();
+    create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+    for object in objects_of_the_chart() {
+        let path = match object["kind"].as_str().unwrap() {
+            "ServiceAccount" => "/api/v1/namespaces/default/serviceaccounts",
+            "ClusterRole" => "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            "ClusterRoleBinding" => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            "ValidatingAdmissionPolicy" => {
+                "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+            }
+            "ValidatingAdmissionPolicyBinding" => {
+                "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+            }
+            other => panic!("the chart has a {other} for the inventory"),
+        };
+        create(path, &object).await;
+    }
+    // the token that kubelet mounts into the DaemonSet's pod on node01
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent"},
+        "spec": {"nodeName": "node01", "serviceAccountName": "steward-inventory",
+            "containers": [{"name": "inventory", "image": "registry.example/virt-steward:1"}]}});
+    let pod = create("/api/v1/namespaces/default/pods", &pod).await;
+    let token = async |bound: &Value| {
+        let path = "/api/v1/namespaces/default/serviceaccounts/steward-inventory/token";
+        let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"boundObjectRef": bound}});
+        json!({"token": create(path, &ask).await["status"]["token"]})
+    };
+    let reference =
+        json!({"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": pod["metadata"]["uid"]});
+    let on_node01 = connect(Some(token(&reference).await)).await;
+    let of_nobody = connect(Some(token(&Value::Null).await)).await;
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("sys/bus/pci/devices")).unwrap();
+    let publish = async |client: &kube::Client, node: &str| {
+        Publisher::new(client.clone(), node, Roots::below(root.path())).once().await
+    };
+    let own = publish(&on_node01, "node01").await.unwrap();
+    assert_eq!(own.node, "node01");
+    for (client, node, who) in [(&on_node01, "node02", "another's"), (&of_nobody, "node01", "without a node")]
+    {
+        let error = publish(client, node).await.unwrap_err();
+        let chain = std::error::Error::source(&error).unwrap().to_string();
+        assert!(chain.contains("an agent writes the inventory of its own node"), "{who}: {chain}");
+    }
+    // and again over what is there already
+    publish(&on_node01, "node01").await.unwrap();
+    publish(&admin, "node02").await.unwrap();
+    let error = publish(&on_node01, "node02").await.unwrap_err();
+    assert!(format!("{error:?}").contains("an agent writes the inventory of its own node"), "{error}");
+    sandbox.shutdown().await;
 }

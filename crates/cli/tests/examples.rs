@@ -81,11 +81,15 @@ fn the_denied_vm_is_denied_with_what_there_is_instead() {
 #[test]
 fn labels_count_when_the_configuration_says_so() {
     let vm = folder("vms").join("labels.yaml").display().to_string();
-    let config = folder("config").join("labels.yaml").display().to_string();
-    assert_eq!(admit(&vm, &["-o", "patch"], "").stdout, "[]\n");
-    let result = admit(&vm, &["--config", &config, "-o", "json"], "");
-    let report: Value = serde_json::from_str(&result.stdout).unwrap();
-    assert_eq!(report["admissions"][0]["outcomes"][0]["result"], "applied", "{report}");
+    let by_default = tempfile::NamedTempFile::new().unwrap();
+    let unread = admit(&vm, &["--config", by_default.path().to_str().unwrap(), "-o", "patch"], "");
+    assert_eq!((unread.status, unread.stdout.as_str()), (0, "[]\n"), "{}", unread.stderr);
+    for file in ["labels.yaml", "operator.yaml"] {
+        let config = folder("config").join(file).display().to_string();
+        let result = admit(&vm, &["--config", &config, "-o", "json"], "");
+        let report: Value = serde_json::from_str(&result.stdout).unwrap();
+        assert_eq!(report["admissions"][0]["outcomes"][0]["result"], "applied", "{file}: {report}");
+    }
 }
 
 #[test]

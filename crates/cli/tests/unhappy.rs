@@ -153,6 +153,7 @@ fn attach() -> VolumeChange {
         bus: None,
         device: None,
         serial: None,
+        cache: None,
         read_only: false,
     };
     VolumeChange { add: vec![add], remove: Vec::new() }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::Availability;
 
 /// Where a user's wishes are read from. The cloud-init map `x_kubevirt_features` is read in
-/// both cases; the chosen source wins over it.
+/// every case; the chosen source wins over it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -16,6 +16,8 @@ pub enum Source {
     Annotations,
     /// `metadata.labels` of the VirtualMachine. Label values carry no `/` and no JSON.
     Labels,
+    /// Annotations, and labels for features that no annotation speaks of.
+    Both,
 }
 
 /// What happens to a request when a feature that it asks for cannot be given.

@@ -1,4 +1,4 @@
-//! What a VM asks for: annotations or labels, then the cloud-init map `x_kubevirt_features`.
+//! What a VM asks for: annotations, labels or both, then the cloud-init map `x_kubevirt_features`.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ pub(crate) enum Origin {
 pub(crate) struct Wish<'a> {
     pub(crate) value: Cow<'a, str>,
     pub(crate) origin: Origin,
-    /// cloud-init asks for the feature as well, and would count without this wish.
+    /// A label or cloud-init asks for the feature as well, and would count without this wish.
     pub(crate) hides_another: bool,
 }
 
@@ -41,18 +41,25 @@ impl<'a> Wishes<'a> {
     pub(crate) fn collect(object: &'a Value, config: &Config, lookups: &Lookups) -> Self {
         let mut wishes = Self::default();
         let mut explicit = [false; Feature::ALL.len()];
-        let (section, origin) = match config.source {
-            Source::Annotations => ("annotations", Origin::Annotation),
-            Source::Labels => ("labels", Origin::Label),
+        let (annotations, labels) = (("annotations", Origin::Annotation), ("labels", Origin::Label));
+        let sections: &[_] = match config.source {
+            Source::Annotations => &[annotations],
+            Source::Labels => &[labels],
+            Source::Both => &[annotations, labels],
         };
-        if let Some(members) = metadata_map(object, section) {
+        for (section, origin) in sections {
+            let Some(members) = metadata_map(object, section) else { continue };
             let ours: Vec<_> = members.iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
             let get = |wanted: &str| ours.iter().find(|(key, _)| *key == wanted)?.1.as_str();
             for feature in Feature::ALL.into_iter().filter(|_| !ours.is_empty()) {
-                let value = feature.requests().iter().find_map(|key| get(key));
-                if let Some(value) = value {
+                let Some(value) = feature.requests().iter().find_map(|key| get(key)) else { continue };
+                if explicit[feature as usize] {
+                    if let Some(wish) = &mut wishes.by_feature[feature as usize] {
+                        wish.hides_another = true;
+                    }
+                } else {
                     explicit[feature as usize] = true;
-                    wishes.set(feature, Cow::Borrowed(value), origin);
+                    wishes.set(feature, Cow::Borrowed(value), *origin);
                 }
             }
         }

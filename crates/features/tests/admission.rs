@@ -95,6 +95,30 @@ fn a_stripped_wish_does_not_uncover_another() {
 }
 
 #[test]
+fn labels_count_beside_annotations_which_win() {
+    let mut world = world(ErrorMode::StripLabel);
+    let mut plain = vm(&[("gpu-device-plugin", A10)]);
+    plain["metadata"]["labels"] =
+        json!({key("nested-virt"): "enabled", key("gpu-device-plugin"): "no.such_GPU"});
+    assert_eq!(results(&world.create(&plain)), [("gpu-device-plugin", OutcomeResult::Applied)]);
+    world.config.source = Source::Both;
+    let stored = world.created(&plain);
+    assert_eq!(annotation(&stored, "nested-virt-applied"), Some("true"));
+    assert_eq!(devices(&stored)["gpus"][0]["deviceName"], A10);
+    // an annotation may say no where a label says yes
+    let mut refused = plain.clone();
+    refused["metadata"]["annotations"][key("nested-virt")] = json!("disabled");
+    assert_eq!(annotation(&world.updated(&refused, &stored), "nested-virt-applied"), None);
+    // a failed annotation does not uncover the label, a failed label is taken away
+    let mut wrong = plain.clone();
+    wrong["metadata"]["annotations"][key("gpu-device-plugin")] = json!("no.such/GPU");
+    wrong["metadata"]["labels"][key("nested-virt")] = json!("maybe");
+    let stored = world.created(&wrong);
+    assert_eq!(annotation(&stored, "gpu-device-plugin"), Some("no.such/GPU"));
+    assert_eq!(stored["metadata"]["labels"], json!({key("gpu-device-plugin"): "no.such_GPU"}));
+}
+
+#[test]
 fn modes_can_be_set_for_each_feature() {
     let mut world = world(ErrorMode::Reject);
     world.config.gpu_device_plugin.error_handling = Some(ErrorMode::AllowAndLog);

@@ -192,6 +192,19 @@ fn numa_needs_pinning_and_huge_pages_or_adds_them() {
     let auto = world.created(&plain);
     assert_eq!(domain(&auto), domain(&vm));
     assert_eq!(world.updated(&without(&auto, "numa"), &auto), without(&plain, "numa"));
+    // a gate until v1.3, on ever since
+    let mut old = self::world();
+    for (version, gates, is_on) in [
+        ("v1.3.1", &["CPUManager"][..], false),
+        ("v1.3.1", &["CPUManager", "NUMA"], true),
+        ("v1.4.0", &["CPUManager"], true),
+    ] {
+        let mut cr = kubevirt(gates, &[]);
+        cr["status"]["observedKubeVirtVersion"] = json!(version);
+        old.cluster.kubevirt = Some(cr);
+        let denial = old.create(&plain).denial.unwrap_or_default();
+        assert_eq!(denial.contains("feature gate NUMA is off"), !is_on, "{version} {gates:?}: {denial}");
+    }
     assert!(
         world.denial(&machine(&[("numa", "0")], &json!({})).clone().tap("numa", "maybe")).contains("`maybe`")
     );

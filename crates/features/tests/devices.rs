@@ -229,6 +229,30 @@ fn every_rule_of_sriov_networks_is_told() {
     );
 }
 
+/// KubeVirt takes a link state for bridge and masquerade alone; `absent` is how any interface goes.
+#[test]
+fn a_link_state_of_an_sriov_interface_is_refused_before_kubevirt_does() {
+    let world = networks();
+    let with = |binding: &str, state: &str| {
+        let mut vm = asking("sriov", "fast");
+        let spec = &mut vm["spec"]["template"]["spec"];
+        let mut own = json!({"name": "own", "state": state});
+        own[binding] = json!({});
+        spec["domain"]["devices"]["interfaces"] = json!([own]);
+        spec["networks"] = json!([{"name": "own", "multus": {"networkName": "infra/fast"}}]);
+        vm
+    };
+    for state in ["up", "down"] {
+        let denial = world.denial(&with("sriov", state));
+        assert!(
+            denial.contains("interface `own` is SR-IOV and has a state, which KubeVirt refuses"),
+            "{denial}"
+        );
+        world.created(&with("bridge", state));
+    }
+    world.created(&with("sriov", "absent"));
+}
+
 /// A list stands for itself, everything else for one entry.
 trait Single {
     fn single(self, value: &Value) -> Value;

@@ -4,7 +4,7 @@ use crate::controller;
 use crate::node;
 use crate::state::{Age, Guest, Migration, Phase, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
-use crate::volumes::{Volume, Volumes};
+use crate::volumes::{MOST_VOLUMES, Volume, Volumes};
 
 /// One thing that happens. The first group is what the system does by itself; the second is done
 /// to it from outside, and a driver decides whether and when.
@@ -246,6 +246,10 @@ impl World {
         match action {
             Action::TakeOver => {
                 if let Some(spec) = self.take_over(setup, steward) {
+                    self.learn(setup, steward);
+                    for volume in spec.minus(self.spec).iter() {
+                        self.taken[usize::from(volume) % MOST_VOLUMES] = 0;
+                    }
                     self.spec = spec;
                     self.overdue = false;
                 }
@@ -295,6 +299,7 @@ impl World {
             Action::Overdue => self.overdue = true,
             Action::Want(volumes) => self.wanted = volumes,
             Action::Heal(uid) | Action::Delete(uid) => {
+                self.learn(setup, steward);
                 if steward.may_delete(self, setup, uid)
                     && let Some(pod) = self.pod_mut(uid)
                 {
@@ -337,6 +342,13 @@ impl World {
         matches!(self.expectation, crate::state::Expectation::Created(uid) if self.pod(uid).is_none())
     }
 
+    /// Whatever our program is asked, it notes what it sees.
+    pub(crate) fn learn(&mut self, setup: Setup, steward: &dyn Steward) {
+        if let Some(taken) = steward.learn(self, setup) {
+            self.taken = taken;
+        }
+    }
+
     fn set_phase(&mut self, uid: Uid, phase: PodPhase) {
         if let Some(pod) = self.pod_mut(uid) {
             pod.phase = phase;
@@ -374,6 +386,7 @@ impl World {
             return;
         }
         self.launcher = launcher;
+        self.taken = Default::default();
         for volume in 0..8 {
             let device = if self.domain.has(volume) {
                 crate::state::Device::From(pod)

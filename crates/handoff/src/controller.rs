@@ -161,6 +161,7 @@ fn delete_all(world: &mut World, setup: Setup, steward: &dyn Steward, uids: &[Ui
         if world.pod(*uid).is_none() {
             continue;
         }
+        world.learn(setup, steward);
         if !steward.may_delete(world, setup, *uid) {
             // The expectation of a pod created in the same pass is lost with the refusal
             // (expectations.go), so that the next pass may not know of it.
@@ -205,8 +206,11 @@ fn report(world: &mut World, setup: Setup) {
             }
         } else {
             let held = matches!(status.phase, Phase::Ready | Phase::MountedToPod);
-            if !setup.release.waits_for_unplug() || !held {
-                status.phase = if listed.has(volume) { Phase::Detaching } else { Phase::Absent };
+            // Whatever it says, an entry goes when no pod lists the volume: after a migration none may.
+            if !listed.has(volume) {
+                status.phase = Phase::Absent;
+            } else if !setup.release.waits_for_unplug() || !held {
+                status.phase = Phase::Detaching;
             }
             if status.phase == Phase::Absent {
                 status.pod = 0;

@@ -218,6 +218,8 @@ pub struct World {
     pub lost: bool,
     /// The namespace is being deleted.
     pub terminating: bool,
+    /// The pod that our program has noted each volume to be taken from; 0: none.
+    pub taken: [Uid; MOST_VOLUMES],
     /// The last uid given.
     pub uids: Uid,
     /// The last launcher.
@@ -304,6 +306,7 @@ impl World {
             migration: Migration::None,
             lost: false,
             terminating: false,
+            taken: Default::default(),
             uids: 1,
             launchers: 1,
             harm: Harm::default(),

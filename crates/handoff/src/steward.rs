@@ -17,7 +17,7 @@ use hotplug::view::{Phase as PhaseView, PodPhase as PodPhaseView};
 
 use crate::drivers::Driver;
 use crate::state::{Age, Device, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
-use crate::volumes::{Volume, Volumes};
+use crate::volumes::{MOST_VOLUMES, Volume, Volumes};
 
 /// What is asked before something happens.
 pub trait Steward {
@@ -41,6 +41,10 @@ pub trait Steward {
     /// that the launcher has already.
     fn uses(&self, setup: Setup, volumes: Volumes, in_guest: Volumes) -> Volumes {
         volumes.minus(setup.filesystem.and(in_guest))
+    }
+    /// Which pod each volume was taken from, as far as our program can tell when it is asked something.
+    fn learn(&self, _: &World, _: Setup) -> Option<[Uid; MOST_VOLUMES]> {
+        None
     }
     /// Pods that should go.
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid>;
@@ -281,7 +285,26 @@ impl Steward for Present {
         let Some(pod) = world.pod(uid).filter(|_| self.guard) else { return true };
         let texts = Texts::get();
         let seen = self.observe(world, setup, texts, pod);
-        guard::decide(&seen, &self.record(world, texts), &Limits::default(), NOW).is_allowed()
+        let mut record = self.record(world, texts, pod.launcher);
+        if let Some(instance) = &seen.instance {
+            record.learn(instance, &seen.siblings, &seen.classes);
+        }
+        guard::decide(&seen, &record, &Limits::default(), NOW).is_allowed()
+    }
+
+    fn learn(&self, world: &World, setup: Setup) -> Option<[Uid; MOST_VOLUMES]> {
+        if !self.class.pin {
+            return None;
+        }
+        let texts = Texts::get();
+        let mut record = self.record(world, texts, world.launcher);
+        let instance = texts.instance(world, world.spec);
+        record.learn(&instance, &texts.pods(world, setup, world.launcher), &self.classes());
+        let mut taken = [0; MOST_VOLUMES];
+        for (volume, at) in (0..).zip(&mut taken) {
+            *at = record.taken.get(name(volume)).and_then(|uid| uid.parse().ok()).unwrap_or_default();
+        }
+        Some(taken)
     }
 
     fn may_change(&self, world: &World, setup: Setup, volumes: Volumes) -> bool {
@@ -394,8 +417,12 @@ impl Present {
         (0..8).map(|volume| (claim(volume), self.class)).collect()
     }
 
-    fn record(&self, world: &World, texts: &Texts) -> Record {
+    /// The record of a launcher.
+    fn record(&self, world: &World, texts: &Texts, launcher: u8) -> Record {
         let mut record = Record::default();
+        let noted = (0..).zip(world.taken).filter(|(_, uid)| *uid != 0 && launcher == world.launcher);
+        record.taken =
+            noted.map(|(volume, uid)| (name(volume).to_owned(), texts.uid(uid).to_owned())).collect();
         for pod in world.pods.iter().filter(|pod| pod.granted && self.grants) {
             record.grant(texts.uid(pod.uid), NOW);
         }

@@ -237,3 +237,33 @@ async fn recorded_exchanges_replay() {
     }
     assert!(replayed >= 20, "only {replayed} exchanges were found");
 }
+
+/// Domains as KubeVirt's converter writes them, and as libvirt shows the running ones: without an edit they stay as
+/// they are, and a ROM is put where the one stood that libvirt's own define took.
+#[test]
+fn recorded_domains_take_a_rom_as_libvirt_took_it() {
+    let Some(recordings) = recordings() else {
+        eprintln!("skipped: no recordings (set GOLDEN_HOOKS)");
+        return;
+    };
+    let folder = |name: &str| recordings.parent().unwrap().join(name);
+    let mut read = 0;
+    for path in ["converter", "xml"].iter().flat_map(|name| std::fs::read_dir(folder(name)).unwrap()) {
+        let path = path.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "xml") {
+            continue;
+        }
+        let xml = std::fs::read(&path).unwrap();
+        let same = hook::edit::apply(&hook::domain::Domain::parse(&xml).unwrap(), &[]).unwrap();
+        assert_eq!(same.as_bytes(), xml, "{}", path.display());
+        read += 1;
+    }
+    assert!(read >= 20, "only {read} domains were found");
+    let text = |name: &str| std::fs::read(folder("converter").join(name)).unwrap();
+    let (before, taken) = (text("full.converter.xml"), text("full.rom-injected.xml"));
+    let file = "/var/run/kubevirt-hooks/hook-sidecar-0/vbios/x.rom".to_owned();
+    let device = hook::arguments::Device::Alias("ua-hostdevice-igpu".into());
+    let edits = [hook::edit::Edit::Rom(hook::edit::RomBar { device, file })];
+    let ours = hook::edit::apply(&hook::domain::Domain::parse(&before).unwrap(), &edits).unwrap();
+    assert_eq!(ours.as_bytes(), taken);
+}

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Seconds;
+use crate::policy::Classes;
+use crate::view::{AttachmentPod, Instance, Phase, PodVolume, Usage};
 
 /// Entries of one kind that a record holds at the most; a launcher has a handful of pods, and an
 /// annotation must not grow without bound.
@@ -36,6 +38,9 @@ pub struct Record {
     /// Volumes whose removal was let through, and when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<String, Seconds>,
+    /// Volumes of pinned classes that the launcher has, and the attachment pod (by uid) that each was taken from.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub taken: BTreeMap<String, String>,
 }
 
 impl Record {
@@ -81,6 +86,8 @@ impl Record {
         self.held = None;
         for volume in added {
             self.left.remove(volume);
+            // It may be taken anew, from another pod.
+            self.taken.remove(volume);
         }
         self.left.extend(removed.map(|volume| (volume.to_owned(), now)));
     }
@@ -97,6 +104,34 @@ impl Record {
             return now;
         }
         *self.departs.get_or_insert(now)
+    }
+
+    /// Notes which pod each volume of a pinned class was taken from, where that is certain. Neither `attachPodUID` tells,
+    /// which moves on to the replacement while the launcher keeps its device node (mount.go:429-484, v1.9), nor the age of
+    /// pods, which has seconds. But virt-handler takes a volume from a ready pod only, and the device goes with that pod: so
+    /// when a single ready pod uses a volume that the launcher has, it is the one. `pods` are all of the launcher.
+    pub fn learn(&mut self, instance: &Instance<'_>, pods: &[AttachmentPod<'_>], classes: &Classes<'_>) {
+        let has = |name: &str| {
+            instance.status_of(name).is_some_and(|status| {
+                !status.target.is_empty() || matches!(status.phase, Phase::MountedToPod | Phase::Ready)
+            })
+        };
+        self.taken.retain(|volume, pod| has(volume) && pods.iter().any(|one| one.uid == pod));
+        let pinned = |claim: &str| classes.get(claim).is_some_and(|class| class.pin);
+        for status in &instance.status {
+            if self.taken.contains_key(status.name) || self.taken.len() >= MOST || !has(status.name) {
+                continue;
+            }
+            let mut carriers = pods.iter().filter(|pod| {
+                let uses = |volume: &PodVolume<'_>| {
+                    volume.name == status.name && volume.usage != Usage::Listed && pinned(volume.claim)
+                };
+                pod.ready && pod.volumes.iter().any(uses)
+            });
+            if let (Some(pod), None) = (carriers.next(), carriers.next()) {
+                self.taken.insert(status.name.to_owned(), pod.uid.to_owned());
+            }
+        }
     }
 
     /// Notes that a delete was allowed.

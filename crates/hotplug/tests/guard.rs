@@ -291,19 +291,67 @@ fn exclusive_publish_accepts_a_gap_only_when_there_is_no_other_way() {
     }
 }
 
-/// A driver with a device for each publication: the pod that was first stays, later ones may go.
+/// A driver with a device for each publication: the pod that a volume was taken from stays, others may go. Pods may be of
+/// the same second, so their age is not asked.
 #[test]
 fn pin_keeps_the_pod_that_a_volume_was_taken_from() {
-    let both = |age_of_other: i64| {
+    let both = |ready: bool| {
         changed(|w| {
-            let mut other = pod("new", &[("a", Use::Device)]);
-            other["metadata"]["creationTimestamp"] = ago(age_of_other).into();
+            let mut other = pod("new", &[("a", Use::Device), ("b", Use::Device)]);
+            other["status"]["containerStatuses"][0]["ready"] = ready.into();
             w.others = vec![other];
             w.class.pin = true;
         })
     };
-    assert_eq!(loss(&both(10)), Loss::Pinned);
-    assert_eq!(verdict(&both(7200)), Verdict::Allow(Reason::Covered));
+    let taken =
+        |from: &str| Record { taken: [("a".to_owned(), from.to_owned())].into(), ..Record::default() };
+    let ask = |world: &World, record: &Record| match decide(&world.observe(), record, &Limits::default(), NOW)
+    {
+        Verdict::Deny(Denial { volumes, .. }) => Err(volumes[0].loss),
+        Verdict::Allow(reason) => Ok(reason),
+    };
+    assert_eq!(ask(&both(true), &taken("u-old")), Err(Loss::Pinned));
+    assert_eq!(ask(&both(true), &taken("u-new")), Ok(Reason::Covered));
+    assert_eq!(ask(&both(false), &taken("u-new")), Err(Loss::NotReady));
+    // Nothing is known, or a pod that is gone is: it may be this one.
+    assert_eq!(ask(&both(true), &Record::default()), Err(Loss::Pinned));
+    assert_eq!(ask(&both(true), &taken("u-gone")), Err(Loss::Pinned));
+    let mut record = taken("u-new");
+    record.grant("u-new", NOW);
+    assert_eq!(ask(&both(true), &record), Err(Loss::Doomed));
+}
+
+/// What is noted while only one pod can be the source holds when there are more; what is uncertain is not noted.
+#[test]
+fn the_pod_that_a_pinned_volume_comes_from_is_noted_while_it_is_certain() {
+    let classes = |pin: bool| {
+        let class = Class { pin, ..Class::default() };
+        [("pvc-a", class), ("pvc-b", class)].into_iter().collect()
+    };
+    let learn = |record: &mut Record, vmi: &Value, pods: &[Value], pin: bool| {
+        let pods: Vec<_> = pods.iter().filter_map(AttachmentPod::read).collect();
+        record.learn(&Instance::read(vmi), &pods, &classes(pin));
+        record.taken.iter().map(|(volume, pod)| format!("{volume} {pod}")).collect::<Vec<_>>()
+    };
+    let (old, new) =
+        (pod("old", &[("a", Use::Device)]), pod("new", &[("a", Use::Device), ("b", Use::Device)]));
+    let mut starting = new.clone();
+    starting["status"]["containerStatuses"][0]["ready"] = false.into();
+    let pods = [old.clone(), new.clone()];
+    let both = vmi(&["a", "b"]);
+    // Two ready pods: `a` may come from either.
+    assert_eq!(learn(&mut Record::default(), &both, &pods, true), ["b u-new"]);
+    // The replacement was never ready, so nothing was taken from it.
+    let mut record = Record::default();
+    assert_eq!(learn(&mut record, &vmi(&["a"]), &[old.clone(), starting], true), ["a u-old"]);
+    assert_eq!(learn(&mut record, &both, &pods, true), ["a u-old", "b u-new"]);
+    // A volume that comes back may come from another pod; one that has left, or whose pod is gone, is forgotten.
+    record.pass(std::iter::empty(), ["a"].into_iter(), NOW);
+    assert_eq!(learn(&mut record, &both, &pods, true), ["b u-new"]);
+    assert_eq!(learn(&mut record, &vmi(&["a"]), &pods, true), Vec::<String>::new());
+    assert_eq!(learn(&mut record, &both, &[old], true), ["a u-old"]);
+    assert_eq!(learn(&mut record, &both, &[new], true), ["a u-new", "b u-new"]);
+    assert_eq!(learn(&mut Record::default(), &both, &pods, false), Vec::<String>::new());
 }
 
 /// The target of a migration serves nobody yet, and losing it fails the migration.

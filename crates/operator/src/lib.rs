@@ -15,7 +15,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod readiness;
 pub mod register;
-mod resize;
+pub mod resize;
 pub mod rest;
 mod run;
 pub mod telemetry;

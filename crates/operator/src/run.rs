@@ -151,8 +151,9 @@ impl Operator {
         }
         background.extend(facts::spawn_policies(&client, &policies, &ending));
         if let Some(steward) = steward {
-            let sweep = move |stop| hotplug::sweep(Arc::clone(&steward), stop);
-            background.push(election.run("hotplug", &ending, sweep));
+            background.push(tokio::spawn(hotplug::follow_denials(Arc::clone(&steward), ending.clone())));
+            let heal = move |stop| hotplug::heal(Arc::clone(&steward), stop);
+            background.push(election.run("hotplug", &ending, heal));
         }
         if let Some(exporter) = exporter {
             background.push(tokio::spawn(exporter.run(ending.clone())));

@@ -58,6 +58,11 @@ async fn sockets_and_memory_arrive_by_a_migration() {
     // As recorded: two more vCPUs, one more GiB, and the overhead that goes with them.
     assert_eq!((&requests["cpu"], &requests["memory"]), (&json!("400m"), &json!("2360Mi")));
     assert!(condition(&cluster.get(&vm_path("web")).await.unwrap(), "RestartRequired").is_none());
+    // The template that it was started with asks for less than it has by now.
+    let change = domain(json!({"cpu": {"sockets": 2}, "memory": {"guest": "1Gi"}}));
+    cluster.call(Method::PATCH, &vm_path("web"), change).await.unwrap();
+    let stuck = |vm: Option<&Value>| vm.is_some_and(|vm| condition(vm, "RestartRequired").is_some());
+    cluster.wait(&vm_path("web"), "waiting for a restart", stuck).await;
     cluster.stop().await;
 }
 

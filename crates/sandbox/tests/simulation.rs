@@ -404,5 +404,58 @@ fn vms_start_move_and_stop_in_every_release() {
             world.until("the VM has stopped", 2 * MINUTE, stopped).await.unwrap();
         });
         ran.unwrap_or_else(|error| panic!("{release}: {error}"));
+
+/// A live migration there and back, with messages that take up to a tenth of a second each, so that every
+/// component is late in its own way. `MOVES=FIRST..LAST` tries other seeds.
+#[test]
+fn a_guest_moves_there_and_back_however_late_messages_are() {
+    let chosen = std::env::var("MOVES").ok();
+    let (first, last) = chosen
+        .as_deref()
+        .and_then(|range| range.split_once(".."))
+        .map_or((1, 3), |(first, last)| (first.parse().unwrap(), last.parse().unwrap()));
+    for seed in first..=last {
+        let simulation = Simulation::new(seed).transit(Duration::from_millis(100));
+        let moved = simulation.nodes(2).vms(1).run(async |world| {
+            ready(world, 1).await;
+            let vmi = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/vm-1";
+            let node = async || world.get(vmi).await.unwrap()["status"]["nodeName"].clone();
+            let home = node().await;
+            for (name, there) in [("there", false), ("back", true)] {
+                let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+                    "metadata": {"name": name, "namespace": "default"}, "spec": {"vmiName": "vm-1"}});
+                let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations";
+                world.send(Request::post(path).body(migration).unwrap()).await.unwrap();
+                let path = format!("{path}/{name}");
+                let over = async || world.get(&path).await.is_ok_and(|one| one["status"]["phase"] == "Succeeded");
+                let waited = world.until(name, MINUTE, over).await;
+                assert!(waited.is_ok(), "seed {seed}: {:#}", world.get(&path).await.unwrap()["status"]);
+                let phases = world.get(&path).await.unwrap()["status"]["phaseTransitionTimestamps"].clone();
+                let phases: Vec<_> = phases.as_array().unwrap().iter().map(|one| one["phase"].clone()).collect();
+                let order =
+                    ["Pending", "Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running", "Succeeded"];
+                assert_eq!(phases, order, "seed {seed}");
+                let tidy = async || {
+                    let vmi = world.get(vmi).await.unwrap();
+                    let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+                    vmi["metadata"]["labels"].get("kubevirt.io/migrationTargetNodeName").is_none()
+                        && vmi["status"]["conditions"].as_array().unwrap().iter().any(is_ready)
+                };
+                let waited = world.until("tidy", MINUTE, tidy).await;
+                let vmi = world.get(vmi).await.unwrap();
+                assert!(waited.is_ok(), "seed {seed}: {vmi:#}");
+                let state = &vmi["status"]["migrationState"];
+                assert_eq!((&state["completed"], &state["mode"]), (&json!(true), &json!("PreCopy")), "seed {seed}");
+                assert_eq!(vmi["status"]["nodeName"] == home, there, "seed {seed}: {state:#}");
+                assert_eq!(state["targetNode"], vmi["status"]["nodeName"], "seed {seed}");
+                assert_eq!(vmi["metadata"]["labels"]["kubevirt.io/nodeName"], vmi["status"]["nodeName"], "seed {seed}");
+                assert_eq!(vmi["status"]["interfaces"][0]["name"], "default", "seed {seed}");
+                let old = format!("/api/v1/namespaces/default/pods/{}", state["sourcePod"].as_str().unwrap());
+                let ended = async || world.get(&old).await.is_ok_and(|pod| pod["status"]["phase"] == "Succeeded");
+                world.until("the old pod has ended", MINUTE, ended).await.unwrap();
+            }
+            ready(world, 1).await;
+        });
+        moved.unwrap();
     }
 }

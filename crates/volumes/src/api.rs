@@ -1,7 +1,7 @@
 //! Requests on raw JSON.
 
 use http::header::CONTENT_TYPE;
-use http::{Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
@@ -30,11 +30,18 @@ impl Reply {
 }
 
 #[derive(Clone)]
-pub(crate) struct Api(Client);
+pub(crate) struct Api {
+    client: Client,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
 
 impl Api {
     pub(crate) fn new(client: Client) -> Self {
-        Self(client)
+        Self { client, headers: Vec::new() }
+    }
+
+    pub(crate) fn with_headers(self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { headers, ..self }
     }
 
     /// Sends a body; null: none.
@@ -48,13 +55,13 @@ impl Api {
         let doing = format!("{method} {path}");
         let failed = |wrong: String| Error::Api { doing: doing.clone(), wrong, code: 0 };
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = Request::builder()
-            .method(method.clone())
-            .uri(path)
-            .header(CONTENT_TYPE, content_type)
-            .body(Body::from(body))
-            .map_err(|error| failed(error.to_string()))?;
-        let answer = self.0.send(request).await.map_err(|error| failed(error.to_string()))?;
+        let mut request =
+            Request::builder().method(method.clone()).uri(path).header(CONTENT_TYPE, content_type);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::from(body)).map_err(|error| failed(error.to_string()))?;
+        let answer = self.client.send(request).await.map_err(|error| failed(error.to_string()))?;
         let status = answer.status();
         let bytes = Limited::new(answer.into_body(), MOST)
             .collect()

@@ -128,7 +128,7 @@ impl Work<'_> {
     }
 
     /// The hotplugged volumes that a change does not name.
-    async fn others(&self, add: &[Addition], remove: &[String]) -> Result<Vec<Addition>, Error> {
+    async fn others(&mut self, add: &[Addition], remove: &[String]) -> Result<Vec<Addition>, Error> {
         let snapshot = self.machine.observe(&[]).await?;
         let named =
             |name: &str| remove.iter().any(|one| one == name) || add.iter().any(|one| one.name == name);
@@ -209,7 +209,7 @@ impl Work<'_> {
     ) -> Result<Option<String>, Error> {
         let claims = snapshot.exclusive(&wish.add, adds);
         let taken = self.locks.take(self.machine, &self.pace.holder, &claims).await?;
-        Ok(taken.map(|taken| format!("claim {} is being moved by {}", taken.claim, taken.by)))
+        Ok(taken.map(|taken| taken.words()))
     }
 
     fn give_up_when_late(&self, wish: &Wish) -> Result<(), Error> {
@@ -225,7 +225,7 @@ impl Work<'_> {
     }
 }
 
-fn claim_words(one: &ClaimTrouble) -> String {
+pub(crate) fn claim_words(one: &ClaimTrouble) -> String {
     format!("volume {} waits for claim {}: {}", one.volume, one.claim, one.why)
 }
 
@@ -239,7 +239,7 @@ fn change_words(adds: &[String], removes: &[String]) -> String {
 
 impl Machine {
     /// Writes a step; `false`: somebody else was faster, look again.
-    async fn write(
+    pub(crate) async fn write(
         &self,
         way: Way,
         wish: &Wish,

@@ -31,15 +31,18 @@ mod apply;
 mod locks;
 mod observe;
 mod status;
+mod step;
 
 use std::time::Duration;
 
 use hotplug::plan::{Addition, PlanError};
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use api::Api;
 pub use observe::Way;
 pub use status::{Report, VolumeReport};
+pub use step::Stand;
 
 /// What went wrong, one variant for each thing that was done.
 #[derive(Debug, thiserror::Error)]
@@ -159,8 +162,31 @@ impl Machine {
         Self { api: Api::new(client), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
+    /// The same with headers on every request, which say for whom it is made.
+    #[must_use]
+    pub fn with_headers(mut self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        self.api = self.api.with_headers(headers);
+        self
+    }
+
     /// `namespace/name`
     pub fn label(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service works for many callers at once.
+    #[test]
+    fn what_is_waited_for_can_move_between_threads() {
+        fn check<T: Send>(_: T) {}
+        let _ = |machine: &Machine, change: Change| {
+            check(machine.step(&change, "holder", false));
+            check(machine.report());
+            check(machine.change(change.clone(), &Pace::default(), &mut |_| ()));
+        };
     }
 }

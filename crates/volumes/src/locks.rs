@@ -21,6 +21,13 @@ pub(crate) struct Taken {
     pub(crate) by: String,
 }
 
+impl Taken {
+    /// In words, for people.
+    pub(crate) fn words(&self) -> String {
+        format!("claim {} is being moved by {}", self.claim, self.by)
+    }
+}
+
 /// Locks that are held.
 #[derive(Default)]
 pub(crate) struct Locks {
@@ -41,6 +48,23 @@ pub(crate) fn holder_of(lease: &Value, me: &str, now: Timestamp) -> Option<Strin
 }
 
 impl Locks {
+    /// Locks that an earlier call may have taken.
+    pub(crate) fn of(claims: &[&str]) -> Self {
+        Self { held: claims.iter().map(|claim| (*claim).to_owned()).collect() }
+    }
+
+    /// Keeps those alive that are still this holder's.
+    pub(crate) async fn renew_own(&self, machine: &Machine, me: &str) -> Result<(), Error> {
+        for claim in &self.held {
+            // Without the right to read Leases there are no locks.
+            let lease = machine.api.find(&path(&machine.namespace, &lock_name(claim))).await;
+            if lease.is_ok_and(|lease| lease["spec"]["holderIdentity"] == me) {
+                acquire(&machine.api, &machine.namespace, claim, me).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the locks of `claims`, which are in order; holding others is an error of the caller. `Some`: somebody has one.
     pub(crate) async fn take(
         &mut self,

@@ -122,6 +122,23 @@ fn account(pods: Option<&Vec<Value>>) -> Option<(String, String)> {
     Some((text("/metadata/namespace")?.into(), text("/spec/serviceAccountName").unwrap_or("default").into()))
 }
 
+/// Whether the operator may act as virt-controller, which memory of VMs that cannot migrate needs;
+/// nothing when the caller may not see who the operator is, or not ask about others.
+pub async fn grant(cluster: &Cluster, kubevirt: &Value) -> Result<Option<bool>> {
+    let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    let facts = Facts { webhooks: list(cluster, configurations).await?, ..Facts::default() };
+    let Some((namespace, name)) = webhook_service(&facts) else { return Ok(None) };
+    let Some(account) = account(behind(cluster, &namespace, &name).await?.as_ref()) else { return Ok(None) };
+    let namespace = kubevirt["metadata"]["namespace"].as_str().unwrap_or("kubevirt");
+    ask(cluster, Some(&account), &impersonation(namespace)).await
+}
+
+/// The one right of design D2.
+fn impersonation(kubevirt_namespace: &str) -> Value {
+    json!({"verb": "impersonate", "group": "", "resource": "serviceaccounts",
+        "namespace": kubevirt_namespace, "name": "kubevirt-controller"})
+}
+
 /// Asks the authorizer about every right. Asking about others needs a right of its own.
 async fn rights(cluster: &Cluster, facts: &Facts) -> Result<Vec<Right>> {
     let (operator, agent) = (account(facts.operators.as_ref()), account(facts.agents.as_ref()));
@@ -129,15 +146,13 @@ async fn rights(cluster: &Cluster, facts: &Facts) -> Result<Vec<Right>> {
     let kubevirt = kubevirt.and_then(|one| one["metadata"]["namespace"].as_str()).unwrap_or("kubevirt");
     let mut found = Vec::with_capacity(RIGHTS.len());
     for right in RIGHTS {
-        let mut attributes = json!({"verb": right.verb, "group": right.group});
         let (resource, subresource) = right.resource.split_once('/').unwrap_or((right.resource, ""));
-        attributes["resource"] = resource.into();
+        let mut attributes = json!({"verb": right.verb, "group": right.group, "resource": resource});
         if !subresource.is_empty() {
             attributes["subresource"] = subresource.into();
         }
         if right.verb == "impersonate" {
-            attributes["namespace"] = kubevirt.into();
-            attributes["name"] = "kubevirt-controller".into();
+            attributes = impersonation(kubevirt);
         }
         let allowed = match (right.who, &operator, &agent) {
             (Who::Operator, Some(account), _) | (Who::Agent, _, Some(account)) => {

@@ -4,11 +4,13 @@
 mod correct;
 mod progress;
 mod read;
+mod shape;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ::resize::Fallback;
 use ::resize::machine::Wanted;
 use ::resize::plan::Plan;
 use ::resize::quantity::{bytes, show_bytes, show_cpu};
@@ -20,6 +22,7 @@ use serde_json::{Value, json};
 use crate::cli::DENIED;
 use crate::cluster::Cluster;
 use crate::output::print;
+use crate::presented::{Document, document};
 use crate::problem::Problem;
 use crate::table;
 use read::Found;
@@ -44,6 +47,7 @@ pub struct Where {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward vm resize db --sockets 4 --memory 8Gi --dry-run
+  virt-steward vm resize db --sockets 4 --dry-run -o json
   virt-steward vm resize db --sockets 4 --wait --timeout 5m
   virt-steward vm resize db --limit-memory 12Gi --wait
   virt-steward vm resize db --request-memory 6Gi --limit-cpu 4
@@ -71,16 +75,23 @@ pub struct Args {
     /// How long to wait: 30s, 5m
     #[arg(long, default_value = "10m", value_parser = duration)]
     timeout: Duration,
+    /// Form of the plan
+    #[arg(long, short, value_enum)]
+    output: Option<Document>,
 }
 
 /// Arguments of `vm resize-status`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward vm resize-status db
-  virt-steward vm resize-status db -n team")]
+  virt-steward vm resize-status db -n team
+  virt-steward vm resize-status db -o json")]
 pub struct StatusArgs {
     #[command(flatten)]
     of: Where,
+    /// Form of the answer
+    #[arg(long, short, value_enum)]
+    output: Option<Document>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -100,12 +111,20 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let cluster = Cluster::connect(args.of.kubeconfig.as_deref(), args.of.context.clone()).await?;
     let found = read::find(&cluster, &args.of).await?;
     if args.corrections.are_asked_for() {
-        let way = correct::Way { dry_run: args.dry_run, wait: args.wait, timeout: args.timeout };
+        let way = correct::Way {
+            dry_run: args.dry_run,
+            wait: args.wait,
+            timeout: args.timeout,
+            output: args.output,
+        };
         return correct::run(&cluster, &args.of, &found, &args.corrections, way).await;
     }
     let wanted = wanted(&args, &found)?;
     let plan = found.plan(&wanted);
-    print(&shown(&plan, &found))?;
+    match args.output {
+        Some(format) => document(format, &shape::plan(&args.of, &plan, &found))?,
+        None => print(&shown(&plan, &found))?,
+    }
     if args.dry_run || plan.from == plan.to {
         let refused = !plan.obstacles.is_empty() && plan.from != plan.to;
         return Ok(if refused { ExitCode::from(DENIED) } else { ExitCode::SUCCESS });
@@ -178,20 +197,95 @@ fn shown(plan: &Plan, found: &Found) -> String {
         rows.push(row("pod CPU", cpu, cpu_then));
         rows.push(row("pod memory", memory, memory_then));
     }
-    let mut text = table::render(&rows);
-    if plan.from == plan.to {
-        text.push_str("\nnothing changes\n");
-    } else if plan.obstacles.is_empty() {
-        text.push_str(if found.in_place {
-            "\nin place: pod, then guest, then VMI; no migration\n"
-        } else {
-            "\nby live migration: in-place resize is not in force for this VM; annotate it with\n  vm-feature-manager.io/in-place-resize: Enabled\n"
-        });
-    } else {
-        text.push_str("\nnot in place:\n");
-        text.extend(plan.obstacles.iter().map(|obstacle| format!("  {obstacle}\n")));
+    format!("{}\n{}{}", table::render(&rows), how(plan, found), grant(plan, found))
+}
+
+/// How it comes about, in words.
+fn how(plan: &Plan, found: &Found) -> String {
+    match way(plan, found) {
+        Way::Nothing => "nothing changes\n".into(),
+        Way::InPlace => format!("in place: pod, then guest, then VMI; no migration\n{}", otherwise(found)),
+        Way::Migration => format!("by live migration: {NOT_IN_FORCE}"),
+        Way::Restart => format!("at the next start, for the VM cannot migrate: {NOT_IN_FORCE}"),
+        Way::NotInPlace => {
+            let obstacles = plan.obstacles.iter().map(|obstacle| format!("  {obstacle}\n"));
+            format!("not in place:\n{}", obstacles.collect::<String>())
+        }
     }
-    text
+}
+
+/// Whether memory may be written as KubeVirt itself, where that is needed.
+fn grant(plan: &Plan, found: &Found) -> &'static str {
+    match found.grant {
+        _ if !asks_for_the_grant(plan, found) => "",
+        Some(true) => "the operator may write memory of VMs that cannot migrate (resize.declareMemory)\n",
+        Some(false) => {
+            "the operator may not write memory of VMs that cannot migrate (resize.declareMemory)\n"
+        }
+        None => {
+            "whether the operator may write memory of VMs that cannot migrate could not be asked about: taken as no\n"
+        }
+    }
+}
+
+const NOT_IN_FORCE: &str = "in-place resize is not in force for this VM; annotate it with\n  vm-feature-manager.io/in-place-resize: Enabled\n";
+
+/// How a resize comes about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Nothing,
+    InPlace,
+    /// KubeVirt's own.
+    Migration,
+    /// KubeVirt's own, for what cannot migrate.
+    Restart,
+    /// Something stands in the way.
+    NotInPlace,
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::InPlace => "in-place",
+            Self::Migration => "migration",
+            Self::Restart => "restart",
+            Self::NotInPlace => "not-in-place",
+        }
+    }
+}
+
+fn way(plan: &Plan, found: &Found) -> Way {
+    if plan.from == plan.to {
+        Way::Nothing
+    } else if !plan.obstacles.is_empty() {
+        Way::NotInPlace
+    } else if found.policy.is_some() {
+        Way::InPlace
+    } else if found.migratable {
+        Way::Migration
+    } else {
+        Way::Restart
+    }
+}
+
+/// Memory of a VM that cannot migrate is written as KubeVirt itself, or not at all.
+fn asks_for_the_grant(plan: &Plan, found: &Found) -> bool {
+    !found.migratable && plan.from.guest != plan.to.guest
+}
+
+/// What happens when node, quota or guest say no.
+fn otherwise(found: &Found) -> String {
+    let Some(policy) = &found.policy else { return String::new() };
+    let what = match policy.fallback {
+        Fallback::Wait => {
+            return "if that is refused: asked for again until it works (resize-fallback Wait)\n".into();
+        }
+        Fallback::Migrate if found.migratable => "by live migration (resize-fallback Migrate)",
+        Fallback::Migrate => "everything goes back (resize-fallback Migrate, and the VM cannot migrate)",
+        Fallback::Revert => "everything goes back (resize-fallback Revert)",
+    };
+    format!("if that is refused, or not done in {} s: {what}\n", policy.deadline)
 }
 
 /// The one write of a resize: the VM's template, as it was read.
@@ -215,7 +309,10 @@ async fn change(cluster: &Cluster, args: &Args, found: &Found, wanted: &Wanted) 
 pub async fn status(args: StatusArgs) -> Result<ExitCode> {
     let cluster = Cluster::connect(args.of.kubeconfig.as_deref(), args.of.context.clone()).await?;
     let found = read::find(&cluster, &args.of).await?;
-    print(&progress::describe(&found)?)?;
+    match args.output {
+        Some(format) => document(format, &shape::status(&args.of, &found)?)?,
+        None => print(&progress::describe(&found)?)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -246,7 +343,8 @@ mod tests {
             last: compute(400, 2360),
             obstacles: Vec::new(),
         };
-        let found = Found { pod: json!({}), in_place: true, ..Found::default() };
+        let policy = ::resize::Policy { in_place: true, ..::resize::Policy::default() };
+        let found = Found { pod: json!({}), policy: Some(policy), migratable: true, ..Found::default() };
         assert_eq!(
             shown(&plan, &found),
             "              NOW     THEN\n\
@@ -254,9 +352,20 @@ mod tests {
              guest memory  1Gi     2Gi\n\
              pod CPU       200m    400m\n\
              pod memory    1320Mi  2360Mi\n\
-             \nin place: pod, then guest, then VMI; no migration\n"
+             \nin place: pod, then guest, then VMI; no migration\n\
+             if that is refused, or not done in 300 s: by live migration (resize-fallback Migrate)\n"
+        );
+        let stuck = Found { migratable: false, ..found };
+        assert!(shown(&plan, &stuck).contains("could not be asked about: taken as no"));
+        assert!(shown(&plan, &stuck).contains("and the VM cannot migrate)"));
+        assert!(
+            shown(&plan, &Found { grant: Some(true), ..stuck }).contains("the operator may write memory")
+        );
+        let found = Found::default();
+        assert!(
+            shown(&plan, &found).contains("\nat the next start, for the VM cannot migrate: in-place resize")
         );
         plan.obstacles.push(::resize::Obstacle::DedicatedCpus);
-        assert!(shown(&plan, &found).contains("not in place:\n  dedicatedCpuPlacement"));
+        assert!(shown(&plan, &found).contains("\nnot in place:\n  dedicatedCpuPlacement"));
     }
 }

@@ -107,3 +107,58 @@ async fn doctor_finds_what_is_missing_and_calls_the_webhook() {
     let small = json["virtualMachines"].to_string();
     assert!(small.contains("guests with less than 1Gi"), "{small}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_asks_whether_the_operator_has_the_grant() {
+    let stage = Stage::start().await;
+    stage.vm_with("stuck", None, json!({}), false).await;
+    stage.vm("free", None).await;
+    let run = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        words.extend(["--kubeconfig", stage.kubeconfig.to_str().unwrap()]);
+        virt_steward(&words, "")
+    };
+    let plan = |name: &str| {
+        let planned = run(&format!("vm resize {name} --memory 2Gi --dry-run -o json"));
+        let plan: Value = serde_json::from_str(&planned.stdout).unwrap();
+        (planned.status, plan["way"].clone(), plan.get("declareMemoryGranted").cloned())
+    };
+    // Nobody is registered, so nobody knows whose right it would be.
+    assert_eq!(plan("stuck"), (2, json!("not-in-place"), Some(Value::Null)));
+    assert_eq!(plan("free"), (0, json!("migration"), None));
+    let core = "/api/v1/namespaces/default";
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "steward"},
+        "spec": {"selector": {"app": "steward"}, "ports": [{"port": 443}]}});
+    stage.create(&format!("{core}/services"), service).await;
+    let webhook = json!({"name": "resize.vm-feature-manager.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "failurePolicy": "Ignore", "clientConfig": {"service": {"namespace": "default", "name": "steward", "path": "/resize"}},
+        "rules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nothing"]}]});
+    let registered = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "00-virt-steward-resize"}, "webhooks": [webhook]});
+    let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    stage.create(configurations, registered).await;
+    // The agents' account may not act as virt-controller, the operator's may.
+    for (account, expected) in [
+        ("agent", (2, json!("not-in-place"), Some(json!(false)))),
+        ("operator", (0, json!("restart"), Some(json!(true)))),
+    ] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "steward", "labels": {"app": "steward"}},
+            "spec": {"serviceAccountName": account, "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "steward", "image": "registry.example/steward:1"}]}});
+        stage.create(&format!("{core}/pods"), pod).await;
+        assert_eq!(plan("stuck"), expected, "{account}");
+        let pod = format!("{core}/pods/steward");
+        stage.send(Method::DELETE, &pod, &Value::Null).await.unwrap();
+        stage.wait(&pod, "gone", Value::is_null).await;
+    }
+    let shown = run("vm resize-status stuck -o yaml");
+    assert_eq!(shown.status, 0, "{}", shown.stderr);
+    assert!(
+        shown.stdout.contains("inPlace: false") && shown.stdout.contains("sockets: 2"),
+        "{}",
+        shown.stdout
+    );
+    let corrected = run("vm resize free --request-memory 2Gi --dry-run -o json");
+    let corrected: Value = serde_json::from_str(&corrected.stdout).unwrap();
+    assert_eq!(corrected["pod"]["then"]["requests"]["memory"], "2Gi");
+}

@@ -241,16 +241,7 @@ impl Stage {
         resources: Value,
         migratable: bool,
     ) -> Value {
-        let mut network = json!({"name": "default"});
-        network[if migratable { "masquerade" } else { "bridge" }] = json!({});
-        let mut vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
-            "metadata": {"name": name, "namespace": "default", "annotations": {}},
-            "spec": {"runStrategy": "Always", "template": {"spec": {
-                "domain": {"cpu": {"sockets": 2, "cores": 1, "threads": 1}, "memory": {"guest": "1Gi"},
-                    "resources": resources,
-                    "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}], "interfaces": [network]}},
-                "networks": [{"name": "default", "pod": {}}], "terminationGracePeriodSeconds": 5,
-                "volumes": [{"name": "root", "containerDisk": {"image": "registry.example/fedora:41"}}]}}}});
+        let mut vm = vm_object(name, &resources, migratable);
         if let Some(policy) = policy {
             vm["metadata"]["annotations"]["vm-feature-manager.io/in-place-resize"] = policy.into();
         }
@@ -287,10 +278,7 @@ impl Stage {
 
     pub async fn launchers(&self, name: &str) -> Vec<Value> {
         let pods = self.get("/api/v1/namespaces/default/pods").await;
-        let mine = |pod: &&Value| {
-            pod["metadata"]["ownerReferences"][0]["name"] == name && pod["status"]["phase"] == "Running"
-        };
-        pods["items"].as_array().unwrap().iter().filter(mine).cloned().collect()
+        pods["items"].as_array().unwrap().iter().filter(|pod| is_launcher_of(pod, name)).cloned().collect()
     }
 
     pub async fn migrations(&self) -> usize {
@@ -317,9 +305,7 @@ impl Stage {
     pub async fn guest(&self, name: &str) -> Option<Guest> {
         let vmi = self.get(&format!("{VMIS}/{name}")).await;
         for pod in self.launchers(name).await {
-            if let Some(launcher) = self.launcher(&vmi, &pod).await
-                && let Ok(guest) = launcher.guest().await
-            {
+            if let Some(guest) = guest_in(&self.pods_dir(), &vmi, &pod).await {
                 return Some(guest);
             }
         }
@@ -338,6 +324,32 @@ impl Stage {
         reasons.sort();
         reasons
     }
+}
+
+/// A VM of two sockets and 1 GiB.
+pub fn vm_object(name: &str, resources: &Value, migratable: bool) -> Value {
+    let mut network = json!({"name": "default"});
+    network[if migratable { "masquerade" } else { "bridge" }] = json!({});
+    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": name, "namespace": "default", "annotations": {}},
+        "spec": {"runStrategy": "Always", "template": {"spec": {
+            "domain": {"cpu": {"sockets": 2, "cores": 1, "threads": 1}, "memory": {"guest": "1Gi"},
+                "resources": resources,
+                "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}], "interfaces": [network]}},
+            "networks": [{"name": "default", "pod": {}}], "terminationGracePeriodSeconds": 5,
+            "volumes": [{"name": "root", "containerDisk": {"image": "registry.example/fedora:41"}}]}}}})
+}
+
+/// What the guest in a launcher pod has, asked as an agent asks.
+pub async fn guest_in(pods_dir: &Path, vmi: &Value, pod: &Value) -> Option<Guest> {
+    let vmi = CompleteVmi::new(vmi.clone()).ok()?;
+    let sockets = agent::sockets(pods_dir, pod["metadata"]["uid"].as_str()?)?;
+    Launcher::connect(Path::new(&sockets), vmi).await.ok()?.guest().await.ok()
+}
+
+/// Whether a pod is a launcher of a VM that runs.
+pub fn is_launcher_of(pod: &Value, name: &str) -> bool {
+    pod["metadata"]["ownerReferences"][0]["name"] == name && pod["status"]["phase"] == "Running"
 }
 
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -370,7 +382,18 @@ pub fn resources(pod: &Value) -> &Value {
 
 /// CPU and memory that the launcher requests.
 pub fn requests(pod: &Value) -> (String, String) {
-    let text = |name: &str| resources(pod)["requests"][name].as_str().unwrap_or_default().to_owned();
+    amounts(&resources(pod)["requests"])
+}
+
+/// CPU and memory that kubelet has given it.
+pub fn allocated(pod: &Value) -> (String, String) {
+    let statuses = pod["status"]["containerStatuses"].as_array().unwrap();
+    let compute = statuses.iter().find(|status| status["name"] == "compute").unwrap();
+    amounts(&compute["allocatedResources"])
+}
+
+fn amounts(list: &Value) -> (String, String) {
+    let text = |name: &str| list[name].as_str().unwrap_or_default().to_owned();
     (text("cpu"), text("memory"))
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use resize::ledger::LEDGER;
 use resize::machine::Actuation;
+use resize::view::Guest;
 use resize::{Fallback, Ledger, ledger, view};
 use serde_json::{Value, json};
 
@@ -17,16 +18,16 @@ use super::stage::*;
 /// Things that happen in one storm.
 const EVENTS: usize = 14;
 /// What owners ask for.
-const SIZES: [(u32, u64); 6] = [(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (5, 3)];
+pub const SIZES: [(u32, u64); 6] = [(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (5, 3)];
 /// Everything has settled after so long.
 const CALM: Duration = Duration::from_mins(2);
-const FAULT: &str = "sandbox.vm-feature-manager.io/resize";
+pub const FAULT: &str = "sandbox.vm-feature-manager.io/resize";
 const STEWARD: &str = "user=system:serviceaccount:default:*";
 
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,7 +35,7 @@ impl Dice {
         (z ^ (z >> 31)) % bound
     }
 
-    fn of<T: Clone>(&mut self, all: &[T]) -> T {
+    pub fn of<T: Clone>(&mut self, all: &[T]) -> T {
         all[usize::try_from(self.below(all.len() as u64)).unwrap()].clone()
     }
 }
@@ -161,57 +162,79 @@ async fn kubelets(stage: &Stage, fault: &str) {
     }
 }
 
-/// What of a VM does not agree; nothing when it is fully new or fully old.
+/// What is seen of one VM.
+pub struct Seen {
+    pub vm: Value,
+    pub vmi: Value,
+    /// Its launcher pods that run.
+    pub launchers: Vec<Value>,
+    /// All migrations.
+    pub migrations: Value,
+    pub guest: Option<Guest>,
+}
+
 async fn disagreement(stage: &Stage, name: &str) -> Option<String> {
-    let (vm, vmi) = (stage.get(&format!("{VMS}/{name}")).await, stage.get(&format!("{VMIS}/{name}")).await);
-    let pods = stage.launchers(name).await;
-    if vm.is_null() {
-        return (!vmi.is_null() || !pods.is_empty()).then(|| "deleted, and not gone".into());
-    }
-    if vmi["status"]["phase"] != "Running" {
-        return Some("it does not run".into());
-    }
-    let migrating = stage.get(MIGRATIONS).await;
-    let open = |one: &Value| {
-        one["spec"]["vmiName"] == name
-            && !matches!(one["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    let seen = Seen {
+        vm: stage.get(&format!("{VMS}/{name}")).await,
+        vmi: stage.get(&format!("{VMIS}/{name}")).await,
+        launchers: stage.launchers(name).await,
+        migrations: stage.get(MIGRATIONS).await,
+        guest: stage.guest(name).await,
     };
-    if migrating["items"].as_array().into_iter().flatten().any(open) {
-        return Some("it is migrating".into());
-    }
-    let mut seen = view::vmi(&vmi);
-    let state: Option<Ledger> = ledger::read(&vmi, LEDGER).unwrap();
-    if seen.size != seen.status || seen.stock_at_work {
-        // A VM that cannot migrate, whose patch passed while the webhook was away, and whose owner
-        // wants something else now that KubeVirt does not give: its own dead end, see docs/resize.md.
-        let given_up = state.as_ref().is_some_and(|ledger| ledger.phase == ledger::Phase::Stopped);
-        if seen.migratable || !given_up {
-            return Some(format!("KubeVirt has not finished, {state:?}"));
+    seen.disagreement(name)
+}
+
+impl Seen {
+    /// What of a VM does not agree; nothing when it is fully new or fully old.
+    pub fn disagreement(&self, name: &str) -> Option<String> {
+        let Self { vm, vmi, launchers, migrations, guest } = self;
+        if vm.is_null() {
+            return (!vmi.is_null() || !launchers.is_empty()).then(|| "deleted, and not gone".into());
         }
-        seen.size = seen.status;
-    }
-    let Some(pod) = pods.iter().find(|pod| view::is_active_launcher(pod, &vmi)) else {
-        return Some("it has no launcher".into());
-    };
-    let Some(guest) = stage.guest(name).await else { return Some("its launcher does not answer".into()) };
-    let pod = view::pod(pod);
-    let gib = |bytes: u64| bytes >> 30;
-    if (guest.vcpus, guest.current, guest.requested) != (seen.size.sockets, seen.size.guest, seen.size.guest)
-    {
-        return Some(format!("the guest has {guest:?}, the VMI says {:?}, {state:?}", seen.size));
-    }
-    let wanted = rendered(seen.size.sockets, gib(seen.size.guest));
-    if (pod.spec.cpu.request, pod.spec.memory.request) != wanted || pod.state != Actuation::Done {
-        return Some(format!("the pod has {pod:?}, and needs {wanted:?}, {state:?}"));
-    }
-    match state {
-        None => {
-            let asked = view::wanted(&vm).unwrap();
-            let restart = condition(&vm, "RestartRequired").is_some();
-            (asked.size != seen.size && !restart).then(|| format!("the owner wants {:?}", asked.size))
+        if vmi["status"]["phase"] != "Running" {
+            return Some("it does not run".into());
         }
-        // Given up: fully old, until the owner asks for something else.
-        Some(ledger) if ledger.phase == ledger::Phase::Stopped => None,
-        Some(ledger) => Some(format!("a resize is under way: {ledger:?}")),
+        let open = |one: &Value| {
+            one["spec"]["vmiName"] == name
+                && !matches!(one["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        };
+        if migrations["items"].as_array().into_iter().flatten().any(open) {
+            return Some("it is migrating".into());
+        }
+        let mut seen = view::vmi(vmi);
+        let state: Option<Ledger> = ledger::read(vmi, LEDGER).unwrap();
+        if seen.size != seen.status || seen.stock_at_work {
+            // A VM that cannot migrate, whose patch passed while the webhook was away, and whose owner
+            // wants something else now that KubeVirt does not give: its own dead end, see docs/resize.md.
+            let given_up = state.as_ref().is_some_and(|ledger| ledger.phase == ledger::Phase::Stopped);
+            if seen.migratable || !given_up {
+                return Some(format!("KubeVirt has not finished, {state:?}"));
+            }
+            seen.size = seen.status;
+        }
+        let Some(pod) = launchers.iter().find(|pod| view::is_active_launcher(pod, vmi)) else {
+            return Some("it has no launcher".into());
+        };
+        let Some(guest) = guest else { return Some("its launcher does not answer".into()) };
+        let pod = view::pod(pod);
+        if (guest.vcpus, guest.current, guest.requested)
+            != (seen.size.sockets, seen.size.guest, seen.size.guest)
+        {
+            return Some(format!("the guest has {guest:?}, the VMI says {:?}, {state:?}", seen.size));
+        }
+        let wanted = rendered(seen.size.sockets, seen.size.guest >> 30);
+        if (pod.spec.cpu.request, pod.spec.memory.request) != wanted || pod.state != Actuation::Done {
+            return Some(format!("the pod has {pod:?}, and needs {wanted:?}, {state:?}"));
+        }
+        match state {
+            None => {
+                let asked = view::wanted(vm).unwrap();
+                let restart = condition(vm, "RestartRequired").is_some();
+                (asked.size != seen.size && !restart).then(|| format!("the owner wants {:?}", asked.size))
+            }
+            // Given up: fully old, until the owner asks for something else.
+            Some(ledger) if ledger.phase == ledger::Phase::Stopped => None,
+            Some(ledger) => Some(format!("a resize is under way: {ledger:?}")),
+        }
     }
 }

@@ -57,6 +57,17 @@ pub(super) fn coverage(seen: &Observation<'_>, record: &Record, limits: &Limits,
     coverage
 }
 
+/// The pod that a volume depends on.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Source<'s> {
+    /// Any that serves it.
+    Any,
+    /// The one that is to be deleted.
+    Here,
+    /// This one, by uid.
+    Elsewhere(&'s str),
+}
+
 struct Look<'s, 'a> {
     seen: &'s Observation<'a>,
     instance: &'s Instance<'a>,
@@ -84,8 +95,15 @@ impl<'s, 'a> Look<'s, 'a> {
     /// served by another pod.
     fn loss(&self, volume: &'s PodVolume<'a>) -> Option<(Loss, Option<&'s AttachmentPod<'a>>)> {
         let class = self.class(volume.claim);
+        let source = self.source(volume, class);
+        if source == Source::Here {
+            return Some((Loss::Pinned, None));
+        }
         let mut nearest: Option<(Loss, &AttachmentPod<'_>)> = None;
         for (other, usage) in self.others(volume.claim) {
+            if matches!(source, Source::Elsewhere(uid) if uid != other.uid) {
+                continue;
+            }
             match self.shortfall(volume, class, other, usage) {
                 None => return None,
                 Some(loss) if nearest.is_none_or(|(known, _)| rank(loss) < rank(known)) => {
@@ -97,7 +115,6 @@ impl<'s, 'a> Look<'s, 'a> {
         let in_spec = self.instance.volumes.iter().any(|listed| listed.name == volume.name);
         Some(match nearest {
             Some((loss, other)) => (loss, Some(other)),
-            None if class.pin => (Loss::Pinned, None),
             None if in_spec => (Loss::NoReplacement, None),
             None => (Loss::GuestHolds, None),
         })
@@ -111,7 +128,6 @@ impl<'s, 'a> Look<'s, 'a> {
         other: &AttachmentPod<'_>,
         usage: Usage,
     ) -> Option<Loss> {
-        let pod = &self.seen.pod;
         let granted = self.record.is_granted(other.uid, self.now, self.limits.grant);
         if other.deleting || other.phase.is_final() || granted {
             return Some(Loss::Doomed);
@@ -122,15 +138,26 @@ impl<'s, 'a> Look<'s, 'a> {
         if !other.ready {
             return Some(Loss::NotReady);
         }
-        // Two pods of the same second are told apart by uid, the same way from either side.
-        if class.pin && (pod.created, pod.uid) < (other.created, other.uid) {
-            return Some(Loss::Pinned);
-        }
         match (volume.usage, usage) {
             (Usage::Device, Usage::Device) | (_, Usage::Mounted) => None,
             (Usage::Device, _) => Some(Loss::NotMounted),
             (Usage::Listed | Usage::Mounted, _) if class.strict => Some(Loss::NotMounted),
             (Usage::Listed | Usage::Mounted, _) => None,
+        }
+    }
+
+    /// Which pod has to stay for a volume. What is not known (nobody looked while only one pod could be the source) may be
+    /// this one, so each pod that is ready and uses it stays.
+    fn source(&self, volume: &PodVolume<'a>, class: Class) -> Source<'s> {
+        if !class.pin {
+            return Source::Any;
+        }
+        let pod = &self.seen.pod;
+        match self.record.taken.get(volume.name) {
+            Some(uid) if uid == pod.uid => Source::Here,
+            Some(uid) if self.seen.siblings.iter().any(|other| other.uid == uid) => Source::Elsewhere(uid),
+            _ if pod.ready && volume.usage != Usage::Listed => Source::Here,
+            _ => Source::Any,
         }
     }
 

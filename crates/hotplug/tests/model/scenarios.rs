@@ -181,6 +181,23 @@ pub fn protected() -> Vec<Scenario> {
         events: Events { deletes: 1, ..Events::default() },
         ..guarded(base("main: a guest that does not let go", Release::Main, Driver::ForceTeardown))
     });
+    for (name, release) in [
+        ("main: pinned volumes come and go", Release::Main),
+        ("1.8: pinned volumes come and go", Release::V1_8),
+    ] {
+        all.push(Scenario {
+            attached: set(&[]),
+            wants: vec![set(&[0]), set(&[0, 1]), set(&[1])],
+            events: Events { deletes: 1, ..Events::default() },
+            violates: if release < Release::Main { &[REMOUNT] } else { &[] },
+            ..guarded(base(name, release, Driver::PerPublishDevice))
+        });
+    }
+    all.push(Scenario {
+        wants: vec![set(&[0, 1])],
+        events: Events { migrations: 1, deletes: 1, ..Events::default() },
+        ..guarded(base("main: pinned volumes and a migration", Release::Main, Driver::PerPublishDevice))
+    });
     all.push(Scenario {
         events: Events { namespace_deletions: 1, ..Events::default() },
         // Its controller must never be held up, so guests lose volumes while they flush (W10).

@@ -73,7 +73,7 @@ pub struct OperatorArgs {
     /// When a feature fails: reject, allow-and-log, strip-label
     #[arg(long, value_name = "MODE")]
     pub error_handling: Option<String>,
-    /// Where wishes are read from: annotations, labels
+    /// Where wishes are read from: annotations, labels, both
     #[arg(long, value_name = "SOURCE")]
     pub config_source: Option<String>,
 

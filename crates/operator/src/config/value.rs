@@ -35,7 +35,11 @@ pub(super) fn error_mode(text: &str) -> Result<ErrorMode, String> {
 }
 
 pub(super) fn source(text: &str) -> Result<Source, String> {
-    one_of(text, "annotations, labels", &[("annotations", Source::Annotations), ("labels", Source::Labels)])
+    one_of(
+        text,
+        "annotations, labels, both",
+        &[("annotations", Source::Annotations), ("labels", Source::Labels), ("both", Source::Both)],
+    )
 }
 
 pub(super) fn device_names(text: &str) -> Result<DeviceNames, String> {

@@ -26,7 +26,7 @@ use serde_json::Value;
 pub use answer::Answer;
 use ask::{Ask, Question};
 pub use observe::Unreadable;
-pub use sweep::sweep;
+pub use sweep::{follow_denials, heal};
 
 use crate::clock::Clock;
 use crate::kubernetes::Raw;

@@ -193,6 +193,10 @@ impl Steward {
         let seen = read.observation(pod);
         let mut record = stored.record.clone();
         record.prune(now, limits.grant, |uid| seen.siblings.iter().any(|other| other.uid == uid));
+        if let Some(instance) = &seen.instance {
+            record.learn(instance, &seen.siblings, &seen.classes);
+        }
+        let learnt = record.taken != stored.record.taken;
         match guard::decide(&seen, &record, limits, now) {
             Verdict::Allow(reason) => {
                 self.denied.lock().forget(pod.uid);
@@ -209,9 +213,11 @@ impl Steward {
                 if !ask.dry_run {
                     let fresh = !record.denied.contains_key(pod.uid);
                     denial.since = record.deny(pod.uid, now);
-                    if fresh {
-                        // Only for the time that is shown: the denial stands without it.
+                    if fresh || learnt {
+                        // The denial stands without it: what is not noted is pinned as well.
                         let _ = stored.write(&self.api, &record).await;
+                    }
+                    if fresh {
                         self.event(ask, pod, &denial).await;
                     }
                     self.denied.lock().note(ask.namespace, pod, denial.since);
@@ -375,6 +381,8 @@ impl Steward {
                 items(&launchers).iter().map(Launcher::read).find(|pod| pod.node == old.node && !pod.down);
             let Some(launcher) = active else { return Ok(Answer::allow("no-launcher")) };
             let stored = Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)).await?;
+            let names = old.hotplugged().map(|volume| volume.claim);
+            let claims = self.claims(ask.namespace, names).await?;
             let change = Change {
                 old: old.clone(),
                 new: new.clone(),
@@ -387,6 +395,7 @@ impl Steward {
             };
             let now = self.now();
             let mut record = stored.record.clone();
+            record.learn(&change.old, &change.pods, &classes(&claims));
             let verdict = gate::decide(&change, &record, &self.limits, now);
             let answer = match verdict {
                 gate::Verdict::Allow(gate::Reason::Unchanged) => return Ok(Answer::allow("unchanged")),

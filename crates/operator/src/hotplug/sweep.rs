@@ -49,14 +49,24 @@ impl Denied {
     }
 }
 
-/// Sweeps until `stop`.
-pub async fn sweep(steward: Arc<Steward>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
+/// Whether it is time to look once more; `false`: it is over.
+async fn once_more(stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(INTERVAL) => true,
+    }
+}
+
+/// Follows the denials of this replica until `stop`. Each replica remembers its own, so all of them do this.
+pub async fn follow_denials(steward: Arc<Steward>, stop: CancellationToken) {
+    while once_more(&stop).await {
         steward.look_again().await;
+    }
+}
+
+/// Heals until `stop`, when that is switched on. One replica is enough.
+pub async fn heal(steward: Arc<Steward>, stop: CancellationToken) {
+    while once_more(&stop).await {
         if steward.heals
             && let Err(error) = steward.heal().await
         {
@@ -68,7 +78,7 @@ pub async fn sweep(steward: Arc<Steward>, stop: CancellationToken) {
 impl Steward {
     /// Denials whose reason has passed without anything that virt-controller notices: the VMI is
     /// changed by an annotation, and it looks again.
-    async fn look_again(&self) {
+    pub async fn look_again(&self) {
         let now = self.now();
         let entries: Vec<(String, Entry)> =
             self.denied.lock().0.iter().map(|(uid, entry)| (uid.clone(), entry.clone())).collect();

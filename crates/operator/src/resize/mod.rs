@@ -18,7 +18,7 @@ mod tell;
 mod watches;
 mod worker;
 
-pub use admit::{PATH, review};
+pub(crate) use admit::{PATH, review};
 pub use watches::run;
 pub use worker::Context;
 

@@ -20,17 +20,20 @@ pub struct Observed {
 /// Reads it all. `vmi` was read a moment ago, and its resourceVersion guards what is written.
 pub async fn observe(context: &Context, key: &Key, vmi: Value) -> Result<Observed, Problem> {
     let api = &context.api;
-    let vm = vm(context, key, &vmi).await?;
-    let pod = launcher(context, key, &vmi).await?;
-    let migrations = api.get(&key.in_namespace("kubevirt.io/v1", "virtualmachineinstancemigrations")).await?;
-    let kubevirts = api.get("/apis/kubevirt.io/v1/kubevirts").await?;
+    let (migrations, kubevirts) = (
+        key.in_namespace("kubevirt.io/v1", "virtualmachineinstancemigrations"),
+        "/apis/kubevirt.io/v1/kubevirts",
+    );
+    // None of them says what to read of another one, and each is newer than the VMI.
+    let (vm, pod, node, migrations, kubevirts, kubernetes_minor) = tokio::try_join!(
+        vm(context, key, &vmi),
+        launcher(context, key, &vmi),
+        node(context, &vmi),
+        async { Ok(api.get(&migrations).await?) },
+        async { Ok(api.get(kubevirts).await?) },
+        async { Ok(context.kubernetes_minor().await?) },
+    )?;
     let kubevirt = kubevirts["items"].get(0).cloned().unwrap_or_default();
-    let node_name = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-    let node = if node_name.is_empty() {
-        Value::Null
-    } else {
-        api.get(&format!("/api/v1/nodes/{node_name}")).await?
-    };
     let wanted = view::wanted(&vm);
     let seen_vmi = view::vmi(&vmi);
     let rules = view::rules(&kubevirt);
@@ -49,7 +52,7 @@ pub async fn observe(context: &Context, key: &Key, vmi: Value) -> Result<Observe
     let around = Surroundings {
         pod: &pod,
         node: &node,
-        kubernetes_minor: context.kubernetes_minor().await?,
+        kubernetes_minor,
         live_update: view::is_live_update(&kubevirt),
         may_declare: seen.may_declare,
     };
@@ -76,6 +79,18 @@ async fn vm(context: &Context, key: &Key, vmi: &Value) -> Result<Value, Problem>
         return Ok(context.api.get(&path).await?);
     }
     Ok(vm)
+}
+
+/// The node that the guest is on, which is that of its pod as well; null when there is none (any more).
+async fn node(context: &Context, vmi: &Value) -> Result<Value, Problem> {
+    let name = vmi.pointer("/status/nodeName").and_then(Value::as_str).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(Value::Null);
+    }
+    match context.api.get(&format!("/api/v1/nodes/{name}")).await {
+        Err(error) if error.code() == Some(404) => Ok(Value::Null),
+        other => Ok(other?),
+    }
 }
 
 /// The pod that the guest runs in: the newest that can be it; null when there is none.

@@ -3,7 +3,7 @@
 //! A worker starts when everything that decides its VM's policy has been listed: a VM whose namespace
 //! is not known yet would look switched off, and a resize under way would be taken back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures::StreamExt as _;
 use futures::stream::{SelectAll, select_all};
@@ -80,6 +80,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     let mut workers = Workers::new(context);
     loop {
         let (kind, event) = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             event = events.next() => match event {
                 Some(event) => event,
@@ -92,9 +93,10 @@ pub async fn run(context: Context, stop: CancellationToken) {
 
 struct Workers {
     context: Context,
-    running: HashMap<Key, watch::Sender<()>>,
+    /// In order, so that whoever replays an hour finds the same one.
+    running: BTreeMap<Key, watch::Sender<()>>,
     /// VMIs that were heard of before everything was listed.
-    early: HashSet<Key>,
+    early: BTreeSet<Key>,
     listed: HashSet<Kind>,
     /// What a list that is being read has had so far.
     listing: HashMap<Kind, HashSet<String>>,
@@ -139,8 +141,15 @@ fn place(object: &DynamicObject) -> String {
 
 impl Workers {
     fn new(context: Context) -> Self {
-        let (early, listed, told) = (HashSet::new(), HashSet::new(), HashSet::new());
-        Self { context, running: HashMap::new(), early, listed, listing: HashMap::new(), told }
+        let (listed, told) = (HashSet::new(), HashSet::new());
+        Self {
+            context,
+            running: BTreeMap::new(),
+            early: BTreeSet::new(),
+            listed,
+            listing: HashMap::new(),
+            told,
+        }
     }
 
     fn hear(&mut self, kind: Kind, event: Heard) {

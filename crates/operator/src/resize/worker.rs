@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 const VERSION: i64 = 600;
 
 /// Namespace and name of a VMI, which are those of its VM.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key {
     pub namespace: String,
     pub name: String,
@@ -54,14 +54,14 @@ impl Key {
 /// What every worker shares.
 #[derive(Clone)]
 pub struct Context {
-    pub api: Raw,
-    pub client: kube::Client,
-    pub config: Resize,
-    pub clock: Clock,
-    pub owners: Owners,
-    pub teller: Arc<Teller>,
+    pub(super) api: Raw,
+    pub(super) client: kube::Client,
+    pub(super) config: Resize,
+    pub(super) clock: Clock,
+    pub(super) owners: Owners,
+    pub(super) teller: Arc<Teller>,
     /// The minor version of Kubernetes, and when it was read.
-    pub version: Arc<Mutex<Option<(u32, i64)>>>,
+    pub(super) version: Arc<Mutex<Option<(u32, i64)>>>,
 }
 
 impl Context {
@@ -70,7 +70,7 @@ impl Context {
     }
 
     /// The minor version of Kubernetes.
-    pub async fn kubernetes_minor(&self) -> Result<u32, RawError> {
+    pub(super) async fn kubernetes_minor(&self) -> Result<u32, RawError> {
         let now = self.now();
         if let Some((minor, _)) = self.version.lock().filter(|(_, at)| now - at < VERSION) {
             return Ok(minor);
@@ -82,7 +82,7 @@ impl Context {
     }
 
     /// A JSON patch under virt-controller's account (design D2); needs the separate grant.
-    pub async fn as_kubevirt(&self, path: &str, patch: &Value) -> Result<Value, RawError> {
+    pub(super) async fn as_kubevirt(&self, path: &str, patch: &Value) -> Result<Value, RawError> {
         let user = format!("system:serviceaccount:{}:kubevirt-controller", self.config.kubevirt_namespace);
         let request = http::Request::patch(path)
             .header(http::header::CONTENT_TYPE, "application/json-patch+json")

@@ -28,6 +28,8 @@ pub fn start(config: &Telemetry) {
     let ours = ["operator", "audit", "features", "virt_steward"];
     let filter =
         ours.iter().fold(EnvFilter::default().add_directive(LevelFilter::ERROR.into()), |filter, target| {
+            // Who did what stays on record however little else is said.
+            let level = if *target == "audit" { level.max(LevelFilter::INFO) } else { level };
             match format!("{target}={level}").parse() {
                 Ok(directive) => filter.add_directive(directive),
                 Err(_) => filter,

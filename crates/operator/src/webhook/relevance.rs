@@ -69,7 +69,7 @@ mod tests {
             };
             prop_assert_eq!(&serde_json::from_str::<Value>(&json).unwrap(), &object);
             if !may_ask(&json) {
-                for source in [Source::Annotations, Source::Labels] {
+                for source in [Source::Annotations, Source::Labels, Source::Both] {
                     let config = Config { source, ..Config::default() };
                     let request = Request { namespace: "default", object: &object, old_object: None };
                     prop_assert_eq!(features::needs(&request, &config, &Lookups::new()), vec![]);

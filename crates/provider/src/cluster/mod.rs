@@ -8,7 +8,6 @@ mod delete;
 mod devices;
 mod exports;
 mod guest;
-mod hotplug;
 mod identity;
 mod instancetypes;
 mod jobs;
@@ -31,7 +30,6 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
 pub use exports::ExportWish;
-pub use hotplug::{VolumeSnapshot, Way};
 pub use lifecycle::Done;
 pub use list::LIST_PAGE;
 pub use migrations::MigrateTo;

@@ -33,8 +33,6 @@ pub(super) const CLAIMS: Resource = Resource { root: "/api/v1", plural: "persist
 pub(super) const PODS: Resource = Resource { root: "/api/v1", plural: "pods" };
 pub(super) const EVENTS: Resource = Resource { root: "/api/v1", plural: "events" };
 
-pub(super) const BACKUPS: Resource =
-    Resource { root: "/apis/backup.kubevirt.io/v1alpha1", plural: "virtualmachinebackups" };
 pub(super) const NODES: Resource = Resource { root: "/api/v1", plural: "nodes" };
 pub(super) const STORAGE_CLASSES: Resource =
     Resource { root: "/apis/storage.k8s.io/v1", plural: "storageclasses" };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hotplug::plan::{Addition, Bus, DiskKind, Hold, Source, Step, Wish, next};
-use hotplug::settle::Wait;
+use ::volumes::{Change, Machine, Outcome, Pace, Stand};
+use hotplug::plan::{Addition, Bus, DiskKind, Source};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,6 +38,9 @@ pub struct Attach {
     /// Its serial number.
     #[serde(default)]
     pub serial: Option<String>,
+    /// `none`, `writethrough` or `writeback`.
+    #[serde(default)]
+    pub cache: Option<String>,
     /// The guest may not write.
     #[serde(default)]
     pub read_only: bool,
@@ -105,16 +108,72 @@ impl Attach {
             Some("cdrom") => DiskKind::Cdrom,
             Some(_) => return Err(wrong("there is no such device", "choose disk, lun or cdrom")),
         };
+        if let Some(cache) = self.cache.as_deref()
+            && !["none", "writethrough", "writeback"].contains(&cache)
+        {
+            return Err(wrong("there is no such cache mode", "choose none, writethrough or writeback"));
+        }
+        let (Source::Claim(claim) | Source::DataVolume(claim)) = &source;
+        crate::identity::subdomain("claim", claim)?;
         Ok(Addition {
             name: self.name.clone(),
             source,
             kind,
             bus,
             serial: self.serial.clone(),
-            cache: None,
+            cache: self.cache.clone(),
             read_only: self.read_only,
             given: None,
         })
+    }
+}
+
+impl VolumeChange {
+    fn wish(&self, vm: &VmId) -> Result<Change, Error> {
+        if self.add.is_empty() && self.remove.is_empty() {
+            let remedy = "name volumes in `add` or `remove`";
+            let doing = format!("changing the volumes of VM `{vm}`");
+            return Err(Error::new(Kind::InvalidArgument, doing, "nothing is to be changed", remedy));
+        }
+        let add: Result<Vec<Addition>, Error> = self.add.iter().map(Attach::addition).collect();
+        Ok(Change { add: add?, remove: self.remove.clone(), detach_others: false })
+    }
+}
+
+impl Changed {
+    fn at(state: &'static str) -> Self {
+        Self { state, adds: Vec::new(), removes: Vec::new(), waits: Vec::new() }
+    }
+}
+
+/// Whose locks of claims these are: no other call has the same.
+fn unique_holder(vm: &VmId) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{vm} ({:x}-{:x})", std::process::id(), since.as_nanos())
+}
+
+/// What went wrong, in the words of this crate.
+fn failure(error: ::volumes::Error) -> Error {
+    use ::volumes::Error as Wrong;
+    let text = error.to_string();
+    let (doing, wrong) = text.split_once(": ").unwrap_or((text.as_str(), "it failed"));
+    let say = |kind, remedy: &str| Error::new(kind, doing, wrong, remedy);
+    match error {
+        Wrong::Api { code: 0, .. } => {
+            say(Kind::Cluster, "check that the API server runs: `kubectl cluster-info`")
+        }
+        Wrong::Api { doing, wrong, code } => Error::refused(&doing, code, "", &wrong),
+        Wrong::NoSuchMachine(_) => {
+            say(Kind::NotFound, "check the name and the namespace: `virt-steward vm list -A`")
+        }
+        Wrong::NoKubeVirt => say(Kind::MissingCapability, "install KubeVirt"),
+        Wrong::SwitchedOff { gate } => say(
+            Kind::MissingCapability,
+            &format!("add `{gate}` to spec.configuration.developerConfiguration.featureGates"),
+        ),
+        Wrong::Plan { .. } => say(Kind::InvalidArgument, "see `virt-steward volume status`"),
+        Wrong::Contended(_) => say(Kind::Conflict, "try again later"),
+        Wrong::NotSettled { .. } => say(Kind::Timeout, "give it more time; see `virt-steward volume status`"),
     }
 }
 
@@ -131,6 +190,10 @@ impl Provider {
         Ok(join(disks, &claims))
     }
 
+    fn machine(&self, vm: &VmId) -> Machine {
+        Machine::new(self.client.clone(), vm.namespace(), vm.name()).with_headers(self.identity.clone())
+    }
+
     /// The next step of a change: written when the VM is at rest, held otherwise. Detaching goes first. Ask
     /// again until it is done.
     pub async fn step_volumes(
@@ -139,39 +202,19 @@ impl Provider {
         change: &VolumeChange,
         dry_run: bool,
     ) -> Result<Changed, Error> {
-        let add: Result<Vec<Addition>, Error> = change.add.iter().map(Attach::addition).collect();
-        let wish = Wish { add: add?, remove: change.remove.clone(), since: 0, limit: i64::MAX };
-        if wish.add.is_empty() && wish.remove.is_empty() {
-            let remedy = "name volumes in `add` or `remove`";
-            let doing = format!("changing the volumes of VM `{vm}`");
-            return Err(Error::new(Kind::InvalidArgument, doing, "nothing is to be changed", remedy));
-        }
-        let way = self.hotplug_way().await?;
-        let snapshot = self.observe_volumes(vm, &wish.add).await?;
-        let step = next(&wish, &snapshot.seen(), 0).map_err(|error| {
-            let doing = format!("changing the volumes of VM `{vm}`");
-            Error::new(Kind::InvalidArgument, doing, error.to_string(), "see `virt-steward volume status`")
-        })?;
-        let held =
-            |waits: Vec<String>| Changed { state: "held", adds: Vec::new(), removes: Vec::new(), waits };
-        Ok(match step {
-            Step::Patch { patch, adds, removes } => {
-                if !dry_run && !self.write_volumes(vm, way, &wish, &patch, (&adds, &removes)).await? {
-                    return Ok(held(vec!["somebody else changed the VM meanwhile".into()]));
-                }
-                Changed { state: "written", adds, removes, waits: Vec::new() }
-            }
-            Step::Done => Changed { state: "done", adds: Vec::new(), removes: Vec::new(), waits: Vec::new() },
-            Step::Hold(holds) => held(holds.iter().map(Hold::words).collect()),
-            Step::Wait(waits) | Step::GiveUp(waits) => held(waits.iter().map(Wait::words).collect()),
-            Step::Claims(trouble) => {
-                held(trouble.iter().map(|one| format!("claim {}: {}", one.claim, one.why)).collect())
-            }
-            Step::RollBack { volumes, .. } => held(volumes),
+        let wish = change.wish(vm)?;
+        // Every call about this VM goes on with the locks of the one before.
+        let holder = format!("{vm} (step by step)");
+        let stand = self.machine(vm).step(&wish, &holder, dry_run).await.map_err(failure)?;
+        Ok(match stand {
+            Stand::Done => Changed::at("done"),
+            Stand::Written { adds, removes } => Changed { adds, removes, ..Changed::at("written") },
+            Stand::Waiting(waits) => Changed { waits, ..Changed::at("held") },
         })
     }
 
-    /// Takes steps until the change is done.
+    /// Carries a change out. What has not reached the guest when the time is up is taken back, and the bad volumes are
+    /// searched for and named.
     pub async fn change_volumes(
         &self,
         vm: &VmId,
@@ -179,17 +222,21 @@ impl Provider {
         timeout: Duration,
         note: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Changed, Error> {
-        let doing = format!("changing the volumes of VM `{vm}`");
-        until(&doing, timeout, note, || async move {
-            let step = self.step_volumes(vm, change, false).await?;
-            let progress = match step.state {
-                "done" => Progress::Done,
-                "written" => Progress::Waiting("KubeVirt has the change".into()),
-                _ => Progress::Waiting(step.waits.join("; ")),
-            };
-            Ok((progress, step))
-        })
-        .await
+        let wish = change.wish(vm)?;
+        let limit = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        let pace = Pace { limit, holder: unique_holder(vm), ..Pace::default() };
+        match self.machine(vm).change(wish, &pace, note).await.map_err(failure)? {
+            Outcome::Done | Outcome::Planned(_) => Ok(Changed::at("done")),
+            Outcome::TakenBack(volumes) => {
+                let wrong = format!(
+                    "volume {} did not reach the guest within {limit} s and was taken back",
+                    volumes.join(", ")
+                );
+                let doing = format!("changing the volumes of VM `{vm}`");
+                let remedy = "look at its claim and the attachment pod, or give it more time";
+                Err(Error::new(Kind::Timeout, doing, wrong, remedy))
+            }
+        }
     }
 
     /// Makes the claim of a volume larger, once; the guest sees it while it runs (`ExpandDisks`, v1.9).

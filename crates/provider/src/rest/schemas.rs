@@ -198,6 +198,7 @@ fn snapshots() -> Value {
         "VolumeRequest": waiting(&[], json!({"remove": texts(), "add": {"type": "array", "items": body(&["name"],
             json!({"name": text(), "claim": text(), "dataVolume": text(), "serial": text(), "readOnly": flag(),
                 "bus": or_null(json!({"type": "string", "enum": ["scsi", "virtio", "sata"]})),
+                "cache": or_null(json!({"type": "string", "enum": ["none", "writethrough", "writeback"]})),
                 "device": or_null(json!({"type": "string", "enum": ["disk", "lun", "cdrom"]}))}))}})),
         "VolumeChange": object(&["state", "adds", "removes", "waits"],
             json!({"state": {"type": "string", "enum": ["written", "done", "held"]}, "adds": texts(),

@@ -194,8 +194,19 @@ fn tokens_bound_to_a_pod_end_with_it() {
         headers(&[("authorization", &format!("bearer {}", answer["status"]["token"].as_str().unwrap()))]);
     let (user, _) = auth.authenticate(&with, None, now()).unwrap();
     assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
+    assert!(!user.extra.contains_key("authentication.kubernetes.io/node-name"));
     memory.put("", "pods", json!({"metadata": {"name": "p", "namespace": "n", "uid": "z"}}));
     assert!(auth.authenticate(&with, None, now()).is_err());
+    // a pod on a node says which, and the token does not end with the node
+    memory.put("", "nodes", json!({"metadata": {"name": "a", "uid": "u"}}));
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "x"}, "spec": {"nodeName": "a"}});
+    memory.put("", "pods", pod);
+    let answer = auth.request_token(("n", "sa"), spec("x"), now(), "i").unwrap();
+    memory.put("", "nodes", json!({"metadata": {"name": "a", "uid": "another"}}));
+    let bearer = format!("bearer {}", answer["status"]["token"].as_str().unwrap());
+    let (user, _) = auth.authenticate(&headers(&[("authorization", &bearer)]), None, now()).unwrap();
+    assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["a"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/node-uid"], ["u"]);
     for (seconds, want) in [
         (
             599_i64,

@@ -43,8 +43,9 @@ pub struct Tokens {
 struct Grant {
     audiences: Vec<String>,
     seconds: i64,
-    /// `pod`, `secret` or `node`, with name and uid
-    bound: Option<(String, Value)>,
+    /// `pod`, `secret` or `node`, with name and uid; for a pod that has one, its node as well
+    /// (`ServiceAccountTokenPodNodeInfo`, Kubernetes 1.32).
+    bound: Vec<(String, Value)>,
 }
 
 impl Tokens {
@@ -78,7 +79,7 @@ impl Tokens {
         let expires = now + SignedDuration::from_secs(grant.seconds);
         let mut kubernetes = json!({"namespace": namespace,
             "serviceaccount": {"name": name, "uid": account["metadata"]["uid"]}});
-        if let Some((kind, bound)) = &grant.bound {
+        for (kind, bound) in &grant.bound {
             kubernetes[kind] = bound.clone();
         }
         let claims = json!({"iss": ISSUER, "sub": format!("system:serviceaccount:{namespace}:{name}"),
@@ -169,11 +170,11 @@ fn grant(objects: &dyn Objects, namespace: &str, spec: &Value) -> Result<Grant, 
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &[error]));
     }
     let reference = &spec["boundObjectRef"];
-    let bound = if reference.is_object() { Some(bound(objects, namespace, reference)?) } else { None };
+    let bound = if reference.is_object() { bound(objects, namespace, reference)? } else { Vec::new() };
     Ok(Grant { audiences, seconds, bound })
 }
 
-fn bound(objects: &dyn Objects, namespace: &str, reference: &Value) -> Result<(String, Value), Status> {
+fn bound(objects: &dyn Objects, namespace: &str, reference: &Value) -> Result<Vec<(String, Value)>, Status> {
     let name = reference["name"].as_str().unwrap_or_default();
     let (claim, plural, namespace) = match reference["kind"].as_str() {
         Some("Pod") => ("pod", "pods", namespace),
@@ -195,7 +196,15 @@ fn bound(objects: &dyn Objects, namespace: &str, reference: &Value) -> Result<(S
         );
         return Err(Status::conflict("", plural, name, &why));
     }
-    Ok((claim.to_owned(), json!({"name": name, "uid": uid})))
+    let mut bound = vec![(claim.to_owned(), json!({"name": name, "uid": uid}))];
+    if claim == "pod"
+        && let Some(node) = object["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
+    {
+        let uid =
+            objects.get("", "nodes", "", node).map_or(Value::Null, |node| node["metadata"]["uid"].clone());
+        bound.push(("node".to_owned(), json!({"name": node, "uid": uid})));
+    }
+    Ok(bound)
 }
 
 /// The user of a token whose signature holds: as long as the account, and what it is bound to, are those it was made
@@ -220,13 +229,18 @@ fn user(objects: &dyn Objects, claims: &Value) -> Result<User, String> {
         if reference.is_null() {
             continue;
         }
-        if !alive(plural, scope, reference) {
+        // The node of a pod is only told: the token lives as long as the pod.
+        let of_pod = claim == "node" && !own["pod"].is_null();
+        if !of_pod && !alive(plural, scope, reference) {
             return Err(format!("service account token has been invalidated: its {claim} is gone"));
         }
         if claim != "secret" {
             extra
                 .insert(format!("authentication.kubernetes.io/{claim}-name"), vec![text(&reference["name"])]);
-            extra.insert(format!("authentication.kubernetes.io/{claim}-uid"), vec![text(&reference["uid"])]);
+            let uid = text(&reference["uid"]);
+            if !uid.is_empty() {
+                extra.insert(format!("authentication.kubernetes.io/{claim}-uid"), vec![uid]);
+            }
         }
     }
     extra.insert(

@@ -13,11 +13,12 @@ use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::Where;
 use super::read::Found;
+use super::{Where, shape};
 use crate::cli::DENIED;
 use crate::cluster::Cluster;
 use crate::output::print;
+use crate::presented::{Document, document};
 use crate::problem::Problem;
 use crate::table;
 
@@ -119,6 +120,7 @@ pub struct Way {
     pub dry_run: bool,
     pub wait: bool,
     pub timeout: Duration,
+    pub output: Option<Document>,
 }
 
 /// Plans, and unless it is a dry run, writes them.
@@ -147,7 +149,14 @@ pub async fn run(
         line("pod CPU", |compute| compute.cpu, show_cpu),
         line("pod memory", |compute| compute.memory, show_bytes),
     ];
-    print(&table::render(&rows))?;
+    match way.output {
+        None => print(&table::render(&rows))?,
+        Some(format) => {
+            let pod = json!({"name": found.pod["metadata"]["name"], "now": shape::resources(now),
+                "then": shape::resources(then)});
+            document(format, &json!({"namespace": of.namespace, "virtualMachine": of.name, "pod": pod}))?;
+        }
+    }
     eprintln!("the next start and the next migration take them from the VM's template: change it there, too");
     if way.dry_run || now == then {
         return Ok(ExitCode::SUCCESS);

@@ -64,14 +64,18 @@ pub fn describe(found: &Found) -> Result<String> {
         }
         rows.push(row("guest", guest));
     }
-    let state = match ledger::read::<Ledger>(&found.vmi, LEDGER)? {
-        Some(ledger) => phase(&ledger),
-        None if vmi.stock_at_work => "KubeVirt is at it, by migration".into(),
-        None if found.in_place => "nothing under way".into(),
-        None => "in-place resize is not in force for this VM".into(),
-    };
-    rows.push(row("state", state));
+    rows.push(row("state", state(found)?));
     Ok(table::render(&rows))
+}
+
+/// How far it is, in a line.
+pub fn state(found: &Found) -> Result<String> {
+    Ok(match ledger::read::<Ledger>(&found.vmi, LEDGER)? {
+        Some(ledger) => phase(&ledger),
+        None if view::vmi(&found.vmi).stock_at_work => "KubeVirt is at it, by migration".into(),
+        None if found.policy.is_some() => "nothing under way".into(),
+        None => "in-place resize is not in force for this VM".into(),
+    })
 }
 
 /// Waits until VMI and status have a size, and tells on standard error what changes.

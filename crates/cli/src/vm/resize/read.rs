@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Where;
 use crate::cluster::Cluster;
+use crate::doctor::gather;
 use crate::problem::Problem;
 
 /// A VM with all around it; what is not there is null.
@@ -21,8 +22,13 @@ pub struct Found {
     pub node: Value,
     pub kubevirt: Value,
     pub kubernetes_minor: u32,
-    /// The reconciler has put the VM's policy in force.
-    pub in_place: bool,
+    /// What the reconciler has put in force for the VM.
+    pub policy: Option<Policy>,
+    /// KubeVirt can move it. Without that, memory changes only where the operator may write the VMI as
+    /// KubeVirt itself (design D2).
+    pub migratable: bool,
+    /// Whether the operator has that grant; nothing when it is not needed, or could not be asked about.
+    pub grant: Option<bool>,
 }
 
 impl Where {
@@ -59,10 +65,14 @@ pub async fn find(cluster: &Cluster, of: &Where) -> Result<Found> {
     let kubevirts = optional(cluster, "/apis/kubevirt.io/v1/kubevirts").await?;
     let version = needed(cluster, "/version").await?;
     let minor = version["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
-    let policy = ledger::read::<Policy>(&vmi, POLICY).ok().flatten();
+    let kubevirt = kubevirts["items"].get(0).cloned().unwrap_or_default();
+    let migratable = view::vmi(&vmi).migratable;
+    let grant = if migratable { None } else { gather::grant(cluster, &kubevirt).await? };
     Ok(Found {
-        in_place: policy.is_some_and(|policy| policy.in_place),
-        kubevirt: kubevirts["items"].get(0).cloned().unwrap_or_default(),
+        policy: ledger::read::<Policy>(&vmi, POLICY).ok().flatten().filter(|policy| policy.in_place),
+        migratable,
+        grant,
+        kubevirt,
         kubernetes_minor: minor,
         vm,
         vmi,
@@ -79,8 +89,8 @@ impl Found {
             node: &self.node,
             kubernetes_minor: self.kubernetes_minor,
             live_update: view::is_live_update(&self.kubevirt),
-            // Not known from outside; the reconciler knows.
-            may_declare: false,
+            // What cannot be asked about is taken as absent, and that is said.
+            may_declare: self.grant == Some(true),
         };
         plan::plan(&self.vmi, wanted, &view::rules(&self.kubevirt), &around)
     }

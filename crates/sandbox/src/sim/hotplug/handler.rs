@@ -158,7 +158,8 @@ fn sync(seen: &Observation<'_>, disks: &mut Disks) -> Vec<String> {
         let Some(device) = disks.mounts.get(name).copied().filter(|device| (seen.alive)(*device)) else {
             continue;
         };
-        if stands_still || disks.plugged.contains_key(name) {
+        // A disk goes into a paused guest as into any other: QEMU asks the guest only when one is to go.
+        if disks.plugged.contains_key(name) {
             continue;
         }
         let target = disks.free_target(prefix(vmi, name), &others);

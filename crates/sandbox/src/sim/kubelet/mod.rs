@@ -123,6 +123,8 @@ impl Kubelet {
         });
         let on_pod = kubelet.clone();
         pods.on_change(move |change| on_pod.pod_changed(change));
+        let on_node = kubelet.clone();
+        node_cache.on_change(move |change| on_node.node_changed(change));
         let queue = kubelet.queue.clone();
         launchers.on_change(move |launcher| queue.add(&launcher.pod));
         let queue = kubelet.queue.clone();
@@ -154,6 +156,20 @@ impl Kubelet {
             self.launchers.forget(json::uid(pod));
             self.hotplug.forget(json::uid(pod));
             self.programs.forget(json::uid(pod));
+        }
+    }
+
+    /// What a node's annotation says of resizes decides about pods that nobody else would look at again.
+    fn node_changed(&self, change: &Change<'_>) {
+        let fault = |object: Option<&Arc<Value>>| {
+            object.and_then(|object| json::annotation(object, resize::FAULT).map(str::to_owned))
+        };
+        if change.old.is_none() || fault(change.old) == fault(change.new) {
+            return;
+        }
+        let node = json::name(change.object());
+        for pod in self.pods.all().iter().filter(|pod| text(pod, "/spec/nodeName") == node) {
+            self.queue.add(&json::key(pod));
         }
     }
 

@@ -105,6 +105,18 @@ pub fn decide(seen: &Observation<'_>) -> Update {
     update
 }
 
+/// Whether a template names other sockets or memory than the VMI has: it does although it is again the one that
+/// the VMI was started with, when the VMI was changed in between.
+pub fn has_other_size(vm: &Value, vmi: &Value) -> bool {
+    let differs = |part: &str, amount: fn(&Value) -> Option<i128>| {
+        let of = |object: &Value, prefix: &str| {
+            object.pointer(&format!("{prefix}/domain/{part}")).and_then(amount)
+        };
+        of(vm, "/spec/template/spec").is_some_and(|wanted| of(vmi, "/spec").is_some_and(|has| has != wanted))
+    };
+    differs("cpu/sockets", |sockets| sockets.as_i64().map(i128::from)) || differs("memory/guest", milli)
+}
+
 /// A field was changed that the guest cannot follow while it runs (`syncRestartRequired`).
 fn needs_restart(seen: &Observation<'_>) -> bool {
     let (mut before, mut after) = (seen.started.clone(), seen.wanted.clone());

@@ -372,8 +372,8 @@ impl VirtController {
             return Ok(None);
         };
         let started = json::annotation(vmi, "kubevirt.io/vm-generation");
-        if is_deleting(vm) || started == Some(json::integer(vm, "/metadata/generation").to_string().as_str())
-        {
+        let is_newest = started == Some(json::integer(vm, "/metadata/generation").to_string().as_str());
+        if is_deleting(vm) || (is_newest && !live_update::has_other_size(vm, vmi)) {
             return Ok(None);
         }
         let Some(started) = self.started_with(vmi).await? else { return Ok(None) };

@@ -49,7 +49,8 @@ pub fn current_pod<'a>(seen: &Observation<'a>) -> Option<&'a Value> {
             let target = !json::label(pod, "kubevirt.io/migrationJobUID").is_empty();
             if node.is_empty() { !target } else { text(pod, "/spec/nodeName") == node }
         })
-        .max_by_key(|pod| (text(pod, "/metadata/creationTimestamp"), json::name(pod)))
+        // Simulated guests move there and back within a second, which is all that timestamps tell.
+        .max_by_key(|pod| (text(pod, "/metadata/creationTimestamp"), !pod_is_down(pod), json::name(pod)))
 }
 
 /// A pod that has ended.
