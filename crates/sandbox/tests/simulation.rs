@@ -404,6 +404,8 @@ fn vms_start_move_and_stop_in_every_release() {
             world.until("the VM has stopped", 2 * MINUTE, stopped).await.unwrap();
         });
         ran.unwrap_or_else(|error| panic!("{release}: {error}"));
+    }
+}
 
 /// A live migration there and back, with messages that take up to a tenth of a second each, so that every
 /// component is late in its own way. `MOVES=FIRST..LAST` tries other seeds.
