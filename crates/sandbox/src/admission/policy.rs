@@ -1,5 +1,6 @@
 //! `ValidatingAdmissionPolicy` and its bindings (`k8s.io/apiserver pkg/admission/plugin/policy/validating`, 1.36).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apimachinery::cel::{Program, Variables};
@@ -38,23 +39,20 @@ struct Policy {
     uses: Uses,
 }
 
-/// Which variables the expressions of a policy refer to: the others need not be made.
+/// Variables of expressions.
+const VARIABLES: [&str; 5] = ["object", "oldObject", "request", "params", "namespaceObject"];
+
+/// Those that the expressions of a policy refer to: the others need not be made.
 #[derive(Default)]
-struct Uses {
-    object: bool,
-    old_object: bool,
-    request: bool,
-    params: bool,
-    namespace: bool,
-}
+struct Uses(BTreeSet<&'static str>);
 
 impl Uses {
     fn note(&mut self, program: &Program) {
-        self.object |= program.uses("object");
-        self.old_object |= program.uses("oldObject");
-        self.request |= program.uses("request");
-        self.params |= program.uses("params");
-        self.namespace |= program.uses("namespaceObject");
+        self.0.extend(VARIABLES.iter().filter(|variable| program.uses(variable)));
+    }
+
+    fn has(&self, variable: &str) -> bool {
+        self.0.contains(variable)
     }
 }
 
@@ -124,19 +122,19 @@ impl Policy {
         objects: &dyn Objects,
     ) -> Variables {
         let mut variables = Variables::default();
-        if self.uses.object {
+        if self.uses.has("object") {
             variables.bind("object", object);
         }
-        if self.uses.old_object {
+        if self.uses.has("oldObject") {
             variables.bind("oldObject", request.old.unwrap_or(&Value::Null));
         }
-        if self.uses.request {
+        if self.uses.has("request") {
             variables.bind("request", &cel_request(request, object));
         }
-        if self.uses.params {
+        if self.uses.has("params") {
             variables.bind("params", param);
         }
-        if self.uses.namespace {
+        if self.uses.has("namespaceObject") {
             let namespace = objects.get("", "namespaces", "", request.resource(object).namespace);
             variables.bind("namespaceObject", namespace.as_deref().unwrap_or(&Value::Null));
         }
