@@ -149,7 +149,7 @@ async fn a_webhook_that_is_away_fails_what_it_guards_or_is_passed_over() {
     c.post(&registered, &webhooks("Fail")).await.is(201);
     let dry = format!("{}?dryRun=All", c.path("configmaps"));
     // A real API server takes a moment to notice.
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
     let refused = loop {
         let answer = c.post(&dry, &config_map("a")).await;
         if answer.code != 201 {
@@ -163,7 +163,7 @@ async fn a_webhook_that_is_away_fails_what_it_guards_or_is_passed_over() {
     c.get(&c.path("configmaps")).await.is(200);
     c.delete(&format!("{registered}/{}", c.namespace)).await.is(200);
     c.post(&registered, &webhooks("Ignore")).await.is(201);
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
     while c.post(&dry, &config_map("a")).await.code != 201 {
         assert!(tokio::time::Instant::now() < deadline, "it is still waited for");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
