@@ -235,6 +235,8 @@ def inspect_each(rendered):
     check("rest: authorities of clients are where the program looks", mounted == [config["clientCaFile"].rsplit("/", 1)[0]], mounted)
     peers = [r["from"] for r in of_kind(rest, "NetworkPolicy")[0]["spec"]["ingress"] if r["ports"][0]["port"] == "rest"]
     check("rest: only who is named may connect", peers and "automation" in str(peers[0]), peers)
+    out = [p["port"] for rule in of_kind(rest, "NetworkPolicy")[0]["spec"]["egress"] for p in rule["ports"]]
+    check("rest: a Prometheus behind a Service needs no way out", out == [443, 6443, 53, 53], out)
     for name, (objects, _) in rendered.items():
         check(f"{name}: impersonation is granted exactly where it is asked for",
               any("impersonate" in r["verbs"] and "groups" in r["resources"] for r in rules(objects)) == (name == "rest"))
@@ -276,6 +278,7 @@ def inspect_each(rendered):
     check("files: traces are sent", files["telemetry"]["otlpEndpoint"].endswith(":4318"))
     out = [p["port"] for rule in of_kind(objects, "NetworkPolicy")[0]["spec"]["egress"] for p in rule["ports"]]
     check("files: the collector is let out", 4318 in out, out)
+    check("files: the Prometheus that is named by URL is let out", 9090 in out, out)
     alerts = {r["alert"] for g in of_kind(strict, "PrometheusRule")[0]["spec"]["groups"] for r in g["rules"]}
     runbooks = (CHART.parent.parent / "docs" / "runbooks.md").read_text()
     for alert in sorted(alerts):

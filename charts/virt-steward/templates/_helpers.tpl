@@ -124,3 +124,8 @@ Whether a VM has what policies, or the question whether any node can take it, ar
 {{- $reconciles := or .Values.resize.enabled .Values.hotplug.guard.enabled .Values.hotplug.gate.enabled .Values.hotplug.heal.enabled .Values.exports.enabled }}
 {{- ternary "true" "false" (and $reconciles (gt (int (default .Values.replicaCount .Values.replicas)) 1)) }}
 {{- end }}
+
+{{/* The port of a URL that is given as the context. */}}
+{{- define "virt-steward.portOf" -}}
+{{ regexFind "^[0-9]+" (regexReplaceAll "^https?://[^/]*?(:([0-9]+))?(/.*)?$" . "${2}") | default (ternary "443" "80" (hasPrefix "https" .)) }}
+{{- end }}

@@ -1,22 +1,25 @@
 //! `virt-steward clone`: a copy of a VM.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use provider::snapshot::Origin;
+use provider::clone::{Origin, Wish};
 
-use crate::connection::{Scope, problem};
-use crate::output::print;
-use crate::presented::{Document, document};
-use crate::vm::{Patience, Progress};
+use crate::connection::problem;
+use crate::problem::Problem;
+use crate::verbs::How;
+use crate::vm::Progress;
 
 /// Arguments of `clone`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward clone web web-copy --wait
   virt-steward clone --snapshot before-upgrade web-copy --wait
+  virt-steward clone web web-copy --mac default=02:00:00:12:34:56 --serial SN-7
 
-The copy is in the same namespace, off, with MAC addresses and a serial number of its own.")]
+The copy is in the same namespace, off, with MAC addresses and a serial number of its own: those that are
+given, or others that KubeVirt draws.")]
 pub struct Args {
     /// The VM; left away with `--snapshot`
     #[arg(value_name = "VM", num_args = 1..=2, required = true, add = crate::completing::vms())]
@@ -26,45 +29,55 @@ pub struct Args {
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
 
-    #[command(flatten)]
-    scope: Scope,
+    /// The MAC address of an interface; several times
+    #[arg(long, value_name = "NIC=MAC")]
+    mac: Vec<String>,
+
+    /// The serial number that the firmware shows
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<String>,
 
     #[command(flatten)]
-    patience: Patience,
-
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    how: How,
 }
 
 /// Makes the copy.
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let (provider, namespace) = args.scope.connect().await?;
-    let (origin, target) = match (&args.snapshot, args.names.as_slice()) {
-        (None, [vm, target]) => (Origin::Vm(vm.clone()), target),
-        (Some(snapshot), [target]) => (Origin::Snapshot(snapshot.clone()), target),
+    let wrong = |wrong: &str, remedy: &str| -> anyhow::Error {
+        Problem::new("reading the arguments", wrong, remedy).into()
+    };
+    let (origin, target) = match (args.snapshot, args.names.as_slice()) {
+        (None, [vm, target]) => (Origin::Vm(vm.clone()), target.clone()),
+        (Some(snapshot), [target]) => (Origin::Snapshot(snapshot), target.clone()),
         _ => {
-            let wrong = "it takes a VM and the name of the copy, or `--snapshot` and the name of the copy";
             let remedy = "see the examples of `virt-steward clone --help`";
-            return Err(crate::problem::Problem::new("reading the arguments", wrong, remedy).into());
+            return Err(wrong(
+                "it takes a VM and the name of the copy, or `--snapshot` and the name of the copy",
+                remedy,
+            ));
         }
     };
-    let clone = provider.clone_vm(&namespace, &origin, target, args.dry_run).await.map_err(problem)?;
-    if args.patience.wait && !args.dry_run {
+    let mut macs = BTreeMap::new();
+    for pair in &args.mac {
+        let (name, mac) = pair.split_once('=').ok_or_else(|| {
+            wrong(
+                &format!("`--mac {pair}` names no interface"),
+                "write NIC=MAC, as in default=02:00:00:12:34:56",
+            )
+        })?;
+        if macs.insert(name.to_owned(), mac.to_owned()).is_some() {
+            return Err(wrong(&format!("`--mac` is given twice for interface `{name}`"), "give it once"));
+        }
+    }
+    let how = args.how;
+    let (provider, namespace) = how.scope.connect().await?;
+    let wish = Wish { target, macs, serial: args.serial };
+    let clone = provider.clone_vm(&namespace, &origin, &wish, how.dry_run).await.map_err(problem)?;
+    if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&clone.name);
         let note = &mut |standing: &str| progress.note(standing);
-        provider.wait_clone(&clone, args.patience.timeout, note).await.map_err(problem)?;
+        provider.wait_clone(&clone, timeout, note).await.map_err(problem)?;
     }
-    if let Some(format) = args.output {
-        document(format, &clone)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let accepted = if args.patience.wait || args.dry_run { "" } else { " (accepted)" };
-    let dry = if args.dry_run { " (server dry run)" } else { "" };
-    print(&format!("virtualmachine.kubevirt.io/{target} cloned{accepted}{dry}\n"))?;
+    how.tell(&format!("virtualmachine.kubevirt.io/{} cloned", wish.target), &clone)?;
     Ok(ExitCode::SUCCESS)
 }

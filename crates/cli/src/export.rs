@@ -1,7 +1,9 @@
 //! `virt-steward export`: the disks of a VM out of the cluster.
 
+mod backup;
 mod destination;
 mod job;
+mod local;
 mod meter;
 mod preflight;
 mod relay;
@@ -20,11 +22,12 @@ use image::qcow2::Compression;
 
 use self::destination::Destination;
 use crate::cli::DENIED;
+use crate::connection::{ClusterArgs, Scope};
 use crate::problem::Problem;
 use crate::shutdown;
 
 /// Arguments of `export`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   virt-steward export web --format qcow2 --output /backups
@@ -36,12 +39,16 @@ use crate::shutdown;
   virt-steward export web --format vmdk --disk root --output https://files.example/upload
   virt-steward export web --output /backups --resume
   virt-steward export web --output /backups --dry-run
+  virt-steward export web --incremental --output /backups/web/2026-11-30 --mkdir
+  virt-steward export --pvc web-root --format raw --output /backups
   virt-steward export --file /dev/vg0/web --format qcow2 --output /backups
+  virt-steward export --jobs jobs.json
   virt-steward export job submit nightly.json
 
 While an export runs, results are named NAME.partial beside a journal; after a failure, or a kill,
 --resume goes on from the last checkpoint. When all is whole, NAME.export.json holds the digests.
-A VM that runs is exported from a snapshot that is taken for it and removed afterwards.
+A VM that runs is exported from a snapshot that is taken for it and removed afterwards; where KubeVirt tracks
+its changes, from a backup, which --incremental needs.
 Keys of stores come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GS_…, HMAC keys),
 AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY, and HTTP_AUTHORIZATION.
 
@@ -52,11 +59,17 @@ pub struct Args {
     action: Option<Action>,
 
     /// The VM, as NAME or NAMESPACE/NAME
-    #[arg(value_name = "VM", conflicts_with_all = ["vm_flag", "file"])]
+    #[arg(value_name = "VM", conflicts_with_all = ["vm_flag", "file", "pvc"])]
     vm: Option<String>,
     /// The VM, as NAME or NAMESPACE/NAME
-    #[arg(long = "vm", value_name = "VM", conflicts_with = "file")]
+    #[arg(long = "vm", value_name = "VM", conflicts_with_all = ["file", "pvc"])]
     vm_flag: Option<String>,
+    /// A claim instead of a VM, as NAME or NAMESPACE/NAME; nothing may use it meanwhile
+    #[arg(long, value_name = "CLAIM", conflicts_with_all = ["file", "snapshot", "disk"])]
+    pvc: Option<String>,
+    /// Do the exports of a job file here, one after the other: one job, an array, or `{"jobs": […]}`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vm", "vm_flag", "file", "pvc", "output", "resume"])]
+    jobs: Option<PathBuf>,
     /// Where VMs come from
     #[arg(long, value_enum, default_value_t = Provider::Kubevirt)]
     provider: Provider,
@@ -85,7 +98,7 @@ pub struct Args {
         short = 'O',
         long,
         value_name = "DIRECTORY|URL|-",
-        required = true,
+        required_unless_present = "jobs",
         default_value = "",
         hide_default_value = true
     )]
@@ -111,6 +124,19 @@ pub struct Args {
     /// Refuse a VM that runs instead of taking a snapshot of it
     #[arg(long, conflicts_with = "snapshot")]
     no_snapshot: bool,
+    /// Only what changed since the newest export beside this one (each in a directory or prefix of its own below a
+    /// common parent), as qcow2 images that build on it; everything, with the reason, when that is not known
+    #[arg(long, conflicts_with_all = ["file", "pvc", "snapshot", "no_snapshot", "no_backup"])]
+    incremental: bool,
+    /// With --incremental: every Nth export holds everything
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=31))]
+    full_every: u32,
+    /// A claim with a file system for what a guest overwrites while it is backed up; by default one is made
+    #[arg(long, value_name = "CLAIM")]
+    scratch: Option<String>,
+    /// Take a snapshot of a VM that runs even where KubeVirt could back it up
+    #[arg(long)]
+    no_backup: bool,
     /// Make the directory
     #[arg(long)]
     mkdir: bool,
@@ -154,10 +180,16 @@ pub struct Args {
     /// The context of the kubeconfig
     #[arg(long)]
     context: Option<String>,
+    /// A file with `provider: {type, metadata: {namespace, kubeconfig, storageClass}}`; flags win
+    #[arg(long, value_name = "FILE", alias = "config")]
+    provider_config: Option<PathBuf>,
+    /// The storage class of what is made in the cluster
+    #[arg(skip)]
+    storage_class: Option<String>,
 }
 
 /// Exports that the cluster carries out.
-#[derive(Debug, clap::Subcommand)]
+#[derive(Clone, Debug, clap::Subcommand)]
 enum Action {
     /// Exports as objects of the cluster: schedules, many VMs, retention
     Job(job::Args),
@@ -207,12 +239,37 @@ impl Args {
         }
     }
 
+    /// What the provider's configuration file says, where no flag says something else.
+    fn read_provider_config(&mut self) -> Result<()> {
+        let Some(path) = &self.provider_config else { return Ok(()) };
+        let flags = Scope {
+            cluster: ClusterArgs { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() },
+            namespace: self.namespace.clone(),
+            provider_config: None,
+        };
+        let metadata = crate::provider_config::read(path)?;
+        self.storage_class.clone_from(&metadata.storage_class);
+        let scope = metadata.under(&flags);
+        (self.kubeconfig, self.namespace) = (scope.cluster.kubeconfig, scope.namespace);
+        Ok(())
+    }
+
+    /// The VM that is named.
+    fn vm_name(&self) -> Option<&str> {
+        self.vm.as_deref().or(self.vm_flag.as_deref())
+    }
+
     fn pipe(&self) -> bool {
         self.output == "-"
     }
 
     fn settings(&self) -> Result<Settings> {
         let qcow2 = self.format == FormatName::Qcow2;
+        if self.incremental && !qcow2 {
+            let doing = "choosing how to write the disks";
+            let wrong = "an incremental export is a qcow2 image over an earlier one";
+            return Err(Problem::new(doing, wrong, "use --format qcow2").into());
+        }
         let compression = match self.compress {
             None if qcow2 => Compression::Zstd,
             None | Some(CompressName::None) => Compression::None,
@@ -249,6 +306,10 @@ pub async fn run(mut args: Args) -> Result<ExitCode> {
     if let Some(Action::Job(job)) = args.action {
         return job::run(job).await;
     }
+    args.read_provider_config()?;
+    if let Some(file) = args.jobs.take() {
+        return local::run(&args, &file).await;
+    }
     let Some(name) = args.job.take() else { return export(args, None).await };
     let relay = relay::Relay::start(&args, name).await?;
     let outcome = export(args, Some(relay.clone())).await;
@@ -277,7 +338,7 @@ async fn export(args: Args, relay: Option<relay::Relay>) -> Result<ExitCode> {
         return Ok(ExitCode::from(DENIED));
     }
     let stop = shutdown::token()?;
-    let opened = subject::open(&args, subject).await?;
+    let opened = subject::open(&args, subject, &destination).await?;
     let meter = meter::Meter::new(&args);
     let total = opened.job.disks.iter().map(|disk| disk.source.size()).sum();
     let listener: run::Listener = {
@@ -303,6 +364,9 @@ async fn export(args: Args, relay: Option<relay::Relay>) -> Result<ExitCode> {
             && let Err(error) = snapshot.delete().await
         {
             eprintln!("warning: {error}");
+        }
+        if let Some(backup) = &opened.backup {
+            backup::finish(backup, &opened.job.lineage).await;
         }
     }
     if let Some(keep) = args.keep_last {
@@ -336,7 +400,8 @@ fn say(args: &Args, report: &Report) {
         let text = serde_json::json!({"event": "done", "source": report.source, "files": report.files,
             "disks": report.disks.iter().map(|disk| serde_json::json!({"name": disk.name, "file": disk.file,
                 "virtualSize": disk.virtual_size, "data": disk.data, "content": disk.content}))
-                .collect::<Vec<_>>(), "warnings": report.warnings});
+                .collect::<Vec<_>>(), "warnings": report.warnings, "base": report.lineage.base,
+            "fullBecause": report.lineage.full_because});
         meter::line(args.pipe(), &text.to_string());
     } else if !args.quiet {
         for file in &report.files {

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use provider::instancetype::{Instancetype, Preference};
 
-use crate::connection::{Scope, problem};
-use crate::output::print;
-use crate::presented::{Document, document, or_none, size};
+use crate::connection::problem;
+use crate::presented::{or_none, size};
 use crate::table;
+use crate::verbs::{Listing, Showing};
 
 /// Arguments of `instancetype`.
 #[derive(Debug, clap::Args)]
@@ -20,8 +20,24 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show the instance type that a VM of a namespace means by a name
+    Get(GetArgs),
     /// List the instance types that a VM of a namespace can name
     List(ListArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward instancetype get u1.medium
+  virt-steward instancetype get prod/own -o json
+
+The namespace's own goes before the cluster's.")]
+struct GetArgs {
+    /// The instance type, as `name` or `namespace/name`
+    #[arg(value_name = "INSTANCETYPE")]
+    name: String,
+    #[command(flatten)]
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,8 +58,24 @@ pub struct PreferenceArgs {
 
 #[derive(Debug, Subcommand)]
 enum PreferenceVerb {
+    /// Show the preference that a VM of a namespace means by a name
+    Get(PreferenceGetArgs),
     /// List the preferences that a VM of a namespace can name
     List(PreferenceListArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward preference get fedora
+  virt-steward preference get prod/own -o json
+
+The namespace's own goes before the cluster's.")]
+struct PreferenceGetArgs {
+    /// The preference, as `name` or `namespace/name`
+    #[arg(value_name = "PREFERENCE")]
+    name: String,
+    #[command(flatten)]
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -55,88 +87,76 @@ struct PreferenceListArgs {
     listing: Listing,
 }
 
-#[derive(Debug, clap::Args)]
-struct Listing {
-    #[command(flatten)]
-    scope: Scope,
-    /// In every namespace
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
-}
-
-impl Listing {
-    async fn place(&self) -> Result<(provider::Provider, Option<String>)> {
-        let (provider, namespace) = self.scope.connect().await?;
-        Ok((provider, (!self.all_namespaces).then_some(namespace)))
-    }
-}
-
-/// What is said where there is none.
-fn nothing(what: &str) {
-    eprintln!("No {what} found.");
-}
-
-/// Lists instance types.
+/// Shows instance types.
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let Verb::List(ListArgs { listing }) = args.verb;
-    let (provider, namespace) = listing.place().await?;
-    let found = provider.instancetypes(namespace.as_deref()).await.map_err(problem)?;
-    match listing.output {
-        Some(format) => document(format, &json!({"items": found})),
-        None if found.is_empty() => {
-            nothing("instance types");
-            Ok(())
+    match args.verb {
+        Verb::Get(GetArgs { name, showing }) => {
+            let (provider, id) = showing.scope.connect_for(&name).await?;
+            let found = provider.instancetype(&id).await.map_err(problem)?;
+            showing.show(&found, |one| types(std::slice::from_ref(one)))
         }
-        None => {
-            let header = ["NAMESPACE", "NAME", "VCPUS", "MEMORY", "GPUS", "TRAITS"];
-            let mut rows = vec![header.map(str::to_owned).to_vec()];
-            rows.extend(found.into_iter().map(|one| {
-                let words =
-                    |words: Vec<String>| or_none(Some(words.join(",")).filter(|text| !text.is_empty()));
-                let memory = or_none(one.memory_bytes.map(size));
-                let namespace = one.namespace.unwrap_or("<cluster>".into());
-                vec![namespace, one.name, one.vcpus.to_string(), memory, words(one.gpus), words(one.traits)]
-            }));
-            print(&table::fit(&rows))
+        Verb::List(ListArgs { listing }) => {
+            let (provider, namespace) = listing.place().await?;
+            let found = provider.instancetypes(namespace.as_deref()).await.map_err(problem)?;
+            listing.show("instance types", &found, types)
         }
     }?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lists preferences.
+/// Shows preferences.
 pub async fn preferences(args: PreferenceArgs) -> Result<ExitCode> {
-    let PreferenceVerb::List(PreferenceListArgs { listing }) = args.verb;
-    let (provider, namespace) = listing.place().await?;
-    let found = provider.preferences(namespace.as_deref()).await.map_err(problem)?;
-    match listing.output {
-        Some(format) => document(format, &json!({"items": found})),
-        None if found.is_empty() => {
-            nothing("preferences");
-            Ok(())
+    match args.verb {
+        PreferenceVerb::Get(PreferenceGetArgs { name, showing }) => {
+            let (provider, id) = showing.scope.connect_for(&name).await?;
+            let found = provider.preference(&id).await.map_err(problem)?;
+            showing.show(&found, |one| wishes(std::slice::from_ref(one)))
         }
-        None => {
-            let header = ["NAMESPACE", "NAME", "FOR", "DISK BUS", "NIC MODEL", "NEEDS"];
-            let mut rows = vec![header.map(str::to_owned).to_vec()];
-            rows.extend(found.into_iter().map(|one| {
-                let (cpu, memory) = one.requires;
-                let needs: Vec<String> = [cpu.map(|count| format!("{count} vCPUs")), memory.map(size)]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                vec![
-                    one.namespace.unwrap_or("<cluster>".into()),
-                    one.name,
-                    or_none(one.display_name),
-                    or_none(one.disk_bus),
-                    or_none(one.interface_model),
-                    or_none(Some(needs.join(", ")).filter(|text| !text.is_empty())),
-                ]
-            }));
-            print(&table::fit(&rows))
+        PreferenceVerb::List(PreferenceListArgs { listing }) => {
+            let (provider, namespace) = listing.place().await?;
+            let found = provider.preferences(namespace.as_deref()).await.map_err(problem)?;
+            listing.show("preferences", &found, wishes)
         }
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn place(namespace: Option<&String>) -> String {
+    namespace.cloned().unwrap_or("<cluster>".into())
+}
+
+fn types(found: &[Instancetype]) -> String {
+    let header = ["NAMESPACE", "NAME", "VCPUS", "MEMORY", "GPUS", "TRAITS"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(found.iter().map(|one| {
+        let words = |words: &[String]| or_none(Some(words.join(",")).filter(|text| !text.is_empty()));
+        vec![
+            place(one.namespace.as_ref()),
+            one.name.clone(),
+            one.vcpus.to_string(),
+            or_none(one.memory_bytes.map(size)),
+            words(&one.gpus),
+            words(&one.traits),
+        ]
+    }));
+    table::fit(&rows)
+}
+
+fn wishes(found: &[Preference]) -> String {
+    let header = ["NAMESPACE", "NAME", "FOR", "DISK BUS", "NIC MODEL", "NEEDS"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(found.iter().map(|one| {
+        let (cpu, memory) = one.requires;
+        let needs: Vec<String> =
+            [cpu.map(|count| format!("{count} vCPUs")), memory.map(size)].into_iter().flatten().collect();
+        vec![
+            place(one.namespace.as_ref()),
+            one.name.clone(),
+            or_none(one.display_name.clone()),
+            or_none(one.disk_bus.clone()),
+            or_none(one.interface_model.clone()),
+            or_none(Some(needs.join(", ")).filter(|text| !text.is_empty())),
+        ]
+    }));
+    table::fit(&rows)
 }

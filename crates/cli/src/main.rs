@@ -37,6 +37,7 @@ mod table;
 mod template;
 mod terminal;
 mod top;
+mod verbs;
 mod version;
 mod vm;
 mod volume;

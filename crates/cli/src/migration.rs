@@ -1,17 +1,17 @@
 //! `virt-steward migration`: live migrations that are under way, and those that were.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
 use jiff::Timestamp;
 use provider::view::migration::Migration;
-use serde_json::json;
 
-use crate::connection::{Scope, problem};
-use crate::output::print;
-use crate::presented::{Document, age, document, or_none};
+use crate::connection::problem;
+use crate::presented::{age, or_none, size};
 use crate::table;
+use crate::verbs::{AtOnce, Listing, Showing};
 use crate::vm::{Patience, Progress};
 
 /// Arguments of `migration`.
@@ -44,13 +44,7 @@ struct CancelArgs {
     #[arg(long, value_name = "VM", add = crate::completing::vms())]
     vm: Option<String>,
     #[command(flatten)]
-    scope: Scope,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    how: AtOnce,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,12 +57,9 @@ struct GetArgs {
     #[arg(value_name = "MIGRATION")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    #[command(flatten)]
     patience: Patience,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    #[command(flatten)]
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,20 +68,14 @@ struct GetArgs {
   virt-steward migration list -A --active
   virt-steward migration list --vm web -o json")]
 struct ListArgs {
-    #[command(flatten)]
-    scope: Scope,
-    /// In every namespace
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
     /// Only those that are under way
     #[arg(long)]
     active: bool,
     /// Only those of this VM
     #[arg(long, value_name = "VM", add = crate::completing::vms())]
     vm: Option<String>,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// Runs the verb.
@@ -103,55 +88,62 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn cancel(args: CancelArgs) -> Result<()> {
-    let ended = match (&args.name, &args.vm) {
+async fn cancel(CancelArgs { name, vm, how }: CancelArgs) -> Result<()> {
+    let ended = match (&name, &vm) {
         (Some(name), _) => {
-            let (provider, id) = args.scope.connect_for(name).await?;
-            provider.end_migration(&id, args.dry_run).await
+            let (provider, id) = how.scope.connect_for(name).await?;
+            provider.end_migration(&id, how.dry_run).await
         }
         (None, vm) => {
-            let (provider, vm) = args.scope.connect_for(vm.as_deref().unwrap_or_default()).await?;
-            provider.cancel_migration(&vm, args.dry_run).await
+            let (provider, vm) = how.scope.connect_for(vm.as_deref().unwrap_or_default()).await?;
+            provider.cancel_migration(&vm, how.dry_run).await
         }
     }
     .map_err(problem)?;
-    if let Some(format) = args.output {
-        return document(format, &ended);
-    }
-    let dry = if args.dry_run { " (server dry run)" } else { "" };
-    print(&format!("virtualmachineinstancemigration.kubevirt.io/{} cancelled{dry}\n", ended.name))
+    how.tell(&format!("virtualmachineinstancemigration.kubevirt.io/{} cancelled", ended.name), &ended)
 }
 
-async fn get(args: GetArgs) -> Result<()> {
-    let (provider, id) = args.scope.connect_for(&args.name).await?;
+async fn get(GetArgs { name, patience, showing }: GetArgs) -> Result<()> {
+    let (provider, id) = showing.scope.connect_for(&name).await?;
     let mut found = provider.migration(&id).await.map_err(problem)?;
-    if args.patience.wait && !found.is_over() {
+    if patience.wait && !found.is_over() {
         let mut progress = Progress::of(&id);
         let note = &mut |standing: &str| progress.note(standing);
-        found = provider.wait_migration(&found, args.patience.timeout, note).await.map_err(problem)?;
+        found = provider.wait_migration(&found, patience.timeout, note).await.map_err(problem)?;
     }
-    match args.output {
-        Some(format) => document(format, &found),
-        None => present(&[found]),
-    }
+    showing.show(&found, page)
 }
 
-async fn list(args: ListArgs) -> Result<()> {
-    let (provider, namespace) = args.scope.connect().await?;
-    let namespace = (!args.all_namespaces).then_some(namespace.as_str());
-    let mut found = provider.migrations(namespace).await.map_err(problem)?;
-    found.retain(|one| (!args.active || !one.is_over()) && args.vm.as_ref().is_none_or(|vm| one.vm == *vm));
-    match args.output {
-        Some(format) => document(format, &json!({"items": found})),
-        None if found.is_empty() => {
-            eprintln!("No migrations found.");
-            Ok(())
-        }
-        None => present(&found),
-    }
+async fn list(ListArgs { active, vm, listing }: ListArgs) -> Result<()> {
+    let (provider, namespace) = listing.place().await?;
+    let mut found = provider.migrations(namespace.as_deref()).await.map_err(problem)?;
+    found.retain(|one| (!active || !one.is_over()) && vm.as_ref().is_none_or(|vm| one.vm == *vm));
+    listing.show("migrations", &found, present)
 }
 
-fn present(all: &[Migration]) -> Result<()> {
+/// One migration, and what is known of how far it is.
+fn page(one: &Migration) -> String {
+    let mut page = present(std::slice::from_ref(one));
+    if let Some(transfer) = &one.transfer {
+        let rate = |bytes: Option<u64>| or_none(bytes.map(|bytes| format!("{}/s", size(bytes))));
+        let _ = write!(
+            page,
+            "\nMemory: {} % over, {} of {} to go, at {}; the guest writes {} (source: {})\n",
+            transfer.percent,
+            size(transfer.remaining_bytes),
+            size(transfer.total_bytes),
+            rate(transfer.bytes_per_second),
+            rate(transfer.dirty_bytes_per_second),
+            transfer.source.name()
+        );
+    }
+    if let Some(why) = &one.transfer_unknown {
+        let _ = write!(page, "\nMemory: how far it is cannot be said ({why})\n");
+    }
+    page
+}
+
+fn present(all: &[Migration]) -> String {
     let now = Timestamp::now();
     let header = ["NAMESPACE", "NAME", "VM", "PHASE", "FROM", "TO", "MODE", "AGE", "TOOK", "FAILURE"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -170,5 +162,5 @@ fn present(all: &[Migration]) -> Result<()> {
             or_none(one.failure.clone()),
         ]
     }));
-    print(&table::fit(&rows))
+    table::fit(&rows)
 }

@@ -8,11 +8,12 @@ use provider::cluster::MigrateTo;
 use provider::network::{Binding, Change, Effect, Nic, Wish};
 use serde_json::json;
 
-use crate::connection::{Scope, problem};
+use crate::connection::problem;
 use crate::output::print;
-use crate::presented::{Document, document, or_none};
+use crate::presented::{document, or_none};
 use crate::table;
-use crate::vm::{Patience, Progress};
+use crate::verbs::{How, Showing, dry};
+use crate::vm::Progress;
 
 /// Arguments of `nic`.
 #[derive(Debug, clap::Args)]
@@ -31,21 +32,6 @@ enum Verb {
     List(ListArgs),
     /// Remove a network interface
     Remove(RemoveArgs),
-}
-
-/// What every change takes.
-#[derive(Debug, clap::Args)]
-struct How {
-    #[command(flatten)]
-    scope: Scope,
-    #[command(flatten)]
-    patience: Patience,
-    /// Only let the API server check it, and say when it would take effect
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -125,10 +111,7 @@ struct ListArgs {
     #[arg(value_name = "VM", add = crate::completing::vms())]
     vm: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -174,10 +157,10 @@ async fn change(vm: &str, wish: &Wish, migrate: bool, how: &How) -> Result<()> {
     if migrate && change.effect == Effect::AfterMigration && !how.dry_run {
         provider.migrate(&vm, &MigrateTo::default(), false).await.map_err(problem)?;
     }
-    if how.patience.wait && !how.dry_run {
+    if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&vm);
         let note = &mut |standing: &str| progress.note(standing);
-        provider.wait_nic(&vm, wish, &change, how.patience.timeout, note).await.map_err(problem)?;
+        provider.wait_nic(&vm, wish, &change, timeout, note).await.map_err(problem)?;
     }
     match how.output {
         Some(format) => document(format, &change),
@@ -191,7 +174,7 @@ fn sentence(vm: &str, wish: &Wish, change: &Change, migrate: bool, how: &How) ->
         Wish::Remove { name } => format!("interface {name} removed"),
         Wish::Link { name, up } => format!("link of {name} set {}", if *up { "up" } else { "down" }),
     };
-    let dry = if how.dry_run { " (server dry run)" } else { "" };
+    let dry = dry(how.dry_run);
     let advice = match change.effect {
         Effect::AfterMigration if !migrate => "; `virt-steward vm migrate` brings it about",
         Effect::AfterRestart => "; `virt-steward vm restart` brings it about",
@@ -202,9 +185,9 @@ fn sentence(vm: &str, wish: &Wish, change: &Change, migrate: bool, how: &How) ->
 }
 
 async fn list(args: ListArgs) -> Result<()> {
-    let (provider, vm) = args.scope.connect_for(&args.vm).await?;
+    let (provider, vm) = args.showing.scope.connect_for(&args.vm).await?;
     let nics = provider.nics(&vm).await.map_err(problem)?;
-    if let Some(format) = args.output {
+    if let Some(format) = args.showing.output {
         return document(format, &json!({"items": nics}));
     }
     if nics.is_empty() {

@@ -7,13 +7,15 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use provider::VmId;
 use provider::snapshot::Snapshot;
-use serde_json::json;
 
-use crate::connection::{Scope, problem};
-use crate::output::print;
-use crate::presented::{Document, age, document, or_none};
+use crate::connection::problem;
+use crate::presented::{age, or_none};
 use crate::table;
-use crate::vm::{Patience, Progress};
+use crate::verbs::{AtOnce, How, Listing, Showing};
+use crate::vm::Progress;
+
+/// As kubectl names them.
+const RESOURCE: &str = "virtualmachinesnapshot.snapshot.kubevirt.io";
 
 /// Arguments of `snapshot`.
 #[derive(Debug, clap::Args)]
@@ -50,29 +52,19 @@ struct CreateArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
-    scope: Scope,
-    #[command(flatten)]
-    patience: Patience,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    how: How,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  virt-steward snapshot delete before-upgrade")]
+  virt-steward snapshot delete before-upgrade
+  virt-steward snapshot delete before-upgrade --dry-run -o json")]
 struct DeleteArgs {
     /// The snapshot, as `name` or `namespace/name`
     #[arg(value_name = "SNAPSHOT")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
+    how: AtOnce,
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,10 +75,7 @@ struct GetArgs {
     #[arg(value_name = "SNAPSHOT")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,13 +88,7 @@ struct ListArgs {
     #[arg(long, value_name = "VM")]
     vm: Option<String>,
     #[command(flatten)]
-    scope: Scope,
-    /// In every namespace
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,15 +109,7 @@ struct RestoreArgs {
     #[arg(long)]
     stop: bool,
     #[command(flatten)]
-    scope: Scope,
-    #[command(flatten)]
-    patience: Patience,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    how: How,
 }
 
 /// Runs the verb.
@@ -149,77 +124,52 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const fn dry(dry_run: bool) -> &'static str {
-    if dry_run { " (server dry run)" } else { "" }
-}
-
-async fn create(args: CreateArgs) -> Result<()> {
-    let (provider, vm) = args.scope.connect_for(&args.vm).await?;
-    let mut snapshot = provider.snapshot(&vm, args.name.as_deref(), args.dry_run).await.map_err(problem)?;
-    if args.patience.wait && !args.dry_run {
+async fn create(CreateArgs { vm, name, how }: CreateArgs) -> Result<()> {
+    let (provider, vm) = how.scope.connect_for(&vm).await?;
+    let mut snapshot = provider.snapshot(&vm, name.as_deref(), how.dry_run).await.map_err(problem)?;
+    if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&snapshot.name);
         let note = &mut |standing: &str| progress.note(standing);
-        snapshot = provider.wait_snapshot(&snapshot, args.patience.timeout, note).await.map_err(problem)?;
+        snapshot = provider.wait_snapshot(&snapshot, timeout, note).await.map_err(problem)?;
     }
-    if let Some(format) = args.output {
-        return document(format, &snapshot);
-    }
-    let name = &snapshot.name;
-    print(&format!("virtualmachinesnapshot.snapshot.kubevirt.io/{name} created{}\n", dry(args.dry_run)))
+    how.tell(&format!("{RESOURCE}/{} created", snapshot.name), &snapshot)
 }
 
-async fn delete(args: DeleteArgs) -> Result<()> {
-    let (provider, id) = args.scope.connect_for(&args.name).await?;
-    provider.delete_snapshot(id.namespace(), id.name(), args.dry_run).await.map_err(problem)?;
-    let name = id.name();
-    print(&format!("virtualmachinesnapshot.snapshot.kubevirt.io/{name} deleted{}\n", dry(args.dry_run)))
+async fn delete(DeleteArgs { name, how }: DeleteArgs) -> Result<()> {
+    let (provider, id) = how.scope.connect_for(&name).await?;
+    provider.delete_snapshot(id.namespace(), id.name(), how.dry_run).await.map_err(problem)?;
+    how.deleted(RESOURCE, &id)
 }
 
-async fn get(args: GetArgs) -> Result<()> {
-    let (provider, id) = args.scope.connect_for(&args.name).await?;
+async fn get(GetArgs { name, showing }: GetArgs) -> Result<()> {
+    let (provider, id) = showing.scope.connect_for(&name).await?;
     let snapshot = provider.get_snapshot(id.namespace(), id.name()).await.map_err(problem)?;
-    match args.output {
-        Some(format) => document(format, &snapshot),
-        None => present(&[snapshot]),
-    }
+    showing.show(&snapshot, |one| present(std::slice::from_ref(one)))
 }
 
-async fn list(args: ListArgs) -> Result<()> {
-    let (provider, namespace) = args.scope.connect().await?;
-    let namespace = (!args.all_namespaces).then_some(namespace.as_str());
-    let snapshots = provider.snapshots(namespace, args.vm.as_deref()).await.map_err(problem)?;
-    match args.output {
-        Some(format) => document(format, &json!({"items": snapshots})),
-        None if snapshots.is_empty() => {
-            eprintln!("No snapshots found.");
-            Ok(())
-        }
-        None => present(&snapshots),
-    }
+async fn list(ListArgs { vm, listing }: ListArgs) -> Result<()> {
+    let (provider, namespace) = listing.place().await?;
+    let found = provider.snapshots(namespace.as_deref(), vm.as_deref()).await.map_err(problem)?;
+    listing.show("snapshots", &found, present)
 }
 
-async fn restore(args: RestoreArgs) -> Result<()> {
-    let (provider, id) = args.scope.connect_for(&args.name).await?;
-    let target = match args.to {
+async fn restore(RestoreArgs { name, to, stop, how }: RestoreArgs) -> Result<()> {
+    let (provider, id) = how.scope.connect_for(&name).await?;
+    let target = match to {
         Some(name) => name,
         None => provider.get_snapshot(id.namespace(), id.name()).await.map_err(problem)?.vm,
     };
     let target = VmId::new(id.namespace(), &target).map_err(problem)?;
-    let restore = provider.restore(&target, id.name(), args.stop, args.dry_run).await.map_err(problem)?;
-    if args.patience.wait && !args.dry_run {
+    let restore = provider.restore(&target, id.name(), stop, how.dry_run).await.map_err(problem)?;
+    if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&restore.name);
         let note = &mut |standing: &str| progress.note(standing);
-        provider.wait_restore(&restore, args.patience.timeout, note).await.map_err(problem)?;
+        provider.wait_restore(&restore, timeout, note).await.map_err(problem)?;
     }
-    if let Some(format) = args.output {
-        return document(format, &restore);
-    }
-    let accepted = if args.patience.wait || args.dry_run { "" } else { " (accepted)" };
-    let name = target.name();
-    print(&format!("virtualmachine.kubevirt.io/{name} restored{accepted}{}\n", dry(args.dry_run)))
+    how.tell(&format!("virtualmachine.kubevirt.io/{} restored", target.name()), &restore)
 }
 
-fn present(snapshots: &[Snapshot]) -> Result<()> {
+fn present(snapshots: &[Snapshot]) -> String {
     let now = Timestamp::now();
     let header = ["NAMESPACE", "NAME", "VM", "PHASE", "READY", "AGE", "HOW", "NOT IN IT", "ERROR"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -237,5 +187,5 @@ fn present(snapshots: &[Snapshot]) -> Result<()> {
             or_none(one.error.clone()),
         ]
     }));
-    print(&table::fit(&rows))
+    table::fit(&rows)
 }

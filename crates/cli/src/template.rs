@@ -16,7 +16,11 @@ use crate::output::print;
 use crate::presented::{Document, age, document, or_none};
 use crate::problem::Problem;
 use crate::table;
-use crate::vm::{Patience, Progress};
+use crate::verbs::{AtOnce, How, Listing, Showing, dry};
+use crate::vm::Progress;
+
+/// As kubectl names them.
+const RESOURCE: &str = "virtualmachinetemplate.template.kubevirt.io";
 
 /// Arguments of `template`.
 #[derive(Debug, clap::Args)]
@@ -86,19 +90,11 @@ struct CreateArgs {
     name: String,
     #[command(flatten)]
     values: Values,
-    #[command(flatten)]
-    scope: Scope,
     /// Start the VM once it is there
     #[arg(long)]
     start: bool,
     #[command(flatten)]
-    patience: Patience,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    how: How,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,10 +106,7 @@ struct DeleteArgs {
     #[arg(value_name = "TEMPLATE")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
+    how: AtOnce,
 }
 
 #[derive(Debug, clap::Args)]
@@ -125,10 +118,7 @@ struct GetArgs {
     #[arg(value_name = "TEMPLATE")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    showing: Showing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -137,13 +127,7 @@ struct GetArgs {
   virt-steward template list -A -o json")]
 struct ListArgs {
     #[command(flatten)]
-    scope: Scope,
-    /// In every namespace
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -160,12 +144,7 @@ struct MakeArgs {
     #[arg(long, value_name = "VM", add = crate::completing::vms())]
     from: String,
     #[command(flatten)]
-    scope: Scope,
-    #[command(flatten)]
-    patience: Patience,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
+    how: How,
 }
 
 #[derive(Debug, clap::Args)]
@@ -204,26 +183,22 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const fn dry(dry_run: bool) -> &'static str {
-    if dry_run { " (server dry run)" } else { "" }
-}
-
-async fn create(args: CreateArgs) -> Result<()> {
-    let values = args.values.read()?;
-    let (provider, template) = args.scope.connect_for(&args.name).await?;
-    let done = provider.create_from_template(&template, &values, args.dry_run).await.map_err(problem)?;
+async fn create(CreateArgs { name, values, start, how }: CreateArgs) -> Result<()> {
+    let values = values.read()?;
+    let (provider, template) = how.scope.connect_for(&name).await?;
+    let done = provider.create_from_template(&template, &values, how.dry_run).await.map_err(problem)?;
     let vm = &done.virtual_machine;
     let (namespace, name) = (text(vm, "/metadata/namespace"), text(vm, "/metadata/name"));
-    if !args.dry_run {
+    if !how.dry_run {
         let namespace = if namespace.is_empty() { template.namespace() } else { namespace };
         let id = provider::VmId::new(namespace, name).map_err(problem)?;
-        crate::vm::start_and_wait(&provider, &id, args.start, args.patience).await?;
+        crate::vm::start_and_wait(&provider, &id, start, how.patience).await?;
     }
-    if let Some(format) = args.output {
+    if let Some(format) = how.output {
         return document(format, &done);
     }
     tell(&done);
-    print(&format!("virtualmachine.kubevirt.io/{name} created{}\n", dry(args.dry_run)))
+    print(&format!("virtualmachine.kubevirt.io/{name} created{}\n", dry(how.dry_run)))
 }
 
 /// What the template has to say to its users, on standard error.
@@ -233,76 +208,71 @@ fn tell(done: &Processed) {
     }
 }
 
-async fn delete(args: DeleteArgs) -> Result<()> {
-    let (provider, template) = args.scope.connect_for(&args.name).await?;
-    provider.delete_template(&template, args.dry_run).await.map_err(problem)?;
-    let name = template.name();
-    print(&format!("virtualmachinetemplate.template.kubevirt.io/{name} deleted{}\n", dry(args.dry_run)))
+async fn delete(DeleteArgs { name, how }: DeleteArgs) -> Result<()> {
+    let (provider, template) = how.scope.connect_for(&name).await?;
+    provider.delete_template(&template, how.dry_run).await.map_err(problem)?;
+    how.deleted(RESOURCE, &template)
 }
 
-async fn get(args: GetArgs) -> Result<()> {
-    let (provider, template) = args.scope.connect_for(&args.name).await?;
+async fn get(GetArgs { name, showing }: GetArgs) -> Result<()> {
+    let (provider, template) = showing.scope.connect_for(&name).await?;
     let found = Template::of(&provider.template_object(&template).await.map_err(problem)?);
-    if let Some(format) = args.output {
-        return document(format, &found);
-    }
+    showing.show(&found, page)
+}
+
+fn page(one: &Template) -> String {
     let mut page = table::render(&[
-        vec!["Name:".into(), template.to_string()],
-        vec!["Ready:".into(), if found.ready { "yes" } else { "no" }.into()],
-        vec!["Message:".into(), or_none(found.message)],
+        vec!["Name:".into(), format!("{}/{}", one.namespace, one.name)],
+        vec!["Ready:".into(), if one.ready { "yes" } else { "no" }.into()],
+        vec!["Message:".into(), or_none(one.message.clone())],
     ]);
-    if !found.parameters.is_empty() {
+    if !one.parameters.is_empty() {
         let header = ["PARAMETER", "REQUIRED", "VALUE", "DESCRIPTION"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
-        rows.extend(found.parameters.into_iter().map(|one| {
-            let value = one.value.or(one.from.map(|pattern| format!("drawn from {pattern}")));
+        rows.extend(one.parameters.iter().map(|one| {
+            let drawn = one.from.as_ref().map(|pattern| format!("drawn from {pattern}"));
             let required = if one.required { "yes" } else { "no" };
-            vec![one.name, required.into(), or_none(value), or_none(one.description)]
+            let value = or_none(one.value.clone().or(drawn));
+            vec![one.name.clone(), required.into(), value, or_none(one.description.clone())]
         }));
         page.push('\n');
         page.push_str(&table::fit(&rows));
     }
-    print(&page)
+    page
 }
 
-async fn list(args: ListArgs) -> Result<()> {
-    let (provider, namespace) = args.scope.connect().await?;
-    let namespace = (!args.all_namespaces).then_some(namespace.as_str());
-    let found = provider.templates(namespace).await.map_err(problem)?;
-    if let Some(format) = args.output {
-        return document(format, &json!({"items": found}));
-    }
-    if found.is_empty() {
-        eprintln!("No templates found.");
-        return Ok(());
-    }
+async fn list(ListArgs { listing }: ListArgs) -> Result<()> {
+    let (provider, namespace) = listing.place().await?;
+    let found = provider.templates(namespace.as_deref()).await.map_err(problem)?;
+    listing.show("templates", &found, present)
+}
+
+fn present(found: &[Template]) -> String {
     let (now, header) = (Timestamp::now(), ["NAMESPACE", "NAME", "READY", "AGE", "PARAMETERS"]);
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(found.into_iter().map(|one| {
+    rows.extend(found.iter().map(|one| {
         let names: Vec<String> = one
             .parameters
-            .into_iter()
-            .map(|parameter| if parameter.required { format!("{}*", parameter.name) } else { parameter.name })
+            .iter()
+            .map(|one| if one.required { format!("{}*", one.name) } else { one.name.clone() })
             .collect();
         let names = Some(names.join(",")).filter(|text| !text.is_empty());
         let (ready, age) = (if one.ready { "yes" } else { "no" }, age(&one.created, now));
-        vec![one.namespace, one.name, ready.into(), age, or_none(names)]
+        vec![one.namespace.clone(), one.name.clone(), ready.into(), age, or_none(names)]
     }));
-    print(&table::fit(&rows))
+    table::fit(&rows)
 }
 
-async fn make(args: MakeArgs) -> Result<()> {
-    let (provider, vm) = args.scope.connect_for(&args.from).await?;
-    let template = provider.make_template(&vm, &args.name, args.dry_run).await.map_err(problem)?;
-    if args.patience.wait && !args.dry_run {
+async fn make(MakeArgs { name, from, how }: MakeArgs) -> Result<()> {
+    let (provider, vm) = how.scope.connect_for(&from).await?;
+    let template = provider.make_template(&vm, &name, how.dry_run).await.map_err(problem)?;
+    if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&template);
         let note = &mut |standing: &str| progress.note(standing);
-        provider.wait_template(&template, args.patience.timeout, note).await.map_err(problem)?;
+        provider.wait_template(&template, timeout, note).await.map_err(problem)?;
     }
-    let accepted = if args.patience.wait || args.dry_run { "" } else { " (accepted)" };
-    let name = template.name();
-    let dry = dry(args.dry_run);
-    print(&format!("virtualmachinetemplate.template.kubevirt.io/{name} made{accepted}{dry}\n"))
+    let answer = json!({"namespace": template.namespace(), "name": template.name(), "vm": vm.name()});
+    how.tell(&format!("{RESOURCE}/{} made", template.name()), &answer)
 }
 
 async fn processed(args: ProcessArgs) -> Result<()> {

@@ -210,6 +210,48 @@ async fn an_ova_and_an_ovf_hold_the_machine_and_a_pipe_gives_the_same_ova() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn claims_and_the_jobs_of_a_file_are_exported_with_the_providers_configuration() {
+    let cluster = Cluster::start().await;
+    let out = cluster.out();
+    // Nothing but the configuration says where the cluster is.
+    let kubeconfig = cluster.dir.path().join("kubeconfig");
+    let config = format!(
+        "provider:\n  type: kubevirt\n  metadata:\n    namespace: default\n    kubeconfig: {}\n",
+        kubeconfig.display()
+    );
+    std::fs::write(cluster.dir.path().join("provider.yaml"), config).unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = cluster.command(&[arguments, &["--provider-config", "provider.yaml"]].concat());
+        command.env("KUBECONFIG", "/nowhere");
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let done = run(&["--pvc", "web-data", "-f", "raw", "-O", out.to_str().unwrap()]).await;
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    cluster.same(&out.join("web-data-web-data.raw"), "web-data");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user", "namespace": "default"},
+        "spec": {"containers": [{"name": "a", "image": "b"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "web-root"}}]}});
+    cluster.create("/api/v1/namespaces/default/pods", pod).await;
+    let used = run(&["--pvc", "web-root", "-O", out.to_str().unwrap()]).await;
+    assert_eq!(used.status.code(), Some(2));
+    assert!(text(&used.stderr).contains("is used by user"), "{}", text(&used.stderr));
+    cluster.send("DELETE", "/api/v1/namespaces/default/pods/user", &Value::Null).await;
+    let jobs = json!({"jobs": [
+        {"vm_path": "web", "output_dir": "one", "provider": "kubevirt", "metadata": {"namespace": "default"}},
+        {"vm_path": "default/nobody", "output_dir": "two"},
+        {"vm_path": "default/web", "output_dir": "three", "format": "vmdk"},
+    ]});
+    std::fs::write(cluster.dir.path().join("jobs.json"), jobs.to_string()).unwrap();
+    let done = run(&["--jobs", "jobs.json", "--verify"]).await;
+    assert_eq!(done.status.code(), Some(1), "one of them fails, and the others are done");
+    assert!(text(&done.stderr).contains("1 of 3 jobs failed"), "{}", text(&done.stderr));
+    for (file, claim) in [("one/web-root.qcow2", "web-root"), ("three/web-data.vmdk", "web-data")] {
+        cluster.same(&cluster.dir.path().join(file), claim);
+    }
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_export_survives_a_pod_swap_and_cut_connections() {
     let cluster = Cluster::start().await;
     let exports = cluster.sandbox.simulation().unwrap().exports().unwrap().clone();

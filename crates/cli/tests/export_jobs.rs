@@ -75,6 +75,24 @@ impl Cluster {
         self.client.request(request).await.unwrap()
     }
 
+    async fn patch(&self, path: &str, patch: &Value) {
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        let request = request.body(patch.to_string().into_bytes()).unwrap();
+        self.client.request::<Value>(request).await.unwrap();
+    }
+
+    async fn wait(&self, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let end = std::time::Instant::now() + Duration::from_mins(4);
+        loop {
+            let found = self.get(path).await;
+            if holds(&found) {
+                return found;
+            }
+            assert!(std::time::Instant::now() < end, "{path} never was {what}: {found:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn program(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_virt-steward"));
         command.args(arguments).env("KUBECONFIG", self.dir.path().join("kubeconfig"));
@@ -126,7 +144,9 @@ async fn account(client: &kube::Client) {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
     "metadata": {"name": "virt-steward-exporter"}, "rules": [
         rule("kubevirt.io", json!(["virtualmachines", "virtualmachineinstances"]), json!(["get"])),
-        rule("", json!(["persistentvolumeclaims"]), json!(["get"])),
+        rule("", json!(["persistentvolumeclaims"]), json!(["get", "create"])),
+        rule("backup.kubevirt.io", json!(["virtualmachinebackups"]), json!(["create", "get", "delete"])),
+        rule("backup.kubevirt.io", json!(["virtualmachinebackuptrackers"]), json!(["create", "get"])),
         rule("export.kubevirt.io", json!(["virtualmachineexports"]), json!(["create", "get", "delete"])),
         rule("", json!(["secrets"]), json!(["create", "get", "delete"])),
         rule("snapshot.kubevirt.io", json!(["virtualmachinesnapshots"]), json!(["create", "get", "delete"])),
@@ -270,6 +290,76 @@ async fn jobs_are_submitted_followed_and_cancelled_over_rest() {
     assert_eq!((status, &problem["code"]), (404, &json!("not-found")));
     stop.cancel();
     let _ = serving.await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_job_makes_up_for_what_it_missed_exports_what_changed_and_keeps_what_that_needs() {
+    let cluster = Cluster::start(&["web"]).await;
+    let kubevirt = "/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt";
+    let configuration = cluster.get(kubevirt).await["spec"]["configuration"].clone();
+    let mut gates =
+        configuration["developerConfiguration"]["featureGates"].as_array().cloned().unwrap_or_default();
+    gates.push("IncrementalBackup".into());
+    let selectors = json!({"virtualMachineLabelSelector": {"matchLabels": {"tier": "shop"}}});
+    let configured = json!({"developerConfiguration": {"featureGates": gates},
+        "changedBlockTrackingLabelSelectors": selectors});
+    cluster.patch(kubevirt, &json!({"spec": {"configuration": configured}})).await;
+    let vms = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/web";
+    cluster.patch(vms, &json!({"spec": {"runStrategy": "Always"}})).await;
+    let tracked = |vm: &Value| vm["status"]["changedBlockTracking"]["state"] == "Enabled";
+    cluster.wait(vms, "tracked", tracked).await;
+    // A slot that was missed some minutes ago, and none that comes soon.
+    let slot = |minutes_ago: i64| {
+        let at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes_ago);
+        format!("{} * * * *", at.strftime("%M").to_string().parse::<u32>().unwrap())
+    };
+    let path = "/apis/vm-feature-manager.io/v1alpha1/namespaces/default/vmexportjobs";
+    let job = json!({"apiVersion": "vm-feature-manager.io/v1alpha1", "kind": "VMExportJob",
+        "metadata": {"name": "hourly", "namespace": "default"},
+        "spec": {"source": {"virtualMachine": "web"}, "schedule": slot(9), "suspend": true, "retries": 1,
+            "incremental": {}, "retention": {"keepLast": 1}, "verify": true,
+            "destination": {"claim": {"name": "backups", "path": "nightly"}}}});
+    post(&cluster.client, path, &job).await;
+    let own = format!("{path}/hourly");
+    let long_ago =
+        (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(30)).strftime("%Y-%m-%dT%H:%M:%SZ");
+    cluster
+        .patch(&format!("{own}/status"), &json!({"status": {"lastScheduleTime": long_ago.to_string()}}))
+        .await;
+    let runs = |count: usize| {
+        move |job: &Value| {
+            let over = job["status"]["history"].as_array().cloned().unwrap_or_default();
+            let failed = over.iter().any(|run| run["phase"] == "Failed");
+            assert!(!failed, "{job:#}");
+            over.len() == count && job["status"]["phase"] == "Scheduled"
+        }
+    };
+    cluster.patch(&own, &json!({"spec": {"suspend": false}})).await;
+    let first = cluster.wait(&own, "over once", runs(1)).await;
+    let because = &first["status"]["exports"]["web"]["progress"]["fullBecause"];
+    assert!(because.as_str().unwrap().contains("no earlier whole export"), "{because}");
+    let disk = cluster.sandbox.simulation().unwrap().disks().join("default_web-root");
+    let disk = std::fs::File::options().write(true).open(disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&disk, b"changed", 5 << 20).unwrap();
+    cluster.patch(&own, &json!({"spec": {"schedule": slot(6)}})).await;
+    let second = cluster.wait(&own, "over twice", runs(2)).await;
+    let found = cluster.runs("backups", "web");
+    assert_eq!(found.len(), 2, "the second builds on the first, which stays: {found:?}");
+    let base = found[0].file_name().unwrap().to_str().unwrap();
+    assert_eq!(second["status"]["exports"]["web"]["progress"]["base"], base);
+    let image = found[1].join("web-root.qcow2");
+    let (chain, info) = image::open_path(&image).unwrap();
+    assert_eq!(info.backing, Some(format!("../{base}/web-root.qcow2")));
+    let original = cluster.sandbox.simulation().unwrap().disks().join("default_web-root");
+    let (original, _) = image::open(std::fs::File::open(original).unwrap()).unwrap();
+    assert_eq!(image::compare(&*chain, &*original).unwrap(), None);
+    let without = json!({"spec": {"schedule": slot(3), "incremental": null}});
+    cluster.patch(&own, &without).await;
+    cluster.wait(&own, "over three times", runs(3)).await;
+    let left = cluster.runs("backups", "web");
+    assert_eq!(left.len(), 1, "one that holds everything needs none of the others: {left:?}");
+    cluster.same(&left[0].join("web-root.qcow2"), "web");
     cluster.end().await;
 }
 

@@ -91,6 +91,11 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the journal of an earlier run, or begins one when there is none.
     ///
     /// # Errors

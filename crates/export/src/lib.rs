@@ -14,9 +14,11 @@
 //! and a journal to go on from.
 
 pub mod adapt;
+pub mod beside;
 mod error;
 pub mod job;
 pub mod journal;
+pub mod lineage;
 pub mod machine;
 mod prefetch;
 pub mod preflight;

@@ -20,6 +20,11 @@ impl VmVolume {
     pub fn plain(name: &str) -> Self {
         Self { name: name.into(), claim: String::new(), bus: Bus::default() }
     }
+
+    /// A claim by itself.
+    pub fn of_claim(claim: &str) -> Self {
+        Self { claim: claim.into(), ..Self::plain(claim) }
+    }
 }
 
 /// The volumes on claims and data volumes, in boot order. A disk without a boot order comes behind

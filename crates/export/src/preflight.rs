@@ -22,6 +22,10 @@ pub struct Facts {
     pub snapshot: bool,
     /// One is taken first when the VM runs.
     pub snapshot_first: bool,
+    /// KubeVirt backs the VM up while it runs.
+    pub backup: bool,
+    /// Pods that use a claim which is exported by itself.
+    pub used_by: Vec<String>,
     /// The disks: name and size in bytes, when it is known.
     pub disks: Vec<(String, Option<u64>)>,
     /// Volumes that cannot be exported, since they are on no claim.
@@ -101,8 +105,15 @@ pub fn check(facts: &Facts, target: Target) -> Vec<Finding> {
 
 fn source(facts: &Facts) -> Finding {
     let (grade, detail) = match (&facts.running, facts.snapshot) {
+        _ if !facts.used_by.is_empty() => {
+            let users = facts.used_by.join(", ");
+            (Grade::Blocked, format!("{} is used by {users}: stop it first", facts.source))
+        }
+        (Some(phase), _) if facts.backup => {
+            (Grade::Ok, format!("{} is {phase}: KubeVirt backs it up while it runs", facts.source))
+        }
         (_, true) => (Grade::Ok, format!("{} from a snapshot", facts.source)),
-        (None, false) => (Grade::Ok, format!("{} is stopped", facts.source)),
+        (None, false) => (Grade::Ok, format!("{} does not run", facts.source)),
         (Some(phase), false) if facts.snapshot_first => {
             let text = format!("{} is {phase}: a snapshot is taken, exported and removed", facts.source);
             (Grade::Ok, text)

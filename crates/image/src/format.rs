@@ -84,10 +84,11 @@ pub fn open(file: File) -> Result<(Box<dyn BackingDisk>, Info)> {
     Ok((disk, info))
 }
 
-/// [`open`] with the images that a qcow2 builds on, which have to lie beside it.
+/// [`open`] with the images that a qcow2 builds on, which have to lie beside it: in its directory, or in one beside
+/// that (`../RUN/NAME`, as incremental exports do).
 ///
 /// # Errors
-/// As [`open`]; backing files in other directories, and chains of more than 32.
+/// As [`open`]; backing files in other places, and chains of more than 32.
 pub fn open_path(path: &Path) -> Result<(Box<dyn BackingDisk>, Info)> {
     open_chain(path, MAX_CHAIN)
 }
@@ -107,8 +108,10 @@ fn open_chain(path: &Path, depth: usize) -> Result<(Box<dyn BackingDisk>, Info)>
         let (disk, info) = open_storage(file)?;
         return Ok((disk, Info { disk_size: metadata.blocks() * 512, ..info }));
     };
-    if name.contains('/') || name.contains(':') || matches!(name.as_str(), "." | "..") {
-        return Err(Error::qcow2(format!("its backing file `{name}` does not lie in the same directory")));
+    if !is_beside(&name) {
+        return Err(Error::qcow2(format!(
+            "its backing file `{name}` lies neither in its directory nor in one beside that"
+        )));
     }
     let Some(left) = depth.checked_sub(1) else {
         return Err(Error::qcow2(format!("it builds on more than {MAX_CHAIN} images")));
@@ -129,6 +132,17 @@ fn open_chain(path: &Path, depth: usize) -> Result<(Box<dyn BackingDisk>, Info)>
     let disk = Qcow2Disk::open_over(file, backing)?;
     info.data = data_bytes(&disk)?;
     Ok((Box::new(disk), info))
+}
+
+/// A plain name, or `../DIRECTORY/NAME`: nothing that an image names leads further away.
+fn is_beside(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && !part.contains(':') && !matches!(part, "." | "..");
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        [file] => plain(file),
+        ["..", directory, file] => plain(directory) && plain(file),
+        _ => false,
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -180,4 +194,21 @@ fn data_bytes(disk: &impl Disk) -> Result<u64> {
         at = range.end;
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_beside;
+
+    #[test]
+    fn backing_files_lie_beside_what_builds_on_them() {
+        for good in ["base.qcow2", "../20260101/base.qcow2"] {
+            assert!(is_beside(good), "{good}");
+        }
+        for bad in
+            ["", "..", "/etc/shadow", "a/b", "../a/b/c", "../../a", "../../a/b", "nbd:host", "../x/nbd:y"]
+        {
+            assert!(!is_beside(bad), "{bad}");
+        }
+    }
 }

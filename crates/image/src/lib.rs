@@ -17,6 +17,7 @@ mod copy;
 mod disk;
 mod error;
 mod format;
+mod noise;
 pub mod ova;
 pub mod ovf;
 mod pipeline;

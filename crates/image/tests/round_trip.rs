@@ -204,6 +204,26 @@ fn every_flipped_bit_in_a_zstd_cluster_is_noticed() {
 }
 
 #[test]
+fn every_level_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(700_000, 11, &[Kind::Text, Kind::Noise, Kind::Zeros]);
+    let formats = [
+        (Format::Qcow2, Compression::Deflate, -1..=12),
+        (Format::Qcow2, Compression::Zstd, -1..=19),
+        (Format::VmdkStream, Compression::None, -1..=13),
+    ];
+    for (format, compression, levels) in formats {
+        for level in levels {
+            let options = Options { compression, level: Some(level), ..Options::new(format) };
+            let path = dir.path().join("image");
+            write(&disk, &options, &path);
+            let (read, _) = open(File::open(&path).unwrap()).unwrap();
+            assert_eq!(compare(&disk, &*read).unwrap(), None, "{format:?} {compression:?} level {level}");
+        }
+    }
+}
+
+#[test]
 fn stopping_is_an_error() {
     let content = disk(4 << 20, 12, &[Kind::Noise]);
     let sink = std::io::Cursor::new(Vec::new());

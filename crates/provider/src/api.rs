@@ -22,25 +22,27 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::capability::Capabilities as Found;
+use crate::clone::Origin;
 use crate::cluster::{
-    Changed, Channel, Done, Expansion, MigrateTo, NodeDetail, Parameters, Prometheus, Provider, Tunnel,
-    Underway, VolumeChange,
+    Changed, Channel, Done, Expansion, ExportWish, MigrateTo, NodeDetail, Parameters, Prometheus, Provider,
+    Tunnel, Underway, VolumeChange,
 };
 use crate::disposal::{Disks, Plan};
 use crate::instancetype::{Instancetype, Preference};
 use crate::order::Order;
 use crate::select::Selection;
-use crate::snapshot::{Origin, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::template::{Processed, Template};
 use crate::usage::{Report, Source};
 use crate::view::detail::Interface;
+use crate::view::export::Export;
 use crate::view::guest::{GuestFileSystem, GuestOs, GuestUser};
 use crate::view::migration::Migration;
 use crate::view::node::NodeSummary;
 use crate::view::volume::Volume;
 use crate::view::{VmDetail, VmSummary};
 use crate::wait::Goal;
-use crate::{Error, VmId, device, network};
+use crate::{Error, VmId, clone, device, network};
 
 /// Who is told where something stands.
 pub type Note<'a> = &'a mut (dyn FnMut(&str) + Send);
@@ -108,6 +110,8 @@ capability! {
         fn migration(id: &VmId) -> Migration;
         /// Ends that of a VM.
         fn cancel_migration(vm: &VmId, dry_run: bool) -> Migration;
+        /// Ends one by its own name.
+        fn end_migration(id: &VmId, dry_run: bool) -> Migration;
         /// Waits until one has ended well.
         fn wait_migration(migration: &Migration, timeout: Duration, note: Note<'_>) -> Migration;
     }
@@ -137,7 +141,7 @@ capability! {
     /// Copies of VMs.
     Clones {
         /// Asks for one.
-        fn clone_vm(namespace: &str, origin: &Origin, target: &str, dry_run: bool) -> Underway;
+        fn clone_vm(namespace: &str, origin: &Origin, wish: &clone::Wish, dry_run: bool) -> Underway;
         /// Waits until it is there.
         fn wait_clone(clone: &Underway, timeout: Duration, note: Note<'_>) -> ();
     }
@@ -152,6 +156,22 @@ capability! {
         fn step_volumes(vm: &VmId, change: &VolumeChange, dry_run: bool) -> Changed;
         /// Makes a claim larger.
         fn expand_volume(vm: &VmId, volume: &str, size: &str, dry_run: bool) -> Expansion;
+        /// Waits until it is.
+        fn wait_expansion(expansion: &Expansion, timeout: Duration, note: Note<'_>) -> ();
+    }
+}
+
+capability! {
+    /// Exports: KubeVirt's export server for a VM or a snapshot.
+    Exports {
+        /// Asks for one.
+        fn export(vm: &VmId, wish: &ExportWish, dry_run: bool) -> Export;
+        /// One of them, with its links.
+        fn get_export(id: &VmId) -> Export;
+        /// Waits until its volumes can be fetched.
+        fn wait_export(export: &Export, timeout: Duration, note: Note<'_>) -> Export;
+        /// Ends one.
+        fn delete_export(id: &VmId, dry_run: bool) -> ();
     }
 }
 
@@ -162,6 +182,8 @@ capability! {
         fn nics(vm: &VmId) -> Vec<Interface>;
         /// Changes them, and says when that takes effect.
         fn change_nic(vm: &VmId, wish: &network::Wish, dry_run: bool) -> network::Change;
+        /// Waits until the guest has what was wished.
+        fn wait_nic(vm: &VmId, wish: &network::Wish, change: &network::Change, timeout: Duration, note: Note<'_>) -> ();
     }
 }
 
@@ -184,6 +206,10 @@ capability! {
         fn create_from_template(template: &VmId, parameters: &Parameters, dry_run: bool) -> Processed;
         /// Asks for one to be made from a VM.
         fn make_template(vm: &VmId, name: &str, dry_run: bool) -> VmId;
+        /// Waits until it is made.
+        fn wait_template(template: &VmId, timeout: Duration, note: Note<'_>) -> ();
+        /// Deletes one.
+        fn delete_template(template: &VmId, dry_run: bool) -> ();
     }
 }
 
@@ -194,6 +220,10 @@ capability! {
         fn instancetypes(namespace: Option<&str>) -> Vec<Instancetype>;
         /// Preferences.
         fn preferences(namespace: Option<&str>) -> Vec<Preference>;
+        /// The instance type that a VM of a namespace means by a name.
+        fn instancetype(id: &VmId) -> Instancetype;
+        /// The preference that a VM of a namespace means by a name.
+        fn preference(id: &VmId) -> Preference;
     }
 }
 

@@ -2,6 +2,7 @@
 //! into a running guest (`pkg/virt-controller/watch/vm/vm.go`, v1.9), a change of them marks the VM
 //! `RestartRequired`. So they are attached on the next start, and only when that was asked for.
 
+use kubevirt::feature_gates;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +23,14 @@ pub enum Sort {
 }
 
 impl Sort {
+    /// The gate without which `KubeVirt` refuses such devices, unless a `ResourceClaim` stands behind them.
+    pub(crate) const fn gate(self) -> &'static str {
+        match self {
+            Self::Gpu => feature_gates::GPU,
+            Self::HostDevice => feature_gates::HOST_DEVICES,
+        }
+    }
+
     const fn pointer(self) -> &'static str {
         match self {
             Self::Gpu => "/spec/template/spec/domain/devices/gpus",

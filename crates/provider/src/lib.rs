@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod capability;
+pub mod clone;
 pub mod cluster;
 pub mod device;
 pub mod disposal;

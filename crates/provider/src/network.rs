@@ -141,8 +141,9 @@ pub fn plan(vm: &Value, vmi: Option<&Value>, wish: &Wish, default_binding: &str)
 fn add(vm: &Value, vmi: Option<&Value>, nic: &Nic, default: &str, doing: &str) -> Result<Change, Error> {
     identity::label("interface", &nic.name)?;
     let wrong = |wrong: &str, remedy: &str| Err(Error::new(Kind::InvalidArgument, doing, wrong, remedy));
-    if nic.mac.as_deref().is_some_and(|mac| !is_mac(mac)) {
-        return wrong("the hardware address is none", "write six bytes as in 02:00:00:12:34:56");
+    if nic.mac.as_deref().is_some_and(|text| mac(text).is_none()) {
+        let remedy = "write six bytes as in 02:00:00:12:34:56, the first of them even";
+        return wrong("the hardware address is none of an interface", remedy);
     }
     let pod = nic.network == "pod";
     if pod && nic.binding == Binding::Sriov {
@@ -203,11 +204,14 @@ fn position(vm: &Value, name: &str, doing: &str) -> Result<(usize, Value), Error
     let found = list(vm, INTERFACES).iter().enumerate().find(|(_, one)| text(one, "/name") == name);
     found.map(|(at, one)| (at, one.clone())).ok_or_else(|| {
         let names: Vec<&str> = list(vm, INTERFACES).iter().map(|one| text(one, "/name")).collect();
-        let wrong = match names.as_slice() {
-            [] => "its spec names no interface".to_owned(),
-            names => format!("it has no such interface; it has {}", names.join(", ")),
+        let (wrong, remedy) = match names.as_slice() {
+            [] => ("its spec names no interface".to_owned(), "see `virt-steward nic list`"),
+            names => {
+                let wrong = format!("it has no such interface; it has {}", names.join(", "));
+                (wrong, "name one of these: `virt-steward nic list`")
+            }
         };
-        Error::new(Kind::NotFound, doing, wrong, "name one of these: `virt-steward nic list`")
+        Error::new(Kind::NotFound, doing, wrong, remedy)
     })
 }
 
@@ -283,9 +287,14 @@ pub fn is_done(vmi: Option<&Value>, wish: &Wish) -> bool {
     }
 }
 
-fn is_mac(text: &str) -> bool {
-    let parts: Vec<&str> = text.split([':', '-']).collect();
-    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+/// Six bytes, with colons or hyphens between them. Group addresses are none: libvirt starts no VM with one.
+pub(crate) fn mac(text: &str) -> Option<[u8; 6]> {
+    let byte = |part: &str| {
+        let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
+    };
+    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(byte).collect();
+    <[u8; 6]>::try_from(bytes?).ok().filter(|address| address[0] % 2 == 0)
 }
 
 #[cfg(test)]
@@ -360,6 +369,7 @@ mod tests {
             (nic("x", "pod", Binding::Sriov), Kind::InvalidArgument),
             (nic("x", "v", Binding::Masquerade), Kind::InvalidArgument),
             (with_mac("02:00"), Kind::InvalidArgument),
+            (with_mac("01:00:5e:00:00:01"), Kind::InvalidArgument),
             (Wish::Remove { name: "no".into() }, Kind::NotFound),
             (Wish::Link { name: "no".into(), up: false }, Kind::NotFound),
         ] {

@@ -1,5 +1,4 @@
-//! Snapshots, restores and clones: what is created, and what their status says
-//! (`snapshot/v1beta1/types.go`, `clone/v1beta1/types.go`, v1.9).
+//! Snapshots and restores: what is created, and what their status says (`snapshot/v1beta1/types.go`, v1.9).
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -137,48 +136,8 @@ pub fn restore_progress(restore: &Value) -> Progress {
     Progress::Waiting(last.unwrap_or("not seen by KubeVirt yet").into())
 }
 
-/// What a clone is made from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// A VM.
-    Vm(String),
-    /// A snapshot.
-    Snapshot(String),
-}
-
-/// The clone to create: into the same namespace, with new MAC addresses and a new serial number, which
-/// KubeVirt draws when none are given.
-pub fn clone(namespace: &str, origin: &Origin, target: &str) -> Value {
-    let (group, kind, name) = match origin {
-        Origin::Vm(name) => ("kubevirt.io", "VirtualMachine", name),
-        Origin::Snapshot(name) => ("snapshot.kubevirt.io", "VirtualMachineSnapshot", name),
-    };
-    named(
-        json!({"apiVersion": "clone.kubevirt.io/v1beta1", "kind": "VirtualMachineClone",
-            "metadata": {"namespace": namespace},
-            "spec": {"source": {"apiGroup": group, "kind": kind, "name": name},
-                "target": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": target}}}),
-        None,
-        target,
-    )
-}
-
-/// How far a clone is.
-pub fn clone_progress(clone: &Value) -> Progress {
-    match text(clone, "/status/phase") {
-        "Succeeded" => Progress::Done,
-        "Failed" => {
-            let conditions = list(clone, "/status/conditions");
-            let why = conditions.iter().map(|one| text(one, "/message")).find(|text| !text.is_empty());
-            Progress::Failed(why.unwrap_or("it failed without a reason").into())
-        }
-        "" => Progress::Waiting("not seen by KubeVirt yet".into()),
-        phase => Progress::Waiting(phase.into()),
-    }
-}
-
 /// Gives an object a name, or has the API server make one.
-fn named(mut object: Value, name: Option<&str>, stem: &str) -> Value {
+pub(crate) fn named(mut object: Value, name: Option<&str>, stem: &str) -> Value {
     if let Some(name) = name {
         object["metadata"]["name"] = name.into();
     } else {
@@ -201,11 +160,6 @@ mod tests {
         assert_eq!(snapshot(&vm, None)["metadata"]["generateName"], "web-");
         assert_eq!(restore(&vm, "before", false)["spec"]["targetReadinessPolicy"], "FailImmediate");
         assert_eq!(restore(&vm, "before", true)["spec"]["virtualMachineSnapshotName"], "before");
-        let origin = Origin::Snapshot("before".into());
-        assert_eq!(
-            clone("prod", &origin, "web2")["spec"]["source"],
-            json!({"apiGroup": "snapshot.kubevirt.io", "kind": "VirtualMachineSnapshot", "name": "before"})
-        );
     }
 
     #[test]
@@ -235,12 +189,5 @@ mod tests {
         let failed =
             json!({"status": {"conditions": [{"type": "Failure", "status": "True", "message": "gone"}]}});
         assert_eq!(restore_progress(&failed), Progress::Failed("gone".into()));
-        let status = |phase: &str| json!({"status": {"phase": phase}});
-        assert_eq!(clone_progress(&status("Succeeded")), Progress::Done);
-        assert!(matches!(clone_progress(&status("Failed")), Progress::Failed(_)));
-        assert_eq!(
-            clone_progress(&status("RestoreInProgress")),
-            Progress::Waiting("RestoreInProgress".into())
-        );
     }
 }

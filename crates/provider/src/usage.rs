@@ -17,6 +17,7 @@ use apimachinery::quantity;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::view::migration::TRANSFER;
 use crate::view::{list, text};
 use crate::{Error, Kind};
 
@@ -150,7 +151,7 @@ impl Usage {
 pub type Key = (String, String);
 
 /// A figure without its fraction; what is no number is none.
-fn whole(value: f64) -> Option<u64> {
+pub(crate) fn whole(value: f64) -> Option<u64> {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -256,7 +257,9 @@ pub fn of_virt_handlers(
 
 /// Whether a metric is one of those that are read.
 pub(crate) fn is_read(name: &str) -> bool {
-    MEMORY.contains(&name) || COUNTERS.iter().any(|(_, counter, _)| *counter == name)
+    MEMORY.contains(&name)
+        || TRANSFER.contains(&name)
+        || COUNTERS.iter().any(|(_, counter, _)| *counter == name)
 }
 
 /// Reads a `PodMetrics`; `None` for pods that run no VM.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use ::provider::jobs::{self, Job};
 use anyhow::Result;
 use clap::Subcommand;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::cli::FAILED;
 use crate::connection::{Scope, duration, problem};
@@ -25,13 +23,13 @@ use crate::table;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Arguments of `export job`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Verb {
     /// Make jobs from a job file
     Submit(SubmitArgs),
@@ -53,7 +51,7 @@ enum Verb {
     Delete(DeleteArgs),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job submit nightly.json
   virt-steward export job submit nightly.yaml --wait
@@ -81,7 +79,7 @@ struct SubmitArgs {
     output: Option<Document>,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job list
   virt-steward export job list -A -o json")]
@@ -96,7 +94,7 @@ struct ListArgs {
     output: Option<Format>,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job get nightly
   virt-steward export job get shop/nightly -o yaml")]
@@ -111,7 +109,7 @@ struct GetArgs {
     output: Option<Document>,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job wait nightly --timeout 2h
 
@@ -127,7 +125,7 @@ struct WaitArgs {
     timeout: Duration,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job logs nightly
   virt-steward export job cancel shop/nightly
@@ -140,7 +138,7 @@ struct OneArgs {
     scope: Scope,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job delete nightly")]
 struct DeleteArgs {
@@ -192,17 +190,7 @@ async fn find(scope: &Scope, name: &str) -> Result<(Provider, (String, String))>
 }
 
 async fn submit(args: SubmitArgs) -> Result<ExitCode> {
-    let doing = || format!("reading the job file `{}`", args.file.display());
-    let remedy = "give a JSON or YAML file with `vm_path` and `output_dir`; see docs/export.md";
-    let mut text = String::new();
-    let read = if args.file.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).map(|_| ())
-    } else {
-        std::fs::read_to_string(&args.file).map(|found| text = found)
-    };
-    read.map_err(|error| Problem::new(doing(), error, remedy))?;
-    let file: Value = serde_saphyr::from_str(&text).map_err(|error| Problem::new(doing(), error, remedy))?;
-    let requests = jobs::read(&file).map_err(problem)?;
+    let requests = super::local::read(&args.file)?;
     let (provider, namespace) = args.scope.connect().await?;
     let mut made = Vec::new();
     for mut request in requests {
@@ -371,7 +359,7 @@ async fn logs(args: &OneArgs) -> Result<()> {
 
 async fn suspend(args: &OneArgs, suspend: bool) -> Result<()> {
     let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-    let job = provider.suspend_job(&namespace, &name, suspend).await.map_err(problem)?;
+    let job = provider.suspend_job(&namespace, &name, suspend, false).await.map_err(problem)?;
     let done = if suspend { "cancelled" } else { "resumed" };
     print(&format!("vmexportjob.vm-feature-manager.io/{} {done}\n", job.name))
 }

@@ -10,21 +10,29 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::subject::{Subject, Vm};
-use super::{Args, Output};
+use super::{Args, Output, backup};
 use crate::cli::DENIED;
 use crate::output::print;
 use crate::problem::Problem;
 use crate::style::{Style, Tone};
 use crate::table;
 
-/// Requests that an export makes: group, resource, verb.
-const REQUESTS: [(&str, &str, &str); 5] = [
-    ("export.kubevirt.io", "virtualmachineexports", "create"),
-    ("export.kubevirt.io", "virtualmachineexports", "get"),
-    ("export.kubevirt.io", "virtualmachineexports", "delete"),
-    ("", "secrets", "create"),
-    ("", "secrets", "get"),
-];
+/// Requests of every export: group, resource, verbs.
+const ALWAYS: (&str, &str, &[&str]) = ("", "secrets", &["create", "get"]);
+/// Of one through a `VirtualMachineExport`.
+const EXPORT: (&str, &str, &[&str]) =
+    ("export.kubevirt.io", "virtualmachineexports", &["create", "get", "delete"]);
+/// Of one that takes a snapshot first.
+const SNAPSHOT: (&str, &str, &[&str]) =
+    ("snapshot.kubevirt.io", "virtualmachinesnapshots", &["create", "get", "delete"]);
+/// Of one through a backup.
+const BACKUP: (&str, &str, &[&str]) =
+    ("backup.kubevirt.io", "virtualmachinebackups", &["create", "get", "delete"]);
+/// Of one that builds on others.
+const TRACKER: (&str, &str, &[&str]) =
+    ("backup.kubevirt.io", "virtualmachinebackuptrackers", &["create", "get"]);
+/// Of one that makes the scratch claim.
+const SCRATCH: (&str, &str, &[&str]) = ("", "persistentvolumeclaims", &["create"]);
 
 /// Gathers and judges.
 pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<Finding>> {
@@ -45,7 +53,8 @@ pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<
             (job.name.clone(), vec!["disk".to_owned()])
         }
         Subject::Vm(vm) => {
-            of_cluster(vm, &mut facts).await;
+            facts.backup = backup::unfit(args, vm).is_none();
+            of_cluster(args, vm, &mut facts).await;
             let names = vm.volumes.iter().map(|volume| volume.name.clone()).collect();
             (args.name.clone().unwrap_or_else(|| vm.name.clone()), names)
         }
@@ -56,12 +65,12 @@ pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<
     Ok(check(&facts, target))
 }
 
-async fn of_cluster(vm: &Vm, facts: &mut Facts) {
+async fn of_cluster(args: &Args, vm: &Vm, facts: &mut Facts) {
     facts.source = vm.describe();
-    facts.running = vm.vmi.as_ref().and_then(|vmi| {
-        let phase = vmi["status"]["phase"].as_str().unwrap_or("Pending");
-        (!matches!(phase, "Succeeded" | "Failed")).then(|| phase.to_owned())
-    });
+    facts.running = vm.running().map(str::to_owned);
+    if vm.is_claim {
+        facts.used_by = users(vm).await;
+    }
     for volume in &vm.volumes {
         let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", vm.namespace, volume.claim);
         let claim = vm.cluster.get(&path).await.ok();
@@ -72,12 +81,19 @@ async fn of_cluster(vm: &Vm, facts: &mut Facts) {
         .filter(|volume| volume["persistentVolumeClaim"].is_null() && volume["dataVolume"].is_null())
         .filter_map(|volume| volume["name"].as_str().map(str::to_owned))
         .collect();
-    let mut requests = REQUESTS.to_vec();
-    if facts.running.is_some() && facts.snapshot_first && !facts.snapshot {
-        requests.extend(
-            ["create", "get", "delete"].map(|verb| ("snapshot.kubevirt.io", "virtualmachinesnapshots", verb)),
-        );
+    let mut requests = vec![ALWAYS];
+    if facts.backup {
+        requests.push(BACKUP);
+        requests.extend(args.incremental.then_some(TRACKER));
+        requests.extend(args.scratch.is_none().then_some(SCRATCH));
+    } else {
+        requests.push(EXPORT);
+        let snapshot = facts.running.is_some() && facts.snapshot_first && !facts.snapshot;
+        requests.extend(snapshot.then_some(SNAPSHOT));
     }
+    let requests = requests
+        .iter()
+        .flat_map(|(group, resource, verbs)| verbs.iter().map(move |verb| (group, resource, verb)));
     for (group, resource, verb) in requests {
         let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {"namespace": vm.namespace, "verb": verb, "group": group,
@@ -91,8 +107,20 @@ async fn of_cluster(vm: &Vm, facts: &mut Facts) {
     }
 }
 
+/// Pods that have a claim; nobody is named when pods may not be listed.
+async fn users(vm: &Vm) -> Vec<String> {
+    let path = format!("/api/v1/namespaces/{}/pods", vm.namespace);
+    let pods = vm.cluster.list(&path).await.ok().flatten().unwrap_or_default();
+    let uses = |pod: &&Value| {
+        let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        !ended && volumes.into_iter().any(|one| one["persistentVolumeClaim"]["claimName"] == vm.name.as_str())
+    };
+    pods.iter().filter(uses).filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect()
+}
+
 /// A claim's capacity, or what it asks for.
-fn size_of(claim: &Value) -> Option<u64> {
+pub fn size_of(claim: &Value) -> Option<u64> {
     let stated = &claim["status"]["capacity"]["storage"];
     let stated = if stated.is_null() { &claim["spec"]["resources"]["requests"]["storage"] } else { stated };
     ::export::machine::bytes(stated.as_str()?)

@@ -46,7 +46,7 @@ impl Relay {
     /// Connects to the cluster of the VM.
     pub async fn start(args: &Args, job: String) -> Result<Self> {
         let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context.clone()).await?;
-        let given = args.vm.as_deref().or(args.vm_flag.as_deref()).unwrap_or_default();
+        let given = args.vm_name().unwrap_or_default();
         let (namespace, vm) = match given.split_once('/') {
             Some((namespace, vm)) => (namespace.to_owned(), vm.to_owned()),
             None => (
@@ -116,7 +116,8 @@ impl Relay {
     pub fn finished(&self, report: &Report) {
         let files: Vec<Value> =
             report.files.iter().map(|file| json!({"name": file.name, "size": file.size})).collect();
-        let more = json!({"step": "done", "percent": 100, "etaSeconds": 0, "files": files});
+        let more = json!({"step": "done", "percent": 100, "etaSeconds": 0, "files": files,
+            "base": report.lineage.base, "fullBecause": report.lineage.full_because});
         let mut state = self.state();
         merge(&mut state.progress, more);
         state.changed = true;

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::export::lineage::Lineage;
 use ::export::machine::{VmVolume, volumes};
 use ::export::run::{ExportDisk, Job};
+use ::export::source::backup::Backup;
 use ::export::source::http::HttpSource;
 use ::export::source::snapshot::Snapshot;
 use ::export::source::vmexport::{Setup, Subject as Exported, VmExport};
@@ -13,7 +15,8 @@ use ::export::source::{FileSource, Source};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::Args;
+use super::destination::Destination;
+use super::{Args, backup};
 use crate::cluster::Cluster;
 use crate::problem::Problem;
 
@@ -32,11 +35,20 @@ pub struct Vm {
     pub vmi: Option<Value>,
     /// The volumes to export.
     pub volumes: Vec<VmVolume>,
+    /// It is no VM but a claim of that name.
+    pub is_claim: bool,
 }
 
 impl Vm {
     pub fn describe(&self) -> String {
-        format!("VirtualMachine {}/{}", self.namespace, self.name)
+        let kind = if self.is_claim { "PersistentVolumeClaim" } else { "VirtualMachine" };
+        format!("{kind} {}/{}", self.namespace, self.name)
+    }
+
+    /// The phase of the guest, when there is one.
+    pub fn running(&self) -> Option<&str> {
+        let phase = self.vmi.as_ref()?["status"]["phase"].as_str().unwrap_or("Pending");
+        (!matches!(phase, "Succeeded" | "Failed")).then_some(phase)
     }
 }
 
@@ -46,6 +58,14 @@ pub struct Opened {
     pub export: Option<Arc<VmExport>>,
     /// Taken for this export.
     pub snapshot: Option<Snapshot>,
+    /// Begun for this export.
+    pub backup: Option<Arc<Backup>>,
+}
+
+impl Opened {
+    fn file(job: Job) -> Self {
+        Self { job, export: None, snapshot: None, backup: None }
+    }
 }
 
 /// Finds what the arguments name.
@@ -56,13 +76,13 @@ pub async fn find(args: &Args) -> Result<Subject> {
             .map_err(|error| Problem::new(doing(), error, "give a raw file or a block device"))?;
         let stem = path.file_stem().map_or("disk".into(), |stem| stem.to_string_lossy().into_owned());
         let volume = VmVolume::plain("disk");
-        let disks = vec![ExportDisk { volume, source: Arc::new(source) }];
+        let disks = vec![ExportDisk { volume, source: Arc::new(source), base: None }];
         let name = args.name.clone().unwrap_or(stem);
-        let source = format!("file {}", path.display());
-        return Ok(Subject::File(Box::new(Job { name, source, vm: Value::Null, vmi: None, disks })));
+        let (source, lineage) = (format!("file {}", path.display()), Lineage::default());
+        return Ok(Subject::File(Box::new(Job { name, source, vm: Value::Null, vmi: None, disks, lineage })));
     }
-    let Some(given) = args.vm.as_deref().or(args.vm_flag.as_deref()) else {
-        let remedy = "name a VM, or a file with --file";
+    let Some(given) = args.vm_name().or(args.pvc.as_deref()) else {
+        let remedy = "name a VM, a claim with --pvc, or a file with --file";
         return Err(Problem::new("choosing what to export", "nothing is named", remedy).into());
     };
     let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.context.clone()).await?;
@@ -75,9 +95,18 @@ pub async fn find(args: &Args) -> Result<Subject> {
     };
     let plain =
         |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
-    let doing = || format!("reading VirtualMachine {namespace}/{name}");
+    let kind = if args.pvc.is_some() { "PersistentVolumeClaim" } else { "VirtualMachine" };
+    let doing = || format!("reading {kind} {namespace}/{name}");
     if !plain(&namespace) || !plain(&name) {
         return Err(Problem::new(doing(), "this is no name", "give NAME or NAMESPACE/NAME").into());
+    }
+    if args.pvc.is_some() {
+        let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}");
+        let remedy = "check the name and the namespace: `kubectl get pvc -A`";
+        cluster.get(&path).await.map_err(|error| Problem::new(doing(), error, remedy))?;
+        let volumes = vec![VmVolume::of_claim(&name)];
+        let vm = Vm { cluster, namespace, name, manifest: Value::Null, vmi: None, volumes, is_claim: true };
+        return Ok(Subject::Vm(Box::new(vm)));
     }
     let path = |plural: &str| format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}");
     let remedy = "check the name and the namespace: `kubectl get vms -A`";
@@ -94,27 +123,38 @@ pub async fn find(args: &Args) -> Result<Subject> {
         }
         volumes.retain(|volume| args.disk.contains(&volume.name));
     }
-    Ok(Subject::Vm(Box::new(Vm { cluster, namespace, name, manifest: vm, vmi, volumes })))
+    let vm = Vm { cluster, namespace, name, manifest: vm, vmi, volumes, is_claim: false };
+    Ok(Subject::Vm(Box::new(vm)))
 }
 
 /// Makes what can be read: for a VM, the export in the cluster.
-pub async fn open(args: &Args, subject: Subject) -> Result<Opened> {
+pub async fn open(args: &Args, subject: Subject, destination: &Destination) -> Result<Opened> {
     let vm = match subject {
-        Subject::File(job) => return Ok(Opened { job: *job, export: None, snapshot: None }),
+        Subject::File(job) => return Ok(Opened::file(*job)),
         Subject::Vm(vm) => vm,
     };
+    let mut lineage = Lineage::default();
+    match backup::unfit(args, &vm) {
+        None => return backup::open(args, &vm, destination).await,
+        Some(why) if args.incremental => {
+            eprintln!("everything is exported: {why}");
+            lineage.full_because = Some(why);
+        }
+        Some(_) => {}
+    }
     let doing = || format!("exporting {}", vm.describe());
     let remedy = "see `kubectl describe vmexport` in the namespace of the VM";
     let failed = |error: ::export::Error| Problem::new(doing(), error, remedy);
     let taken = snapshot_first(args, &vm).await.map_err(failed)?;
     let snapshot = args.snapshot.clone().or_else(|| taken.as_ref().map(|taken| taken.name().to_owned()));
     let subject = match &snapshot {
+        _ if vm.is_claim => Exported::Claim(vm.name.clone()),
         Some(snapshot) => Exported::Snapshot(snapshot.clone()),
         None => Exported::VirtualMachine(vm.name.clone()),
     };
     let setup = Setup {
         namespace: vm.namespace.clone(),
-        name: export_name(&vm.name, snapshot.as_deref()),
+        name: export_name(&vm.name, if vm.is_claim { Some("claim/") } else { snapshot.as_deref() }),
         subject,
         ttl: super::hours(args.ttl),
         ready_within: Duration::from_secs(args.timeout),
@@ -139,23 +179,21 @@ pub async fn open(args: &Args, subject: Subject) -> Result<Opened> {
         let what = format!("volume {} of {}", volume.name, vm.describe());
         let source = HttpSource::open(&what, &found.name, export.clone()).await.map_err(failed)?;
         let source: Arc<dyn Source> = Arc::new(source);
-        disks.push(ExportDisk { volume: volume.clone(), source });
+        disks.push(ExportDisk { volume: volume.clone(), source, base: None });
     }
     let source = match &snapshot {
         Some(snapshot) => format!("{} snapshot {snapshot}", vm.describe()),
         None => vm.describe(),
     };
     let name = args.name.clone().unwrap_or_else(|| vm.name.clone());
-    let job = Job { name, source, vm: vm.manifest.clone(), vmi: vm.vmi.clone(), disks };
-    Ok(Opened { job, export: Some(export), snapshot: taken })
+    let job = Job { name, source, vm: vm.manifest.clone(), vmi: vm.vmi.clone(), disks, lineage };
+    Ok(Opened { job, export: Some(export), snapshot: taken, backup: None })
 }
 
 /// Takes a snapshot of a VM that runs, unless one is given. A resumed run uses that of the run before: it is
 /// what the journal is about.
 async fn snapshot_first(args: &Args, vm: &Vm) -> ::export::Result<Option<Snapshot>> {
-    let phase = vm.vmi.as_ref().map(|vmi| vmi["status"]["phase"].as_str().unwrap_or("Pending"));
-    let runs = phase.is_some_and(|phase| !matches!(phase, "Succeeded" | "Failed"));
-    if !runs || args.snapshot.is_some() || args.no_snapshot {
+    if vm.running().is_none() || args.snapshot.is_some() || args.no_snapshot {
         return Ok(None);
     }
     let within = Duration::from_secs(args.timeout);
@@ -170,7 +208,7 @@ async fn snapshot_first(args: &Args, vm: &Vm) -> ::export::Result<Option<Snapsho
 
 /// The same for the same source, so that a resumed run finds the export of the one before. Names of
 /// services have at most 63 characters, and `virt-export-` comes in front of this one.
-fn export_name(vm: &str, snapshot: Option<&str>) -> String {
+pub fn export_name(vm: &str, snapshot: Option<&str>) -> String {
     let whole = format!("{vm}/{}", snapshot.unwrap_or_default());
     let digest = ::export::sums::hex(&::export::sums::sha256(whole.as_bytes()));
     let short: String = vm.chars().take(30).collect();

@@ -6,9 +6,10 @@ use anyhow::Result;
 use provider::device::{Sort, Wish};
 use provider::network::Effect;
 
-use crate::connection::{Scope, problem};
+use crate::connection::problem;
 use crate::output::print;
-use crate::presented::{Document, document};
+use crate::presented::document;
+use crate::verbs::{AtOnce, dry};
 
 /// Arguments of `vm attach-device`.
 #[derive(Debug, clap::Args)]
@@ -58,13 +59,7 @@ struct How {
     #[arg(long)]
     on_next_start: bool,
     #[command(flatten)]
-    scope: Scope,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    change: AtOnce,
 }
 
 /// Attaches a device.
@@ -78,15 +73,15 @@ pub async fn detach(args: DetachArgs) -> Result<ExitCode> {
 }
 
 async fn change(vm: &str, name: String, device: Option<String>, how: &How, past: &str) -> Result<ExitCode> {
-    let (provider, vm) = how.scope.connect_for(vm).await?;
+    let (provider, vm) = how.change.scope.connect_for(vm).await?;
     let sort = if how.host_device { Sort::HostDevice } else { Sort::Gpu };
     let wish = Wish { name, device, sort, on_next_start: how.on_next_start };
-    let change = provider.change_device(&vm, &wish, how.dry_run).await.map_err(problem)?;
-    if let Some(format) = how.output {
+    let change = provider.change_device(&vm, &wish, how.change.dry_run).await.map_err(problem)?;
+    if let Some(format) = how.change.output {
         document(format, &change)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let dry = if how.dry_run { " (server dry run)" } else { "" };
+    let dry = dry(how.change.dry_run);
     let advice = match change.effect {
         Effect::AfterRestart => "; `virt-steward vm restart` brings it about",
         _ => "",

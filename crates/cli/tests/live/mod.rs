@@ -80,6 +80,10 @@ impl Cluster {
         }
     }
 
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
     /// Starts an operator with all that it does about volumes, and waits until the API server calls it.
     pub async fn operate(&mut self) {
         let mut config = Config::default();

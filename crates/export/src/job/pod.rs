@@ -61,6 +61,12 @@ fn arguments(spec: &Spec, job: &str, namespace: &str, run: &str, vm: &str) -> Ve
     } else if spec.running == Running::Fail {
         add(&["--no-snapshot"]);
     }
+    if let Some(incremental) = &spec.incremental {
+        add(&["--incremental", "--full-every", &incremental.full_every.to_string()]);
+        if let Some(claim) = &incremental.scratch_claim {
+            add(&["--scratch", claim]);
+        }
+    }
     for disk in &spec.source.disks {
         add(&["--disk", disk]);
     }
@@ -141,7 +147,7 @@ mod tests {
 
     fn spec(destination: &Value) -> Spec {
         Spec::read(&json!({"spec": {"source": {"virtualMachine": "web"}, "destination": destination,
-            "retention": {"keepLast": 3}, "compression": "zstd"}}))
+            "retention": {"keepLast": 3}, "compression": "zstd", "incremental": {"fullEvery": 5}}}))
         .unwrap()
     }
 
@@ -173,7 +179,7 @@ mod tests {
         assert_eq!(
             words.join(" "),
             "export --vm shop/web --format qcow2 --output /destination/web/20260101-020000 --name web --resume \
-             --mkdir --report json --job nightly --compress zstd --keep-last 3"
+             --mkdir --report json --job nightly --compress zstd --incremental --full-every 5 --keep-last 3"
         );
         assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], "u");
         assert_eq!(container["volumeMounts"][0]["mountPath"], MOUNT);

@@ -38,6 +38,9 @@ pub struct Spec {
     /// Which results of earlier runs stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// Only what changed, where the cluster tracks that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
     /// How many VMs are exported at the same time.
     #[serde(default = "defaults::concurrency")]
     pub concurrency: u32,
@@ -67,6 +70,9 @@ mod defaults {
     }
     pub fn deadline() -> u32 {
         3600
+    }
+    pub fn full_every() -> u32 {
+        7
     }
     pub fn account() -> String {
         super::ACCOUNT.into()
@@ -191,6 +197,18 @@ pub struct Retention {
     pub keep_last: u32,
 }
 
+/// Exports that build on earlier ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Incremental {
+    /// Every so many exports of a VM one holds everything.
+    #[serde(default = "defaults::full_every")]
+    pub full_every: u32,
+    /// A claim with a file system that `KubeVirt`'s backup uses meanwhile; without one, each export makes its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_claim: Option<String>,
+}
+
 /// What happens to VMs that run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Running {
@@ -253,6 +271,22 @@ impl Spec {
         }
         if self.retention.is_some_and(|retention| retention.keep_last == 0) {
             return wrong("spec.retention.keepLast is at least 1");
+        }
+        if let Some(incremental) = &self.incremental {
+            if self.format != Format::Qcow2 {
+                return wrong("spec.incremental goes with format qcow2");
+            }
+            if !(1..=31).contains(&incremental.full_every) {
+                return wrong("spec.incremental.fullEvery is 1 to 31");
+            }
+            if self.source.snapshot.is_some() || self.running == Running::Fail {
+                return wrong(
+                    "spec.incremental exports VMs while they run: neither snapshot nor running: Fail",
+                );
+            }
+            if self.destination.url.as_deref().is_some_and(|url| url.starts_with("http")) {
+                return wrong("spec.incremental: a plain HTTP server cannot list earlier exports");
+            }
         }
         self.schedule().map(|_| ())
     }
@@ -352,6 +386,7 @@ mod tests {
             ("/schedule", json!("daily"), "fields"),
             ("/concurrency", json!(0), "concurrency"),
             ("/retention", json!({"keepLast": 0}), "keepLast"),
+            ("/incremental", json!({"fullEvery": 0}), "fullEvery"),
             ("/colour", json!("red"), "colour"),
         ] {
             let mut spec = base();
@@ -361,7 +396,16 @@ mod tests {
         }
         let mut good = base();
         good["destination"] = claim;
-        assert!(Spec::read(&json!({"spec": good})).is_ok());
+        good["incremental"] = json!({});
+        assert_eq!(
+            Spec::read(&json!({"spec": good})).unwrap().incremental.map(|one| one.full_every),
+            Some(7)
+        );
+        for (key, value) in [("format", json!("raw")), ("running", json!("Fail"))] {
+            let mut bad = good.clone();
+            bad[key] = value;
+            assert!(Spec::read(&json!({"spec": bad})).unwrap_err().0.contains("incremental"), "{key}");
+        }
     }
 
     #[test]

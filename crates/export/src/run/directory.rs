@@ -1,13 +1,13 @@
 //! Into a directory: `NAME.partial` and a journal while it is made, renamed when it is whole.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Seek, SeekFrom};
+use std::io::{BufWriter, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::ova::OvaWriter;
 use image::ovf::{Machine, Manifest, Sum, render};
-use image::{Disk, Summary, convert_from, stream_from};
+use image::{Disk, RawDisk, Summary, convert_from, stream_from};
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Checkpoints, Follow};
@@ -30,10 +30,10 @@ pub async fn to_directory(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
-    job.check()?;
+    job.check(settings.target)?;
     let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
     machine.name.clone_from(&job.name);
-    let mut report = Report { source: job.source.clone(), ..Report::default() };
+    let mut report = job.report();
     if matches!(settings.target, Target::Ova | Target::Ovf) {
         for message in &warnings {
             listener(Event::Warning { message: message.clone() });
@@ -107,7 +107,7 @@ impl Work<'_> {
     fn journal(&self, job: &Job, disk: &ExportDisk, name: &str) -> Result<(Journal, Past)> {
         let path = self.directory.join(format!("{name}.journal"));
         let source = format!("{} volume {}", job.source, disk.volume.name);
-        let head = Head::new(&source, disk.source.size(), &self.settings.describe());
+        let head = Head::new(&source, disk.source.size(), &self.settings.describe(disk));
         if self.settings.resume {
             return Journal::open(&path, &head);
         }
@@ -139,7 +139,7 @@ impl Work<'_> {
             let sums = past.sums;
             (summary, sums, Some(self.checkpoints(journal, &result)?))
         } else {
-            let options = self.settings.options(&name);
+            let options = self.settings.options(&name, Some(disk));
             let checkpoints = self.checkpoints(journal, &result)?;
             let file = result.file.try_clone().map_err(Error::file("writing", &result.made_at))?;
             let resume = past.resume.clone();
@@ -162,13 +162,12 @@ impl Work<'_> {
             journal.note_whole(&at, &sums)?;
         }
         if self.settings.verify {
-            self.verify(&disk.volume.name, &result.made_at, &sums, disk.source.size())?;
+            self.verify(disk, &result.made_at, &sums)?;
         }
         let file = publish(&result, &name)?;
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
-        let size = disk.source.size();
-        report.disks.push(DiskReport::new(&disk.volume.name, &name, size, summary.data, &sums));
+        report.disks.push(DiskReport::new(disk, &name, summary.data, &sums));
         if let Some(journal) = journal {
             journal.remove()?;
         }
@@ -185,11 +184,11 @@ impl Work<'_> {
     ) -> Result<Summary> {
         let path = self.directory.join(name);
         if self.settings.verify {
-            self.verify(&disk.volume.name, &path, &past.sums, disk.source.size())?;
+            self.verify(disk, &path, &past.sums)?;
         }
         let file = measure(&path, name)?;
         let size = disk.source.size();
-        report.disks.push(DiskReport::new(&disk.volume.name, name, size, past.resume.data, &past.sums));
+        report.disks.push(DiskReport::new(disk, name, past.resume.data, &past.sums));
         let summary = Summary { virtual_size: size, data: past.resume.data, stored: file.size };
         report.files.push(file);
         journal.remove()?;
@@ -224,26 +223,30 @@ impl Work<'_> {
         });
         let ended = tokio::task::spawn_blocking(move || {
             let summary = work(&prefetch, &mut follow);
-            (summary, follow)
+            // Also after a failure: what was noted by then is what the next run goes on from.
+            (summary, follow.finish())
         })
         .await;
         watcher.abort();
-        let (summary, follow) = ended.map_err(|_| Error::Stopped)?;
+        let (summary, finished) = ended.map_err(|_| Error::Stopped)?;
         if self.stop.is_cancelled() {
             return Err(Error::Stopped);
         }
         let what = format!("volume {name}");
         let summary = summary.map_err(|source| Error::Image { what, source })?;
-        let (sums, checkpoints) = follow.finish();
+        let (sums, checkpoints) = finished?;
         Ok((summary, sums, checkpoints))
     }
 
-    fn verify(&self, disk: &str, path: &Path, sums: &Sums, size: u64) -> Result<()> {
-        (self.listener)(Event::Verifying { disk: disk.into() });
+    fn verify(&self, disk: &ExportDisk, path: &Path, sums: &Sums) -> Result<()> {
+        (self.listener)(Event::Verifying { disk: disk.volume.name.clone() });
         let what = path.display().to_string();
         let file = File::open(path).map_err(Error::file("reading", path))?;
+        if disk.base.is_some() {
+            return verify_overlay(Arc::new(file), disk, &what, sums);
+        }
         let (image, _) = image::open(file).map_err(|source| Error::Image { what: what.clone(), source })?;
-        sums.verify(&what, &*image, size)
+        sums.verify(&what, &*image, disk.source.size())
     }
 
     /// A file whose content is at hand.
@@ -292,7 +295,7 @@ impl Work<'_> {
             } else {
                 cut(&result, if stored == 0 { start } else { start + stored }, stored == 0)?;
             }
-            let options = self.settings.options(&file);
+            let options = self.settings.options(&file, None);
             let mut reader = clone()?;
             let partial = result.made_at.clone();
             let member_name = file.clone();
@@ -333,8 +336,7 @@ impl Work<'_> {
                 }
                 journals.push(checkpoints.journal);
             }
-            let size = disk.source.size();
-            report.disks.push(DiskReport::new(&disk.volume.name, &file, size, summary.data, &sums));
+            report.disks.push(DiskReport::new(disk, &file, summary.data, &sums));
         }
         let manifest = job.manifest();
         let more_name = format!("{}.vm.json", job.name);
@@ -375,6 +377,18 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// Compares an image that builds on another one with the digests of what was read: what changed is in both.
+pub(super) fn verify_overlay(
+    storage: Arc<dyn image::Storage>,
+    disk: &ExportDisk,
+    what: &str,
+    sums: &Sums,
+) -> Result<()> {
+    let alone = image::qcow2::Qcow2Disk::open_alone(storage);
+    let alone = alone.map_err(|source| Error::Image { what: what.to_owned(), source })?;
+    sums.verify(what, &alone, disk.source.size())
 }
 
 /// Gives a result its name.
@@ -439,18 +453,32 @@ fn check_length(result: &Partial, wanted: u64) -> Result<()> {
     Err(Error::Journal { path: result.path.clone(), wrong })
 }
 
+/// Length and digest of a file. Its holes are not read: what a read of them costs, and what it leaves in the page
+/// cache, is that of data.
 fn measure(path: &Path, name: &str) -> Result<FileReport> {
-    let reading = Error::file("reading", path);
-    let mut file = File::open(path).map_err(&reading)?;
+    let file = File::open(path).map_err(Error::file("reading", path))?;
+    let disk = RawDisk::open(file).map_err(|source| Error::Image { what: name.into(), source })?;
+    let failed = |source| Error::Image { what: path.display().to_string(), source };
+    let (zeros, mut buffer) = (vec![0; BUFFER], vec![0; BUFFER]);
     let mut sum = Sum::default();
-    let mut buffer = vec![0; BUFFER];
-    let mut size = 0;
-    loop {
-        let got = file.read(&mut buffer).map_err(&reading)?;
-        if got == 0 {
-            return Ok(FileReport { name: name.into(), size, sha256: Some(sum.hex()) });
+    let (mut at, size) = (0, disk.size());
+    let pieces = |length: u64| {
+        let step = BUFFER as u64;
+        (0..length.div_ceil(step))
+            .map(move |piece| usize::try_from(step.min(length - piece * step)).unwrap_or(BUFFER))
+    };
+    while at < size {
+        let data = disk.next_data(at).map_err(failed)?.unwrap_or(size..size);
+        for length in pieces(data.start - at) {
+            sum.update(zeros.get(..length).unwrap_or_default());
         }
-        sum.update(buffer.get(..got).unwrap_or_default());
-        size += got as u64;
+        at = data.start;
+        for length in pieces(data.end - data.start) {
+            let part = buffer.get_mut(..length).unwrap_or_default();
+            disk.read_at(at, part).map_err(failed)?;
+            sum.update(part);
+            at += length as u64;
+        }
     }
+    Ok(FileReport { name: name.into(), size, sha256: Some(sum.hex()) })
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image::qcow2::Compression;
-use image::{Format, Options};
+use image::{Backing, Format, Options};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::lineage::Lineage;
 use crate::machine::VmVolume;
 use crate::source::Source;
 use crate::{Error, Result, Window};
@@ -101,20 +102,23 @@ impl Settings {
         }
     }
 
-    fn options(&self, file_name: &str) -> Options {
+    fn options(&self, file_name: &str, disk: Option<&ExportDisk>) -> Options {
         Options {
             compression: self.compression,
             level: self.level,
             workers: self.workers.max(1),
             file_name: file_name.into(),
+            backing: disk.and_then(|disk| disk.base.clone()),
             ..Options::new(self.target.format())
         }
     }
 
     /// What decides the bytes that come out, for the journal.
-    fn describe(&self) -> String {
+    fn describe(&self, disk: &ExportDisk) -> String {
         let level = self.level.map_or("default".into(), |level| level.to_string());
-        format!("{} {:?} level {level}", self.target.format().name(), self.compression).to_lowercase()
+        let how = format!("{} {:?} level {level}", self.target.format().name(), self.compression);
+        let base = disk.base.as_ref().map(|base| format!(" over {}", base.file)).unwrap_or_default();
+        how.to_lowercase() + &base
     }
 }
 
@@ -125,6 +129,8 @@ pub struct ExportDisk {
     pub volume: VmVolume,
     /// Where its content comes from.
     pub source: Arc<dyn Source>,
+    /// The image that holds what did not change, for qcow2; nothing: the disk is exported as a whole.
+    pub base: Option<Backing>,
 }
 
 impl std::fmt::Debug for ExportDisk {
@@ -146,10 +152,12 @@ pub struct Job {
     pub vmi: Option<Value>,
     /// The disks, the boot disk first.
     pub disks: Vec<ExportDisk>,
+    /// What it builds on, and where it ends.
+    pub lineage: Lineage,
 }
 
 impl Job {
-    fn check(&self) -> Result<()> {
+    fn check(&self, target: Target) -> Result<()> {
         let plain = !self.name.is_empty() && !self.name.contains(['/', '\0']) && !self.name.starts_with('.');
         if !plain || self.name.len() > 80 {
             return Err(Error::Request(format!("`{}` is no name for files; give another", self.name)));
@@ -157,7 +165,15 @@ impl Job {
         if self.disks.is_empty() {
             return Err(Error::Request(format!("{} has no disk to export", self.source)));
         }
+        if target != Target::Qcow2 && self.disks.iter().any(|disk| disk.base.is_some()) {
+            return Err(Error::Request("only qcow2 can build on another image".into()));
+        }
         Ok(())
+    }
+
+    /// The report to fill in.
+    fn report(&self) -> Report {
+        Report { source: self.source.clone(), lineage: self.lineage.clone(), ..Report::default() }
     }
 
     fn volumes(&self) -> Vec<VmVolume> {

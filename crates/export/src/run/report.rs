@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::ExportDisk;
+use crate::lineage::Lineage;
 use crate::sums::{Sums, hex};
 
 /// A file that was written.
@@ -25,6 +27,9 @@ pub struct DiskReport {
     pub name: String,
     /// The file that holds it.
     pub file: String,
+    /// The image that it builds on; what is said below is about what changed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<String>,
     /// The size that the guest sees, in bytes.
     pub virtual_size: u64,
     /// Bytes that held data.
@@ -38,10 +43,12 @@ pub struct DiskReport {
 }
 
 impl DiskReport {
-    pub(super) fn new(name: &str, file: &str, size: u64, data: u64, sums: &Sums) -> Self {
+    pub(super) fn new(disk: &ExportDisk, file: &str, data: u64, sums: &Sums) -> Self {
+        let size = disk.source.size();
         Self {
-            name: name.into(),
+            name: disk.volume.name.clone(),
             file: file.into(),
+            backing: disk.base.as_ref().map(|base| base.file.clone()),
             virtual_size: size,
             data,
             content: sums.whole(size),
@@ -63,4 +70,7 @@ pub struct Report {
     pub disks: Vec<DiskReport>,
     /// What an importer should know.
     pub warnings: Vec<String>,
+    /// What it builds on, and where it ends.
+    #[serde(flatten)]
+    pub lineage: Lineage,
 }

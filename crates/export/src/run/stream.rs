@@ -25,7 +25,7 @@ pub async fn to_pipe<W: Write + Send + 'static>(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
-    job.check()?;
+    job.check(settings.target)?;
     let work = Work { settings, listener, stop };
     if settings.target == Target::Ova {
         return work.ova(job, move || sink).await.map(|(report, _)| report);
@@ -36,7 +36,7 @@ pub async fn to_pipe<W: Write + Send + 'static>(
         return Err(Error::Request(wrong));
     };
     let (report, _) = work.disk(job, disk, "-", move |_| sink).await?;
-    Ok(Report { source: job.source.clone(), disks: vec![report], ..Report::default() })
+    Ok(Report { disks: vec![report], ..job.report() })
 }
 
 /// Exports to a plain HTTP server, a `PUT` for each file. A request that broke off is no image, and begins anew.
@@ -50,12 +50,12 @@ pub async fn to_web(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
-    job.check()?;
+    job.check(settings.target)?;
     if settings.verify {
         let wrong = "a plain HTTP server is not read back: leave --verify out, or use a store".into();
         return Err(Error::Request(wrong));
     }
-    let mut report = Report { source: job.source.clone(), ..Report::default() };
+    let mut report = job.report();
     let work = Work { settings, listener: listener.clone(), stop };
     let mut files = Vec::new();
     if settings.target == Target::Ova {
@@ -164,7 +164,7 @@ impl Work<'_> {
         let size = disk.source.size();
         let name = disk.volume.name.clone();
         (self.listener)(Event::Started { disk: name.clone(), size, done: 0 });
-        let options = self.settings.options(&format!("{}-{name}.vmdk", job.name));
+        let options = self.settings.options(&format!("{}-{name}.vmdk", job.name), Some(disk));
         let (summary, sums, length) = if target == Target::Qcow2 {
             let twice = Twice::of(disk, self.settings, &self.stop);
             let mut watch = self.watch(&name, None);
@@ -200,7 +200,7 @@ impl Work<'_> {
             watcher.abort();
             done?
         };
-        Ok((DiskReport::new(&name, file, size, summary.data, &sums), length))
+        Ok((DiskReport::new(disk, file, summary.data, &sums), length))
     }
 
     /// Runs a conversion on a thread of its own, and ends its sink.
@@ -241,7 +241,7 @@ impl Work<'_> {
             (self.listener)(Event::Warning { message: message.clone() });
         }
         let twice = Twice::all(job, self.settings, &self.stop);
-        let options = self.settings.options("disk.vmdk");
+        let options = self.settings.options("disk.vmdk", None);
         let (stem, vm, name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
         let with_vm = !job.vm.is_null();
         let mut watch = self.watch(&job.name, None);
@@ -264,10 +264,9 @@ impl Work<'_> {
         let disks = job.disks.iter().zip(&sums).zip(&files).map(|((disk, sums), file)| {
             let size = disk.source.size();
             let data = (sums.0.len() as u64 * crate::sums::CHUNK).min(size);
-            DiskReport::new(&disk.volume.name, file, size, data, sums)
+            DiskReport::new(disk, file, data, sums)
         });
-        let report =
-            Report { source: job.source.clone(), disks: disks.collect(), warnings, ..Report::default() };
+        let report = Report { disks: disks.collect(), warnings, ..job.report() };
         Ok((report, length))
     }
 }

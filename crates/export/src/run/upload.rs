@@ -5,8 +5,9 @@ use std::sync::Arc;
 use image::{OvaDisk, Progress, convert_from, convert_ova, stream_ova};
 use tokio_util::sync::CancellationToken;
 
+use super::directory::verify_overlay;
 use super::stream::Twice;
-use super::{DiskReport, Event, FileReport, Job, Listener, Report, Settings, Target};
+use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
 use crate::machine::machine;
 use crate::store::{ObjectStorage, PartSink, Store};
 use crate::sums::Sums;
@@ -24,12 +25,12 @@ pub async fn to_store(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<Report> {
-    job.check()?;
+    job.check(settings.target)?;
     if settings.target == Target::Ovf {
         let wrong = "an OVF in a store is an OVA whose files nobody keeps together: use ova".into();
         return Err(Error::Request(wrong));
     }
-    let mut report = Report { source: job.source.clone(), ..Report::default() };
+    let mut report = job.report();
     let work = Work { store, settings, listener, stop };
     if settings.target == Target::Ova {
         work.ova(job, &mut report).await?;
@@ -75,7 +76,7 @@ impl Work<'_> {
         }
     }
 
-    async fn disk(&self, job: &Job, disk: &super::ExportDisk, report: &mut Report) -> Result<()> {
+    async fn disk(&self, job: &Job, disk: &ExportDisk, report: &mut Report) -> Result<()> {
         let name = format!("{}-{}.{}", job.name, disk.volume.name, self.settings.target.extension());
         let key = self.store.key(&name);
         let size = disk.source.size();
@@ -84,7 +85,7 @@ impl Work<'_> {
         (self.listener)(Event::Started { disk: volume.clone(), size, done: 0 });
         let prefetch = Arc::new(Prefetch::start(disk.source.clone(), 0, self.settings.window.clone()));
         let mut watch = self.watch(volume.clone(), Some(prefetch.clone()));
-        let options = self.settings.options(&name);
+        let options = self.settings.options(&name, Some(disk));
         let (watched, stop) = (Arc::downgrade(&prefetch), self.stop.clone());
         let watcher = tokio::spawn(async move {
             stop.cancelled().await;
@@ -110,23 +111,26 @@ impl Work<'_> {
         let (summary, uploaded) = ended?;
         let sums = prefetch.take_sums(u64::MAX);
         if self.settings.verify {
-            self.verify(&volume, &key, uploaded.length, size, sums.clone()).await?;
+            self.verify(disk, &key, uploaded.length, sums.clone()).await?;
         }
         let file = FileReport { name: name.clone(), size: uploaded.length, sha256: None };
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
-        report.disks.push(DiskReport::new(&volume, &name, size, summary.data, &sums));
+        report.disks.push(DiskReport::new(disk, &name, summary.data, &sums));
         Ok(())
     }
 
-    async fn verify(&self, disk: &str, key: &str, length: u64, size: u64, sums: Sums) -> Result<()> {
-        (self.listener)(Event::Verifying { disk: disk.into() });
+    async fn verify(&self, disk: &ExportDisk, key: &str, length: u64, sums: Sums) -> Result<()> {
+        (self.listener)(Event::Verifying { disk: disk.volume.name.clone() });
         let storage = Arc::new(ObjectStorage::new(self.store.clone(), key, length));
-        let what = key.to_owned();
+        let (what, disk) = (key.to_owned(), disk.clone());
         let checked = tokio::task::spawn_blocking(move || {
+            if disk.base.is_some() {
+                return verify_overlay(storage, &disk, &what, &sums);
+            }
             let (image, _) =
                 image::open_storage(storage).map_err(|source| Error::Image { what: what.clone(), source })?;
-            sums.verify(&what, &*image, size)
+            sums.verify(&what, &*image, disk.source.size())
         });
         checked.await.map_err(|_| Error::Stopped)?
     }
@@ -149,7 +153,7 @@ impl Work<'_> {
         let most = job.disks.iter().map(|disk| disk.source.size()).sum();
         let mut sink = self.sink(&key, most).await?;
         let sources = Twice::all(job, self.settings, &self.stop);
-        let options = self.settings.options("disk.vmdk");
+        let options = self.settings.options("disk.vmdk", None);
         let (stem, vm, vm_name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
         let with_vm = !job.vm.is_null();
         let mut watch = self.watch(job.name.clone(), None);
@@ -186,7 +190,7 @@ impl Work<'_> {
         for ((disk, file), sums) in job.disks.iter().zip(&files).zip(&sums) {
             let data = sums.0.len() as u64 * crate::sums::CHUNK;
             let size = disk.source.size();
-            report.disks.push(DiskReport::new(&disk.volume.name, file, size, data.min(size), sums));
+            report.disks.push(DiskReport::new(disk, file, data.min(size), sums));
         }
         Ok(())
     }

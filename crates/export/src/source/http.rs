@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -27,6 +27,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 
 use super::Source;
+use super::buffers::Buffers;
 use crate::error::chain;
 use crate::{Error, Result};
 
@@ -115,13 +116,19 @@ pub async fn send(http: &Http, what: &str, request: Request<Full<Bytes>>) -> Res
 ///
 /// # Errors
 /// When it breaks off, stalls, or is longer.
-pub async fn body(what: &str, mut body: Incoming, limit: usize) -> Result<Bytes> {
+pub async fn body(what: &str, body: Incoming, limit: usize) -> Result<Bytes> {
+    let mut out = Vec::new();
+    body_into(what, body, limit, &mut out).await?;
+    Ok(out.into())
+}
+
+/// The same into a buffer.
+pub(super) async fn body_into(what: &str, mut body: Incoming, limit: usize, out: &mut Vec<u8>) -> Result<()> {
     let lost = |wrong: String| Error::Connection { what: what.into(), wrong };
-    let mut out = BytesMut::with_capacity(limit.min(8 << 20));
     loop {
         let frame = tokio::time::timeout(STALL, body.frame()).await;
         let frame = frame.map_err(|_| lost(format!("no data for {} s", STALL.as_secs())))?;
-        let Some(frame) = frame else { return Ok(out.freeze()) };
+        let Some(frame) = frame else { return Ok(()) };
         let frame = frame.map_err(|error| lost(chain(&error)))?;
         if let Ok(data) = frame.into_data() {
             if out.len() + data.len() > limit {
@@ -131,6 +138,21 @@ pub async fn body(what: &str, mut body: Incoming, limit: usize) -> Result<Bytes>
             out.extend_from_slice(&data);
         }
     }
+}
+
+/// Reads a body of so many bytes, no more and no fewer.
+pub(super) async fn exactly(what: &str, body: Incoming, length: usize, buffers: &Buffers) -> Result<Bytes> {
+    let mut data = buffers.take();
+    data.reserve_exact(length);
+    let done = body_into(what, body, length, &mut data).await;
+    let got = data.len();
+    let data = buffers.lend(data);
+    done?;
+    if got == length {
+        return Ok(data);
+    }
+    let wrong = format!("{got} bytes came instead of {length}");
+    Err(Error::Answer { what: what.into(), wrong, again: true })
 }
 
 /// A refusal as an error, with the beginning of what the server says.
@@ -175,22 +197,73 @@ pub trait Directory: Send + Sync {
     async fn access(&self, volume: &str) -> Result<Access>;
 }
 
-/// A volume of an export server.
-pub struct HttpSource {
-    name: String,
+/// A way to a volume, which is looked up again when it no longer leads there.
+pub(super) struct Connection {
     volume: String,
-    size: u64,
     directory: Arc<dyn Directory>,
     current: RwLock<Arc<Current>>,
     /// When the access was looked up, so that many failing ranges ask once.
     looked_up: tokio::sync::Mutex<Instant>,
 }
 
-struct Current {
-    http: Http,
+/// The way as it is now.
+pub(super) struct Current {
+    pub http: Http,
     uri: Uri,
     headers: HeaderMap,
     access: Access,
+}
+
+impl Connection {
+    /// Looks a volume up.
+    pub async fn open(volume: &str, directory: Arc<dyn Directory>) -> Result<Self> {
+        let current = Arc::new(Current::of(directory.access(volume).await?)?);
+        let looked_up = tokio::sync::Mutex::new(Instant::now());
+        Ok(Self { volume: volume.into(), directory, current: RwLock::new(current), looked_up })
+    }
+
+    pub fn current(&self) -> Arc<Current> {
+        self.current.read().clone()
+    }
+
+    /// Looks the access up again: after a pod was replaced there is another certificate, perhaps
+    /// another token; connections of the old client are dropped.
+    pub async fn refresh(&self) -> Result<()> {
+        let asked = Instant::now();
+        let mut looked_up = self.looked_up.lock().await;
+        if *looked_up > asked {
+            return Ok(()); // somebody else did while this one waited
+        }
+        let access = self.directory.access(&self.volume).await?;
+        *looked_up = Instant::now();
+        if self.current.read().access != access {
+            let current = Arc::new(Current::of(access)?);
+            *self.current.write() = current;
+        }
+        Ok(())
+    }
+}
+
+/// Tries something that opens a source, again while what fails may pass.
+pub(super) async fn persist<T, F: Future<Output = Result<T>>>(mut open: impl FnMut() -> F) -> Result<T> {
+    let mut tries = 0;
+    loop {
+        match open().await {
+            Err(error) if error.is_passing() && tries < 5 => {
+                tries += 1;
+                tokio::time::sleep(crate::retry::pause(tries, 0)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A volume of an export server.
+pub struct HttpSource {
+    name: String,
+    size: u64,
+    connection: Connection,
+    buffers: Buffers,
 }
 
 impl std::fmt::Debug for HttpSource {
@@ -205,36 +278,13 @@ impl HttpSource {
     /// # Errors
     /// When the volume cannot be reached, or its server states no size.
     pub async fn open(name: &str, volume: &str, directory: Arc<dyn Directory>) -> Result<Self> {
-        let mut tries = 0;
-        loop {
-            let opened = async {
-                let current = Arc::new(Current::of(directory.access(volume).await?)?);
-                let size = current.size(name).await?;
-                Ok((current, size))
-            };
-            match opened.await {
-                Ok((current, size)) => {
-                    return Ok(Self {
-                        name: name.into(),
-                        volume: volume.into(),
-                        size,
-                        directory,
-                        current: RwLock::new(current),
-                        looked_up: tokio::sync::Mutex::new(Instant::now()),
-                    });
-                }
-                Err(error) if is_passing(&error) && tries < 5 => {
-                    tries += 1;
-                    tokio::time::sleep(crate::retry::pause(tries, 0)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        persist(|| async {
+            let connection = Connection::open(volume, directory.clone()).await?;
+            let size = connection.current().size(name).await?;
+            Ok(Self { name: name.into(), size, connection, buffers: Buffers::default() })
+        })
+        .await
     }
-}
-
-fn is_passing(error: &Error) -> bool {
-    error.is_passing()
 }
 
 impl Current {
@@ -253,7 +303,18 @@ impl Current {
     }
 
     fn request(&self, method: Method) -> Result<Request<Full<Bytes>>> {
-        let mut request = Request::builder().method(method).uri(self.uri.clone());
+        self.request_to(method, self.uri.clone())
+    }
+
+    /// A request with a query.
+    pub fn query(&self, query: &str) -> Result<Request<Full<Bytes>>> {
+        let uri = format!("{}?{query}", self.access.url);
+        let uri = uri.parse().map_err(|_| Error::Request(format!("`{uri}` is no URL")))?;
+        self.request_to(Method::GET, uri)
+    }
+
+    fn request_to(&self, method: Method, uri: Uri) -> Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder().method(method).uri(uri);
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&self.headers);
         }
@@ -285,7 +346,7 @@ impl Source for HttpSource {
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let what = format!("reading bytes {} to {} of {}", range.start, range.end, self.name);
-        let current = self.current.read().clone();
+        let current = self.connection.current();
         let mut request = current.request(Method::GET)?;
         let header = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
         request.headers_mut().insert(RANGE, header.map_err(|error| Error::Request(error.to_string()))?);
@@ -306,29 +367,11 @@ impl Source for HttpSource {
             check_range(&self.name, self.size, &range, response.headers().get(CONTENT_RANGE), &what)?;
         }
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let data = body(&what, response.into_body(), length).await?;
-        if data.len() != length {
-            let wrong = format!("{} bytes came instead of {length}", data.len());
-            return Err(Error::Answer { what, wrong, again: true });
-        }
-        Ok(data)
+        exactly(&what, response.into_body(), length, &self.buffers).await
     }
 
-    /// Looks the access up again: after a pod was replaced there is another certificate, perhaps
-    /// another token; connections of the old client are dropped.
     async fn refresh(&self) -> Result<()> {
-        let asked = Instant::now();
-        let mut looked_up = self.looked_up.lock().await;
-        if *looked_up > asked {
-            return Ok(()); // somebody else did while this one waited
-        }
-        let access = self.directory.access(&self.volume).await?;
-        *looked_up = Instant::now();
-        if self.current.read().access != access {
-            let current = Arc::new(Current::of(access)?);
-            *self.current.write() = current;
-        }
-        Ok(())
+        self.connection.refresh().await
     }
 }
 

@@ -1,7 +1,11 @@
 //! Where disks come from.
 
+pub mod backup;
+mod buffers;
+pub mod extents;
 mod file;
 pub mod http;
+mod objects;
 pub mod snapshot;
 pub mod vmexport;
 

@@ -10,10 +10,10 @@
 
 use std::time::Duration;
 
-use http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::objects::Objects;
 use crate::retry::pause;
 use crate::{Error, Result};
 
@@ -23,8 +23,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// A snapshot that was taken for an export.
 #[derive(Clone)]
 pub struct Snapshot {
-    client: kube::Client,
-    namespace: String,
+    objects: Objects,
     name: String,
     /// What the snapshot says about how good it is, for example that no agent froze the guest.
     pub indications: Vec<String>,
@@ -49,8 +48,8 @@ impl Snapshot {
         again: bool,
         within: Duration,
     ) -> Result<Self> {
-        let mut snapshot =
-            Self { client, namespace: namespace.into(), name: name.into(), indications: Vec::new() };
+        let objects = Objects::new(client, namespace);
+        let mut snapshot = Self { objects, name: name.into(), indications: Vec::new() };
         if !again {
             snapshot.remove_and_wait(within).await?;
         }
@@ -74,46 +73,28 @@ impl Snapshot {
     }
 
     fn object(&self) -> String {
-        format!("VirtualMachineSnapshot {}/{}", self.namespace, self.name)
+        format!("VirtualMachineSnapshot {}/{}", self.objects.namespace, self.name)
     }
 
     fn path(&self, name: &str) -> String {
-        let ns = &self.namespace;
-        let all = format!("/apis/snapshot.kubevirt.io/v1beta1/namespaces/{ns}/virtualmachinesnapshots");
-        if name.is_empty() { all } else { format!("{all}/{name}") }
-    }
-
-    async fn send(&self, method: Method, path: &str, body: &Value) -> kube::Result<Value> {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = Request::builder().method(method).uri(path);
-        let request = request.header(http::header::CONTENT_TYPE, "application/json").body(body);
-        self.client.request(request.map_err(kube::Error::HttpError)?).await
-    }
-
-    fn failed(&self, doing: &str) -> impl Fn(kube::Error) -> Error {
-        let doing = format!("{doing} {}", self.object());
-        move |source| Error::Api { doing: doing.clone(), source: Box::new(source) }
+        self.objects.path("/apis/snapshot.kubevirt.io/v1beta1", "virtualmachinesnapshots", name)
     }
 
     async fn create(&self, vm: &str) -> Result<()> {
         let object = json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshot",
-            "metadata": {"name": self.name, "namespace": self.namespace,
+            "metadata": {"name": self.name, "namespace": self.objects.namespace,
                 "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
             "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": vm}}});
-        match self.send(Method::POST, &self.path(""), &object).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            other => other.map(|_| ()).map_err(self.failed("creating")),
-        }
+        self.objects.create(&self.path(""), &self.object(), &object).await.map(|_| ())
     }
 
     async fn ready(&self, within: Duration) -> Result<Vec<String>> {
         let end = Instant::now() + within;
         let mut failures = 0;
         loop {
-            let found = match self.send(Method::GET, &self.path(&self.name), &Value::Null).await {
-                Ok(found) => found,
+            let found = match self.objects.get(&self.path(&self.name), &self.object()).await {
+                Ok(found) => found.unwrap_or_default(),
                 Err(error) => {
-                    let error = self.failed("reading")(error);
                     failures += 1;
                     if !error.is_passing() || failures > 8 {
                         return Err(error);
@@ -150,15 +131,14 @@ impl Snapshot {
         self.delete().await?;
         let end = Instant::now() + within;
         loop {
-            match self.send(Method::GET, &self.path(&self.name), &Value::Null).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                Ok(_) if Instant::now() >= end => {
+            match self.objects.get(&self.path(&self.name), &self.object()).await? {
+                None => return Ok(()),
+                Some(_) if Instant::now() >= end => {
                     let wrong =
                         "one of an earlier export does not go away; remove its finalizers' reason first";
                     return Err(Error::Object { object: self.object(), wrong: wrong.into() });
                 }
-                Ok(_) => tokio::time::sleep(POLL).await,
-                Err(error) => return Err(self.failed("reading")(error)),
+                Some(_) => tokio::time::sleep(POLL).await,
             }
         }
     }
@@ -168,9 +148,6 @@ impl Snapshot {
     /// # Errors
     /// What the API refuses; what is gone already is no error.
     pub async fn delete(&self) -> Result<()> {
-        match self.send(Method::DELETE, &self.path(&self.name), &Value::Null).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(|_| ()).map_err(self.failed("deleting")),
-        }
+        self.objects.delete(&self.path(&self.name), &self.object()).await
     }
 }

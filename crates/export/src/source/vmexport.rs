@@ -10,16 +10,17 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::{Method, Request, StatusCode};
+use http::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::http::{Access, Directory, Secret};
+use super::objects::{Objects, failed};
 use crate::retry::pause;
 use crate::{Error, Result};
 
 /// The header that carries the token.
-const TOKEN_HEADER: &str = "x-kubevirt-export-token";
+pub(super) const TOKEN_HEADER: &str = "x-kubevirt-export-token";
 /// How often the object is looked at while it is not ready: its pod takes 5 to 10 s.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -56,8 +57,7 @@ impl Subject {
 
 /// An export in the cluster.
 pub struct VmExport {
-    client: kube::Client,
-    namespace: String,
+    objects: Objects,
     name: String,
     subject: Subject,
     ttl: Duration,
@@ -107,34 +107,29 @@ impl VmExport {
     pub async fn start(client: kube::Client, setup: Setup) -> Result<Self> {
         let token = Secret(token()?);
         let Setup { namespace, name, subject, ttl, ready_within, inside } = setup;
-        let export = Self { client, namespace, name, subject, ttl, ready_within, inside, token };
+        let objects = Objects::new(client, &namespace);
+        let export = Self { objects, name, subject, ttl, ready_within, inside, token };
         export.make().await?;
         export.ready().await?;
         Ok(export)
     }
 
     fn path(&self, resource: &str, name: &str) -> String {
-        let ns = &self.namespace;
-        match resource {
-            "secrets" => format!("/api/v1/namespaces/{ns}/secrets/{name}"),
-            other => format!("/apis/export.kubevirt.io/v1/namespaces/{ns}/{other}/{name}"),
-        }
+        let group = if resource == "secrets" { "/api/v1" } else { "/apis/export.kubevirt.io/v1" };
+        self.objects.path(group, resource, name)
     }
 
     fn object(&self) -> String {
-        format!("VirtualMachineExport {}/{}", self.namespace, self.name)
+        format!("VirtualMachineExport {}/{}", self.objects.namespace, self.name)
     }
 
     async fn make(&self) -> Result<()> {
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": {"name": self.name, "namespace": self.namespace,
-                "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
-            "stringData": {"token": self.token.0}});
+        let secret = token_secret(&self.objects, &self.name, &self.token);
         // A Secret of an earlier run is kept: its token is read back when the volume is accessed.
         self.create("secrets", "Secret", &secret).await?;
         let seconds = self.ttl.as_secs();
         let export = json!({"apiVersion": "export.kubevirt.io/v1", "kind": "VirtualMachineExport",
-            "metadata": {"name": self.name, "namespace": self.namespace,
+            "metadata": {"name": self.name, "namespace": self.objects.namespace,
                 "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
             "spec": {"source": self.subject.reference(), "tokenSecretRef": self.name,
                 "ttlDuration": format!("{seconds}s")}});
@@ -153,27 +148,13 @@ impl VmExport {
 
     /// Whether it was created now.
     async fn create(&self, resource: &str, kind: &str, object: &Value) -> Result<bool> {
-        let path = self.path(resource, "");
-        let doing = format!("creating {kind} {}/{}", self.namespace, self.name);
-        match self.send(Method::POST, path.trim_end_matches('/'), object).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(source) => Err(Error::Api { doing, source: Box::new(source) }),
-        }
-    }
-
-    async fn send(&self, method: Method, path: &str, body: &Value) -> kube::Result<Value> {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = Request::builder().method(method).uri(path);
-        let request = request.header(http::header::CONTENT_TYPE, "application/json").body(body);
-        self.client.request(request.map_err(kube::Error::HttpError)?).await
+        let what = format!("{kind} {}/{}", self.objects.namespace, self.name);
+        self.objects.create(&self.path(resource, ""), &what, object).await
     }
 
     async fn read(&self) -> Result<Value> {
-        let doing = format!("reading {}", self.object());
-        self.send(Method::GET, &self.path("virtualmachineexports", &self.name), &Value::Null)
-            .await
-            .map_err(|source| Error::Api { doing, source: Box::new(source) })
+        let path = self.path("virtualmachineexports", &self.name);
+        self.objects.send(Method::GET, &path, &Value::Null).await.map_err(failed("reading", &self.object()))
     }
 
     /// Waits until the export is ready, and answers it.
@@ -244,30 +225,34 @@ impl VmExport {
     /// What the API refuses; what is gone already is no error.
     pub async fn delete(&self) -> Result<()> {
         for resource in ["virtualmachineexports", "secrets"] {
-            let path = self.path(resource, &self.name);
-            match self.send(Method::DELETE, &path, &Value::Null).await {
-                Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND.as_u16() => {}
-                Err(source) => {
-                    let doing = format!("deleting {} ({resource})", self.object());
-                    return Err(Error::Api { doing, source: Box::new(source) });
-                }
-                Ok(_) => {}
-            }
+            let what = format!("{} ({resource})", self.object());
+            self.objects.delete(&self.path(resource, &self.name), &what).await?;
         }
         Ok(())
     }
 
-    /// The token as it is in the cluster now.
     async fn current_token(&self) -> Result<Secret> {
-        let doing = format!("reading the token of {}", self.object());
-        let found = self.send(Method::GET, &self.path("secrets", &self.name), &Value::Null).await;
-        let found = found.map_err(|source| Error::Api { doing, source: Box::new(source) })?;
-        let encoded = found["data"]["token"].as_str().unwrap_or_default();
-        let raw = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, encoded).unwrap_or_default();
-        let token = String::from_utf8(raw).ok().filter(|token| !token.is_empty());
-        let object = format!("Secret {}/{}", self.namespace, self.name);
-        token.map(Secret).ok_or(Error::Object { object, wrong: "it has no token".into() })
+        token_of(&self.objects, &self.name).await
     }
+}
+
+/// The token of a Secret as it is in the cluster now.
+pub(super) async fn token_of(objects: &Objects, name: &str) -> Result<Secret> {
+    let object = format!("Secret {}/{name}", objects.namespace);
+    let found = objects.send(Method::GET, &objects.path("/api/v1", "secrets", name), &Value::Null).await;
+    let found = found.map_err(failed("reading the token in", &object))?;
+    let encoded = found["data"]["token"].as_str().unwrap_or_default();
+    let raw = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, encoded).unwrap_or_default();
+    let token = String::from_utf8(raw).ok().filter(|token| !token.is_empty());
+    token.map(Secret).ok_or(Error::Object { object, wrong: "it has no token".into() })
+}
+
+/// A Secret with a token for an export.
+pub(super) fn token_secret(objects: &Objects, name: &str, token: &Secret) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": name, "namespace": objects.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
+        "stringData": {"token": token.0}})
 }
 
 #[async_trait]
@@ -326,7 +311,7 @@ fn explanation(export: &Value) -> String {
 }
 
 /// 32 random characters.
-fn token() -> Result<String> {
+pub(super) fn token() -> Result<String> {
     let mut raw = [0; 24];
     aws_lc_rs::rand::fill(&mut raw).map_err(|_| Error::Request("no randomness for a token".into()))?;
     Ok(base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, raw))

@@ -14,9 +14,10 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::Part;
 use super::crc64::crc64;
+use super::request::{self, Call, Listing, Protocol};
 use super::sigv4::encode;
-use super::{Part, request};
 use crate::error::chain;
 use crate::source::http::{Http, Secret, client};
 use crate::sums::sha256;
@@ -51,15 +52,6 @@ impl std::fmt::Debug for Azure {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Azure").field("container", &self.container).finish_non_exhaustive()
     }
-}
-
-struct Call<'a> {
-    method: Method,
-    key: &'a str,
-    query: &'a [(&'a str, &'a str)],
-    headers: &'a [(&'a str, String)],
-    body: Bytes,
-    what: String,
 }
 
 impl Azure {
@@ -111,49 +103,6 @@ impl Azure {
     /// The key of a name.
     pub fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
-    }
-
-    fn describe(&self, key: &str) -> String {
-        format!("{}/{key}", self.container)
-    }
-
-    async fn call(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
-        request::call(&call.what, call.body.len() as u64, || self.once(call)).await
-    }
-
-    async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
-        let slash = if call.key.is_empty() { "" } else { "/" };
-        let url = format!("{}/{}{slash}{}", self.endpoint, self.container, encode(call.key, true));
-        let mut headers: Vec<(String, String)> =
-            vec![("x-ms-date".into(), (self.now)()), ("x-ms-version".into(), VERSION.into())];
-        headers.extend(call.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        let mut query = super::sigv4::query(call.query);
-        match &self.access {
-            Access::Key(key) => {
-                let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-                let text = string_to_sign(call, &headers, &format!("/{}/{path}", self.account));
-                let signature = BASE64_STANDARD.encode(hmac::sign(key, text.as_bytes()));
-                headers.push(("authorization".into(), format!("SharedKey {}:{signature}", self.account)));
-            }
-            Access::Signature(signature) => {
-                let and = if query.is_empty() { "" } else { "&" };
-                query = format!("{query}{and}{}", signature.0);
-            }
-        }
-        let mark = if query.is_empty() { "" } else { "?" };
-        let mut request = Request::builder().method(call.method.clone()).uri(format!("{url}{mark}{query}"));
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(Full::new(call.body.clone()));
-        // Not the error itself: it may name the URL, and with it a signature.
-        let request = request.map_err(|_| Error::Request(format!("{}: it makes no request", call.what)))?;
-        let answer = self.http.request(request).await;
-        answer.map_err(|error| Error::Connection { what: call.what.clone(), wrong: chain(&error) })
-    }
-
-    async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>> {
-        request::xml(&call.what, self.call(call).await?).await
     }
 
     /// The blocks of a blob that was not completed.
@@ -217,65 +166,53 @@ impl Azure {
         let call = Call { method: Method::PUT, key, query: &[], headers: &headers, body: data, what };
         self.call(&call).await.map(|_| ())
     }
+}
 
-    /// The size of a blob; `None`: it is not there.
-    ///
-    /// # Errors
-    /// What the service refuses.
-    pub async fn size(&self, key: &str) -> Result<Option<u64>> {
-        let what = format!("looking at {}", self.describe(key));
-        let call = Call { method: Method::HEAD, key, query: &[], headers: &[], body: Bytes::new(), what };
-        request::size(&call.what, || self.once(&call)).await
+impl Protocol for Azure {
+    const RANGE: &'static str = "x-ms-range";
+    const LISTING: Listing = Listing {
+        query: &[("restype", "container"), ("comp", "list")],
+        token: ("marker", "NextMarker"),
+        key: "Name",
+    };
+
+    fn describe(&self, key: &str) -> String {
+        format!("{}/{key}", self.container)
     }
 
-    /// Reads a part of a blob.
-    ///
-    /// # Errors
-    /// What the service refuses, and fewer bytes than there should be.
-    pub async fn read(&self, key: &str, start: u64, length: u64) -> Result<Bytes> {
-        let what = format!("reading {}", self.describe(key));
-        let headers = [("x-ms-range", format!("bytes={start}-{}", start + length - 1))];
-        let call = Call { method: Method::GET, key, query: &[], headers: &headers, body: Bytes::new(), what };
-        request::read(&call.what, length, || self.call(&call)).await
-    }
-
-    /// The names of blobs that begin with a prefix.
-    ///
-    /// # Errors
-    /// What the service refuses.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let (mut out, mut marker) = (Vec::new(), String::new());
-        loop {
-            let mut query = vec![("restype", "container"), ("comp", "list"), ("prefix", prefix)];
-            if !marker.is_empty() {
-                query.push(("marker", &marker));
+    async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
+        let slash = if call.key.is_empty() { "" } else { "/" };
+        let url = format!("{}/{}{slash}{}", self.endpoint, self.container, encode(call.key, true));
+        let mut headers: Vec<(String, String)> =
+            vec![("x-ms-date".into(), (self.now)()), ("x-ms-version".into(), VERSION.into())];
+        headers.extend(call.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let mut query = super::sigv4::query(call.query);
+        match &self.access {
+            Access::Key(key) => {
+                let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+                let text = string_to_sign(call, &headers, &format!("/{}/{path}", self.account));
+                let signature = BASE64_STANDARD.encode(hmac::sign(key, text.as_bytes()));
+                headers.push(("authorization".into(), format!("SharedKey {}:{signature}", self.account)));
             }
-            let what = format!("listing {}", self.describe(prefix));
-            let call =
-                Call { method: Method::GET, key: "", query: &query, headers: &[], body: Bytes::new(), what };
-            let mut next = String::new();
-            for (name, text) in self.xml(&call).await? {
-                match name.as_str() {
-                    "Name" => out.push(text),
-                    "NextMarker" => next = text,
-                    _ => {}
-                }
+            Access::Signature(signature) => {
+                let and = if query.is_empty() { "" } else { "&" };
+                query = format!("{query}{and}{}", signature.0);
             }
-            if next.is_empty() || out.len() > request::MOST_KEYS {
-                return Ok(out);
-            }
-            marker = next;
         }
+        let mark = if query.is_empty() { "" } else { "?" };
+        let mut request = Request::builder().method(call.method.clone()).uri(format!("{url}{mark}{query}"));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(call.body.clone()));
+        // Not the error itself: it may name the URL, and with it a signature.
+        let request = request.map_err(|_| Error::Request(format!("{}: it makes no request", call.what)))?;
+        let answer = self.http.request(request).await;
+        answer.map_err(|error| Error::Connection { what: call.what.clone(), wrong: chain(&error) })
     }
 
-    /// Removes a blob.
-    ///
-    /// # Errors
-    /// What the service refuses.
-    pub async fn delete(&self, key: &str) -> Result<()> {
-        let what = format!("removing {}", self.describe(key));
-        let call = Call { method: Method::DELETE, key, query: &[], headers: &[], body: Bytes::new(), what };
-        self.call(&call).await.map(|_| ())
+    async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>> {
+        request::xml(&call.what, self.call(call).await?).await
     }
 }
 

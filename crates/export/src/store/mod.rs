@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use self::request::Protocol;
 use crate::Result;
 
 pub use azure::Azure;

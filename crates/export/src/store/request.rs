@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use quick_xml::events::Event;
 
@@ -14,14 +14,110 @@ use crate::{Error, Result};
 /// How often a request is tried.
 pub(super) const TRIES: u32 = 6;
 /// Keys of one list.
-pub(super) const MOST_KEYS: usize = 100_000;
+const MOST_KEYS: usize = 100_000;
 /// The largest answer in XML that is read.
 const MAX_ANSWER: usize = 4 << 20;
 /// A large part may take this long to be taken.
 const UPLOAD: Duration = Duration::from_mins(10);
 
+/// A request of a store's protocol, before it is signed.
+pub(super) struct Call<'a> {
+    pub method: Method,
+    pub key: &'a str,
+    pub query: &'a [(&'a str, &'a str)],
+    pub headers: &'a [(&'a str, String)],
+    pub body: Bytes,
+    pub what: String,
+}
+
+impl<'a> Call<'a> {
+    /// One without query, headers and body.
+    pub fn plain(method: Method, key: &'a str, what: String) -> Self {
+        Self { method, key, query: &[], headers: &[], body: Bytes::new(), what }
+    }
+}
+
+/// How keys are listed.
+pub(super) struct Listing {
+    /// What is asked for besides the prefix.
+    pub query: &'static [(&'static str, &'static str)],
+    /// The parameter that says where a page begins, and the element that says where the next one does.
+    pub token: (&'static str, &'static str),
+    /// The element that holds a key.
+    pub key: &'static str,
+}
+
+/// What stores do alike, over one way to send a request.
+pub(super) trait Protocol {
+    /// The header that names a range.
+    const RANGE: &'static str;
+    /// How keys are listed.
+    const LISTING: Listing;
+
+    /// A key for messages.
+    fn describe(&self, key: &str) -> String;
+
+    /// Sends a request once.
+    async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>>;
+
+    /// The elements of an answer.
+    async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>>;
+
+    /// Sends a request, again if that may help.
+    async fn call(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
+        send(&call.what, call.body.len() as u64, || self.once(call)).await
+    }
+
+    /// The size of an object; `None`: it is not there.
+    async fn size(&self, key: &str) -> Result<Option<u64>> {
+        let call = Call::plain(Method::HEAD, key, format!("looking at {}", self.describe(key)));
+        size(&call.what, || self.once(&call)).await
+    }
+
+    /// Reads a part of an object.
+    async fn read(&self, key: &str, start: u64, length: u64) -> Result<Bytes> {
+        let headers = [(Self::RANGE, format!("bytes={start}-{}", start + length - 1))];
+        let what = format!("reading {}", self.describe(key));
+        let call = Call { headers: &headers, ..Call::plain(Method::GET, key, what) };
+        read(&call.what, length, || self.call(&call)).await
+    }
+
+    /// The keys that begin with a prefix.
+    async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        let Listing { query: always, token: (parameter, element), key: item } = Self::LISTING;
+        let (mut out, mut token) = (Vec::new(), String::new());
+        loop {
+            let mut query = always.to_vec();
+            query.push(("prefix", prefix));
+            if !token.is_empty() {
+                query.push((parameter, &token));
+            }
+            let what = format!("listing {}", self.describe(prefix));
+            let call = Call { query: &query, ..Call::plain(Method::GET, "", what) };
+            let mut next = String::new();
+            for (name, text) in self.xml(&call).await? {
+                if name == item {
+                    out.push(text);
+                } else if name == element {
+                    next = text;
+                }
+            }
+            if next.is_empty() || out.len() > MOST_KEYS {
+                return Ok(out);
+            }
+            token = next;
+        }
+    }
+
+    /// Removes an object.
+    async fn delete(&self, key: &str) -> Result<()> {
+        let call = Call::plain(Method::DELETE, key, format!("removing {}", self.describe(key)));
+        self.call(&call).await.map(|_| ())
+    }
+}
+
 /// Sends a request, again if that may help; the answer is a success, or an error.
-pub(super) async fn call<F>(what: &str, salt: u64, once: impl Fn() -> F) -> Result<Response<Incoming>>
+pub(super) async fn send<F>(what: &str, salt: u64, once: impl Fn() -> F) -> Result<Response<Incoming>>
 where
     F: Future<Output = Result<Response<Incoming>>>,
 {
@@ -79,7 +175,7 @@ where
 }
 
 /// Reads a range, which has to come whole.
-pub(super) async fn read<F>(what: &str, length: u64, call: impl Fn() -> F) -> Result<Bytes>
+async fn read<F>(what: &str, length: u64, call: impl Fn() -> F) -> Result<Bytes>
 where
     F: Future<Output = Result<Response<Incoming>>>,
 {

@@ -10,7 +10,7 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::request;
+use super::request::{self, Call, Listing, Protocol};
 use super::sigv4::{Signable, encode, query, sign};
 use super::{Credentials, Location, Part};
 use crate::error::chain;
@@ -35,15 +35,6 @@ impl std::fmt::Debug for S3 {
     }
 }
 
-struct Call<'a> {
-    method: Method,
-    key: &'a str,
-    query: &'a [(&'a str, &'a str)],
-    headers: &'a [(&'a str, String)],
-    body: Bytes,
-    what: String,
-}
-
 impl S3 {
     /// A store at a location.
     ///
@@ -52,58 +43,6 @@ impl S3 {
     pub fn new(location: Location, keys: Credentials) -> Result<Self> {
         let host = location.endpoint.split_once("://").map_or("", |(_, host)| host).to_owned();
         Ok(Self { http: client("")?, location, keys, host, now })
-    }
-
-    fn describe(&self, key: &str) -> String {
-        format!("{}/{key}", self.location.bucket)
-    }
-
-    async fn call(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
-        request::call(&call.what, call.body.len() as u64, || self.once(call)).await
-    }
-
-    async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
-        let slash = if call.key.is_empty() { "" } else { "/" };
-        let path = format!("/{}{slash}{}", self.location.bucket, encode(call.key, true));
-        let mut headers = vec![("host".to_owned(), self.host.clone())];
-        headers.extend(call.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        let payload = hex(&sha256(&call.body));
-        let signable = Signable {
-            method: call.method.as_str(),
-            path: &path,
-            query: call.query,
-            headers: &headers,
-            payload: &payload,
-            region: &self.location.region,
-            time: &(self.now)(),
-        };
-        let query = query(call.query);
-        let mark = if query.is_empty() { "" } else { "?" };
-        let mut request = Request::builder()
-            .method(call.method.clone())
-            .uri(format!("{}{path}{mark}{query}", self.location.endpoint));
-        for (name, value) in sign(&signable, &self.keys) {
-            if name != "host" {
-                request = request.header(name, value);
-            }
-        }
-        let request = request.body(Full::new(call.body.clone()));
-        let request = request.map_err(|error| Error::Request(error.to_string()))?;
-        // Not `send`: its patience is for heads of answers, and a large part takes longer to be taken.
-        let answer = self.http.request(request).await;
-        answer.map_err(|error| Error::Connection { what: call.what.clone(), wrong: chain(&error) })
-    }
-
-    async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>> {
-        let response = self.call(call).await?;
-        let elements = request::xml(&call.what, response).await?;
-        // CompleteMultipartUpload may answer 200 and fail in the body.
-        let code = elements.iter().find(|(name, _)| name == "Error" || name == "Code");
-        if let Some((_, code)) = code {
-            let again = matches!(code.as_str(), "InternalError" | "SlowDown" | "ServiceUnavailable");
-            return Err(Error::Answer { what: call.what.clone(), wrong: code.clone(), again });
-        }
-        Ok(elements)
     }
 
     /// Begins an upload; answers its id.
@@ -234,65 +173,62 @@ impl S3 {
         let call = Call { method: Method::PUT, key, query: &[], headers: &[], body: data, what };
         self.call(&call).await.map(|_| ())
     }
+}
 
-    /// The size of an object; `None`: it is not there.
-    ///
-    /// # Errors
-    /// What the store refuses.
-    pub async fn size(&self, key: &str) -> Result<Option<u64>> {
-        let what = format!("looking at {}", self.describe(key));
-        let call = Call { method: Method::HEAD, key, query: &[], headers: &[], body: Bytes::new(), what };
-        request::size(&call.what, || self.once(&call)).await
+impl Protocol for S3 {
+    const RANGE: &'static str = "range";
+    const LISTING: Listing = Listing {
+        query: &[("list-type", "2")],
+        token: ("continuation-token", "NextContinuationToken"),
+        key: "Key",
+    };
+
+    fn describe(&self, key: &str) -> String {
+        format!("{}/{key}", self.location.bucket)
     }
 
-    /// Reads a part of an object.
-    ///
-    /// # Errors
-    /// What the store refuses, and fewer bytes than there should be.
-    pub async fn read(&self, key: &str, start: u64, length: u64) -> Result<Bytes> {
-        let what = format!("reading {}", self.describe(key));
-        let headers = [("range", format!("bytes={start}-{}", start + length - 1))];
-        let call = Call { method: Method::GET, key, query: &[], headers: &headers, body: Bytes::new(), what };
-        request::read(&call.what, length, || self.call(&call)).await
-    }
-
-    /// The keys that begin with a prefix.
-    ///
-    /// # Errors
-    /// What the store refuses.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let (mut out, mut token) = (Vec::new(), String::new());
-        loop {
-            let mut query = vec![("list-type", "2"), ("prefix", prefix)];
-            if !token.is_empty() {
-                query.push(("continuation-token", &token));
+    async fn once(&self, call: &Call<'_>) -> Result<Response<Incoming>> {
+        let slash = if call.key.is_empty() { "" } else { "/" };
+        let path = format!("/{}{slash}{}", self.location.bucket, encode(call.key, true));
+        let mut headers = vec![("host".to_owned(), self.host.clone())];
+        headers.extend(call.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let payload = hex(&sha256(&call.body));
+        let signable = Signable {
+            method: call.method.as_str(),
+            path: &path,
+            query: call.query,
+            headers: &headers,
+            payload: &payload,
+            region: &self.location.region,
+            time: &(self.now)(),
+        };
+        let query = query(call.query);
+        let mark = if query.is_empty() { "" } else { "?" };
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(format!("{}{path}{mark}{query}", self.location.endpoint));
+        for (name, value) in sign(&signable, &self.keys) {
+            if name != "host" {
+                request = request.header(name, value);
             }
-            let what = format!("listing {}", self.describe(prefix));
-            let call =
-                Call { method: Method::GET, key: "", query: &query, headers: &[], body: Bytes::new(), what };
-            let mut next = String::new();
-            for (name, text) in self.xml(&call).await? {
-                match name.as_str() {
-                    "Key" => out.push(text),
-                    "NextContinuationToken" => next = text,
-                    _ => {}
-                }
-            }
-            if next.is_empty() || out.len() > request::MOST_KEYS {
-                return Ok(out);
-            }
-            token = next;
         }
+        let request = request.body(Full::new(call.body.clone()));
+        let request = request.map_err(|error| Error::Request(error.to_string()))?;
+        // Not `send`: its patience is for heads of answers, and a large part takes longer to be taken.
+        let answer = self.http.request(request).await;
+        answer.map_err(|error| Error::Connection { what: call.what.clone(), wrong: chain(&error) })
     }
 
-    /// Removes an object.
-    ///
-    /// # Errors
-    /// What the store refuses.
-    pub async fn delete(&self, key: &str) -> Result<()> {
-        let what = format!("removing {}", self.describe(key));
-        let call = Call { method: Method::DELETE, key, query: &[], headers: &[], body: Bytes::new(), what };
-        self.call(&call).await.map(|_| ())
+    async fn xml(&self, call: &Call<'_>) -> Result<Vec<(String, String)>> {
+        let response = self.call(call).await?;
+        let elements = request::xml(&call.what, response).await?;
+        // CompleteMultipartUpload may answer 200 and fail in the body.
+        let code = elements.iter().find(|(name, _)| name == "Error" || name == "Code");
+        if let Some((_, code)) = code {
+            let again = matches!(code.as_str(), "InternalError" | "SlowDown" | "ServiceUnavailable");
+            return Err(Error::Answer { what: call.what.clone(), wrong: code.clone(), again });
+        }
+        Ok(elements)
     }
 }
 

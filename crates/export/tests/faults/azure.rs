@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::{Body, Server, full, serve};
 use crate::{Dice, MIB, content, image_of, job, noise};
 
-const KEY: &[u8] = b"a key of the account";
+pub const KEY: &[u8] = b"a key of the account";
 
 #[derive(Default)]
 struct State {
@@ -27,7 +27,7 @@ struct State {
     blocks: BTreeMap<String, BTreeMap<String, Bytes>>,
 }
 
-struct Blobs {
+pub struct Blobs {
     state: Mutex<State>,
     dice: Dice,
     percent: u64,
@@ -35,7 +35,7 @@ struct Blobs {
     blocks: AtomicU64,
 }
 
-async fn start(seed: u64, percent: u64) -> (Arc<Blobs>, String) {
+pub async fn start(seed: u64, percent: u64) -> (Arc<Blobs>, String) {
     let blobs = Arc::new(Blobs {
         state: Mutex::default(),
         dice: Dice::new(seed),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
 mod azure;
+mod beside;
 mod s3;
 mod server;
 mod web;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use export::lineage::Lineage;
 use export::machine::VmVolume;
 use export::run::{Event, ExportDisk, Job, Settings, Target, to_directory, to_store};
 use export::source::Source;
@@ -71,13 +73,14 @@ fn content(dice: &Dice) -> Vec<u8> {
 async fn job(server: &Arc<Server>) -> export::Result<Job> {
     let source = HttpSource::open("volume root", "root", server.clone()).await?;
     let source: Arc<dyn Source> = Arc::new(source);
-    let disks = vec![ExportDisk { volume: VmVolume::plain("root"), source }];
+    let disks = vec![ExportDisk { volume: VmVolume::plain("root"), source, base: None }];
     Ok(Job {
         name: "vm".into(),
         source: "VirtualMachine ns/vm".into(),
         vm: serde_json::Value::Null,
         vmi: None,
         disks,
+        lineage: Lineage::default(),
     })
 }
 

@@ -157,6 +157,23 @@ impl Store {
                 state.objects.insert(path, body.clone());
                 full(StatusCode::OK, "")
             }
+            (&Method::GET, ..) if path.is_empty() => {
+                let prefix = value("prefix").unwrap_or_default().replace("%2F", "/");
+                let after = value("continuation-token").unwrap_or_default().replace("%2F", "/");
+                // Three in a page, so that pages are turned.
+                let all = state.objects.keys().filter(|key| key.starts_with(&prefix) && **key > after);
+                let page: Vec<&String> = all.take(3).collect();
+                let list: Vec<String> =
+                    page.iter().map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
+                let list = list.concat();
+                let next =
+                    page.get(2).map(|key| format!("<NextContinuationToken>{key}</NextContinuationToken>"));
+                full(StatusCode::OK, format!("<L>{list}{}</L>", next.unwrap_or_default()))
+            }
+            (&Method::DELETE, _, None) => {
+                state.objects.remove(&path);
+                full(StatusCode::NO_CONTENT, "")
+            }
             (&Method::HEAD | &Method::GET, ..) => {
                 let Some(data) = state.objects.get(&path) else { return full(StatusCode::NOT_FOUND, "") };
                 let range = parts.headers.get("range").map(|value| value.to_str().unwrap().to_owned());

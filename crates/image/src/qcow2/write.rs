@@ -6,6 +6,7 @@ use std::io::{Seek, SeekFrom, Write};
 use flate2::{Compress, FlushCompress, Status};
 
 use super::{COMPRESSED, COPIED, Compression, Header, OFFSET_MASK, ZERO, sectors_shift};
+use crate::noise::is_noise;
 use crate::pipeline::{Chunk, Encode, Encoded};
 use crate::resume::{Place, Placement, Resume};
 use crate::{Backing, Error, Result, is_zero};
@@ -31,7 +32,8 @@ impl Qcow2Encoder {
         let method = match compression {
             Compression::None => Method::Plain,
             Compression::Deflate => {
-                let level = u32::try_from(level.unwrap_or(6).clamp(1, 9)).unwrap_or(6);
+                // zlib-rs 0.6 panics at level 1 with so small a window.
+                let level = u32::try_from(level.unwrap_or(6).clamp(2, 9)).unwrap_or(6);
                 let level = flate2::Compression::new(level);
                 Method::Deflate(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
             }
@@ -54,7 +56,13 @@ impl Encode for Qcow2Encoder {
         if is_zero(data) {
             return Ok(Encoded::Zeros);
         }
-        if matches!(self.method, Method::Plain) {
+        // zstd finds out by itself, and at once.
+        let vain = match self.method {
+            Method::Plain => true,
+            Method::Deflate(_) => is_noise(data),
+            Method::Zstd(_) => false,
+        };
+        if vain {
             return Ok(Encoded::Same);
         }
         let data = if data.len() == self.cluster_size {

@@ -15,6 +15,9 @@ impl Provider {
         let doing = format!("changing the devices of VM `{vm}`");
         let (object, instance) = self.observe(vm, &doing).await?;
         let kubevirt = self.kubevirt_object().await;
+        if wish.device.is_some() {
+            self.require_gate(wish.sort.gate(), &doing).await?;
+        }
         let change = device::plan(&object, instance.as_ref(), kubevirt.as_ref(), wish)?;
         let path = format!("{}{}", VMS.of(vm), dry(dry_run));
         let patch = Value::Array(change.patch.clone());

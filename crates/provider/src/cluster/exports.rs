@@ -82,14 +82,14 @@ impl Provider {
     pub async fn get_export(&self, id: &VmId) -> Result<Export, Error> {
         let doing = format!("reading export `{id}`");
         let exports = self.exports(&doing).await?;
-        Ok(Export::of(&self.get(&exports.of(id), &doing).await?))
+        Ok(Export::of(&self.get(&exports.of(id), &doing).await.map_err(gone)?))
     }
 
     /// Deletes an export; what it exports stays.
     pub async fn delete_export(&self, id: &VmId, dry_run: bool) -> Result<(), Error> {
         let doing = format!("deleting export `{id}`");
         let exports = self.exports(&doing).await?;
-        let object: Value = self.get(&exports.of(id), &doing).await?;
+        let object: Value = self.get(&exports.of(id), &doing).await.map_err(gone)?;
         self.delete_object(exports, id, &object, dry_run, &doing).await
     }
 
@@ -115,4 +115,12 @@ impl Provider {
         })
         .await
     }
+}
+
+/// Exports are not listed by us, and go by themselves.
+fn gone(mut error: Error) -> Error {
+    if error.kind == Kind::NotFound {
+        error.remedy = "ask for another one: an export goes away when its time is over".into();
+    }
+    error
 }

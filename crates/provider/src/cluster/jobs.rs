@@ -41,11 +41,17 @@ impl Provider {
     }
 
     /// Suspends a job, which ends what is under way; or lets it go on.
-    pub async fn suspend_job(&self, namespace: &str, name: &str, suspend: bool) -> Result<Job, Error> {
+    pub async fn suspend_job(
+        &self,
+        namespace: &str,
+        name: &str,
+        suspend: bool,
+        dry_run: bool,
+    ) -> Result<Job, Error> {
         let id = VmId::new(namespace, name)?;
         let doing = format!("{} export job `{id}`", if suspend { "cancelling" } else { "resuming" });
         let patch = json!({"spec": {"suspend": suspend}});
-        let path = JOBS.object(namespace, name);
+        let path = format!("{}{}", JOBS.object(namespace, name), dry(dry_run));
         let answer = self.write(Method::PATCH, &path, "application/merge-patch+json", &patch, &doing).await;
         Ok(Job::of(&answer.map_err(lacking)?))
     }

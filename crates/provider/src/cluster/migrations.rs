@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Provider;
-use super::objects::{MIGRATIONS, dry};
+use super::objects::{MIGRATIONS, VMIS, dry};
+use super::transfer::Meter;
 use super::waiting::until;
 use crate::identity;
 use crate::view::migration::{Migration, blockers};
@@ -66,20 +67,22 @@ impl Provider {
         Ok(all.iter().map(Migration::of).collect())
     }
 
-    /// One migration, with what its instance tells while it is under way.
+    /// One migration, with what its instance tells while it is under way, and how much of the memory has gone over.
     pub async fn migration(&self, id: &VmId) -> Result<Migration, Error> {
         let doing = format!("reading migration `{id}`");
-        let object = self.get(&MIGRATIONS.of(id), &doing).await.map_err(|mut error| {
-            if error.kind == Kind::NotFound {
-                error.remedy = "see which there are: `virt-steward migration list`".into();
-            }
-            error
-        })?;
-        let mut migration = Migration::of(&object);
+        let object = self.get(&MIGRATIONS.of(id), &doing).await.map_err(no_migration)?;
+        let mut migration = self.with_instance(&object, &doing).await?;
+        Meter::default().read(self, &mut migration).await;
+        Ok(migration)
+    }
+
+    /// Reads a migration; while it is under way its instance tells more.
+    async fn with_instance(&self, object: &Value, doing: &str) -> Result<Migration, Error> {
+        let mut migration = Migration::of(object);
         if !migration.is_over() && !migration.vm.is_empty() {
-            let vm = VmId::new(id.namespace(), &migration.vm)?;
-            if let Some(instance) = self.find(&super::objects::VMIS.of(&vm), &doing).await? {
-                migration.add_state_of(&instance, text(&object, "/metadata/uid"));
+            let vm = VmId::new(&migration.namespace, &migration.vm)?;
+            if let Some(instance) = self.find(&VMIS.of(&vm), doing).await? {
+                migration.add_state_of(&instance, text(object, "/metadata/uid"));
             }
         }
         Ok(migration)
@@ -88,7 +91,7 @@ impl Provider {
     /// Ends one migration by its name, by deleting it as KubeVirt wants it.
     pub async fn end_migration(&self, id: &VmId, dry_run: bool) -> Result<Migration, Error> {
         let doing = format!("cancelling migration `{id}`");
-        let object = self.get(&MIGRATIONS.of(id), &doing).await?;
+        let object = self.get(&MIGRATIONS.of(id), &doing).await.map_err(no_migration)?;
         let migration = Migration::of(&object);
         if migration.is_over() {
             let wrong = format!("it is over: {}", migration.phase);
@@ -128,22 +131,28 @@ impl Provider {
         let doing = format!("migrating VM `{}/{}`", migration.namespace, migration.vm);
         let (doing, path) = (doing.as_str(), MIGRATIONS.object(&migration.namespace, &migration.name));
         let path = path.as_str();
+        let meter = &tokio::sync::Mutex::new(Meter::default());
         until(doing, timeout, note, || async move {
             let Some(object): Option<Value> = self.find(path, doing).await? else {
                 return Ok((Progress::Failed("the migration was cancelled".into()), None));
             };
-            let now = Migration::of(&object);
+            let mut now = self.with_instance(&object, doing).await?;
+            meter.lock().await.read(self, &mut now).await;
             let progress = match now.phase.as_str() {
                 "Succeeded" => Progress::Done,
                 "Failed" => Progress::Failed(now.failure.clone().unwrap_or("the migration failed".into())),
-                phase => Progress::Waiting(match &now.target {
-                    Some(target) => format!("{phase} to {target}"),
-                    None => phase.into(),
-                }),
+                _ => Progress::Waiting(now.standing()),
             };
             Ok((progress, Some(now)))
         })
         .await?
         .ok_or_else(|| Error::new(Kind::NotFound, doing, "the migration is gone", "look for its VM"))
     }
+}
+
+fn no_migration(mut error: Error) -> Error {
+    if error.kind == Kind::NotFound {
+        error.remedy = "see which there are: `virt-steward migration list`".into();
+    }
+    error
 }

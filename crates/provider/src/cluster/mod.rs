@@ -21,6 +21,7 @@ mod request;
 mod snapshots;
 mod streams;
 mod templates;
+mod transfer;
 mod usage;
 mod volumes;
 mod waiting;

@@ -21,6 +21,8 @@ pub(super) const MIGRATIONS: Resource =
     Resource { root: "/apis/kubevirt.io/v1", plural: "virtualmachineinstancemigrations" };
 pub(super) const SNAPSHOTS: Resource =
     Resource { root: "/apis/snapshot.kubevirt.io/v1beta1", plural: "virtualmachinesnapshots" };
+pub(super) const SNAPSHOT_CONTENTS: Resource =
+    Resource { root: "/apis/snapshot.kubevirt.io/v1beta1", plural: "virtualmachinesnapshotcontents" };
 pub(super) const RESTORES: Resource =
     Resource { root: "/apis/snapshot.kubevirt.io/v1beta1", plural: "virtualmachinerestores" };
 pub(super) const CLONES: Resource =

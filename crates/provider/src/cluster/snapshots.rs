@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Provider;
-use super::objects::{CLONES, RESTORES, Resource, SNAPSHOTS, VMIS, VMS, dry};
+use super::objects::{CLONES, RESTORES, Resource, SNAPSHOT_CONTENTS, SNAPSHOTS, VMIS, VMS, dry};
 use super::waiting::until;
-use crate::snapshot::{self, Origin, Snapshot};
+use crate::clone::{self, Origin};
+use crate::snapshot::{self, Snapshot};
 use crate::view::text;
 use crate::wait::Progress;
 use crate::{Error, Kind, VmId, identity};
@@ -105,9 +106,10 @@ impl Provider {
             let remedy = "stop it first, or let the restore stop it with `--stop`";
             return Err(Error::new(Kind::WrongState, doing, "the VM runs", remedy));
         }
+        self.require_gate("Snapshot", &doing).await?;
         let path = format!("{}{}", RESTORES.collection(Some(target.namespace())), dry(dry_run));
-        let created = self.create(&path, &snapshot::restore(target, snapshot, stop), &doing).await?;
-        Ok(underway(&created, target.name()))
+        let created = self.create(&path, &snapshot::restore(target, snapshot, stop), &doing).await;
+        Ok(underway(&created.map_err(|error| gated(error, "Snapshot"))?, target.name()))
     }
 
     /// Asks for a clone, once.
@@ -115,26 +117,43 @@ impl Provider {
         &self,
         namespace: &str,
         origin: &Origin,
-        target: &str,
+        wish: &clone::Wish,
         dry_run: bool,
     ) -> Result<Underway, Error> {
-        let target = VmId::new(namespace, target)?;
+        let target = VmId::new(namespace, &wish.target)?;
         let doing = match origin {
             Origin::Vm(name) => format!("cloning VM `{namespace}/{name}` to `{target}`"),
             Origin::Snapshot(name) => format!("cloning snapshot `{namespace}/{name}` to VM `{target}`"),
         };
-        match origin {
-            Origin::Vm(name) => drop(self.vm_object(&VmId::new(namespace, name)?, &doing).await?),
-            Origin::Snapshot(name) => drop(self.get_snapshot(namespace, name).await?),
-        }
+        let source = match origin {
+            Origin::Vm(name) => Some(self.vm_object(&VmId::new(namespace, name)?, &doing).await?),
+            Origin::Snapshot(name) => self.snapshotted(namespace, name, &doing).await?,
+        };
+        clone::check(wish, source.as_ref(), &doing)?;
         if self.find(&VMS.of(&target), &doing).await?.is_some() {
             let remedy = "choose another name for the clone";
             return Err(Error::new(Kind::AlreadyExists, doing, "a VM of this name is there", remedy));
         }
         self.require_gate("Snapshot", &doing).await?;
         let path = format!("{}{}", CLONES.collection(Some(namespace)), dry(dry_run));
-        let created = self.create(&path, &snapshot::clone(namespace, origin, target.name()), &doing).await;
+        let created = self.create(&path, &clone::object(namespace, origin, wish), &doing).await;
         Ok(underway(&created.map_err(|error| gated(error, "Snapshot"))?, target.name()))
+    }
+
+    /// The VM as it is in a snapshot, where it has its content and the caller may read that. One that is not ready
+    /// yet can be cloned from: KubeVirt waits for it.
+    async fn snapshotted(&self, namespace: &str, name: &str, doing: &str) -> Result<Option<Value>, Error> {
+        let id = VmId::new(namespace, name)?;
+        let object = self.get(&SNAPSHOTS.of(&id), doing).await.map_err(no_snapshot)?;
+        let content = text(&object, "/status/virtualMachineSnapshotContentName");
+        if content.is_empty() {
+            return Ok(None);
+        }
+        match self.get(&SNAPSHOT_CONTENTS.object(namespace, content), doing).await {
+            Ok(content) => Ok(content.pointer("/spec/source/virtualMachine").cloned()),
+            Err(error) if matches!(error.kind, Kind::Forbidden | Kind::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until a restore has brought everything back.
@@ -156,7 +175,7 @@ impl Provider {
         note: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), Error> {
         let doing = format!("cloning to VM `{}/{}`", clone.namespace, clone.vm);
-        self.follow(&CLONES, clone, &doing, snapshot::clone_progress, timeout, note).await
+        self.follow(&CLONES, clone, &doing, clone::progress, timeout, note).await
     }
 
     async fn follow(

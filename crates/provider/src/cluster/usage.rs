@@ -175,33 +175,39 @@ impl Provider {
 
     async fn ask_virt_handlers(&self, namespace: Option<&str>) -> Result<Vec<Usage>, Error> {
         let doing = "reading the metrics of virt-handlers";
-        let selector = encode("kubevirt.io=virt-handler");
-        let found = self.get(&format!("{}?labelSelector={selector}", PODS.collection(None)), doing).await?;
-        let pods: Vec<(String, String)> = list(&found, "/items")
-            .iter()
-            .filter(|pod| text(pod, "/status/phase") == "Running")
-            .map(|pod| (text(pod, "/metadata/namespace").to_owned(), text(pod, "/metadata/name").to_owned()))
-            .collect();
-        if pods.is_empty() {
-            let remedy = "look at KubeVirt's pods: `kubectl get pods -A -l kubevirt.io=virt-handler`";
-            return Err(Error::new(Kind::MissingCapability, doing, "no virt-handler runs", remedy));
-        }
+        let pages = self.virt_handlers("", doing).await?;
         let begun = Instant::now();
-        let before = self.look(&pods, doing).await?;
+        let before = self.look(&pages, doing).await?;
         tokio::time::sleep(APART.saturating_sub(begun.elapsed())).await;
         let apart = begun.elapsed();
         let at = Timestamp::now().to_string();
-        let after = self.look(&pods, doing).await?;
+        let after = self.look(&pages, doing).await?;
         Ok(of_virt_handlers(&before, &after, apart.as_secs_f64(), &at, namespace))
     }
 
-    async fn look(&self, pods: &[(String, String)], doing: &str) -> Result<Samples, Error> {
-        let paths: Vec<String> = pods
-            .iter()
-            .map(|(namespace, name)| {
+    /// Where the metrics of virt-handlers are, through the API server: of one node, or with an empty name of all.
+    pub(super) async fn virt_handlers(&self, node: &str, doing: &str) -> Result<Vec<String>, Error> {
+        let mut query = format!("labelSelector={}", encode("kubevirt.io=virt-handler"));
+        if !node.is_empty() {
+            query = format!("{query}&fieldSelector={}", encode(&format!("spec.nodeName={node}")));
+        }
+        let found = self.get(&format!("{}?{query}", PODS.collection(None)), doing).await?;
+        let running = list(&found, "/items").iter().filter(|pod| text(pod, "/status/phase") == "Running");
+        let pages: Vec<String> = running
+            .map(|pod| {
+                let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
                 format!("/api/v1/namespaces/{namespace}/pods/https:{name}:8443/proxy/metrics")
             })
             .collect();
+        if pages.is_empty() {
+            let remedy = "look at KubeVirt's pods: `kubectl get pods -A -l kubevirt.io=virt-handler`";
+            return Err(Error::new(Kind::MissingCapability, doing, "no virt-handler runs", remedy));
+        }
+        Ok(pages)
+    }
+
+    /// Reads such pages.
+    pub(super) async fn look(&self, paths: &[String], doing: &str) -> Result<Samples, Error> {
         let mut samples = Samples::default();
         // some at a time, so that no more than a few pages are held at once
         for some in paths.chunks(8) {

@@ -10,7 +10,8 @@ impl Record {
     /// Remembers a request before it is served.
     pub(super) fn of(request: &Request, id: &HeaderValue, who: &str) -> Self {
         let path = request.uri().path();
-        let reads = request.method() == Method::GET || path.ends_with("/list") || path.ends_with("/process");
+        let reads = request.method() == Method::GET
+            || ["/list", "/query", "/process"].iter().any(|end| path.ends_with(end));
         Self((!reads).then(|| (request.method().clone(), path.to_owned(), id.clone(), who.to_owned())))
     }
 

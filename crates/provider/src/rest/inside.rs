@@ -14,45 +14,36 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::bodies::{At, OrderRequest, Written, lasting, taken};
 use super::handlers::{Answer, items, json_of};
 use super::problem::Problem;
 use super::reading::Json;
-use super::writing::{OrderRequest, taken};
 use super::{Caller, Service};
 use crate::cluster::{Channel, MigrateTo};
 use crate::network::{Binding, Change, Effect, Nic, Wish};
 use crate::{Error, Kind, VmId, device};
-
-type At = Path<(String, String)>;
-type Written = Result<(StatusCode, Answered<Value>), Problem>;
 
 /// `GET …/nics`
 pub(super) async fn nics(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
     items(&caller.provider.nics(&VmId::new(&at.0, &at.1)?).await?)
 }
 
-/// What `POST …/nics` takes.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct NicRequest {
-    name: String,
-    network: String,
-    #[serde(default)]
-    binding: Binding,
-    #[serde(default)]
-    mac: Option<String>,
-    #[serde(default)]
-    model: Option<String>,
-    #[serde(default)]
-    migrate: bool,
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    wait: bool,
-    #[serde(default)]
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/nics` takes.
+    NicRequest {
+        name: String,
+        network: String,
+        #[serde(default)]
+        binding: Binding,
+        #[serde(default)]
+        mac: Option<String>,
+        #[serde(default)]
+        model: Option<String>,
+        #[serde(default)]
+        migrate: bool,
+    }
 }
 
 /// `POST …/nics`
@@ -61,9 +52,9 @@ pub(super) async fn add_nic(
     Path(at): At,
     Json(request): Json<NicRequest>,
 ) -> Written {
-    let NicRequest { name, network, binding, mac, model, migrate, dry_run, wait, timeout_seconds } = request;
-    let wish = Wish::Add(Nic { name, network, binding, mac, model });
-    change_nic(&caller, &at, &wish, migrate, OrderRequest { dry_run, wait, timeout_seconds }).await
+    let how = request.how();
+    let NicRequest { name, network, binding, mac, model, migrate, .. } = request;
+    change_nic(&caller, &at, &Wish::Add(Nic { name, network, binding, mac, model }), migrate, how).await
 }
 
 /// `POST …/nics/{nic}/remove`
@@ -75,17 +66,11 @@ pub(super) async fn remove_nic(
     change_nic(&caller, &(namespace, vm), &Wish::Remove { name }, false, how).await
 }
 
-/// What `POST …/nics/{nic}/link` takes.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct LinkRequest {
-    state: Link,
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    wait: bool,
-    #[serde(default)]
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/nics/{nic}/link` takes.
+    LinkRequest {
+        state: Link,
+    }
 }
 
 /// The state of a link.
@@ -102,10 +87,8 @@ pub(super) async fn set_link(
     Path((namespace, vm, name)): Path<(String, String, String)>,
     Json(request): Json<LinkRequest>,
 ) -> Written {
-    let LinkRequest { state, dry_run, wait, timeout_seconds } = request;
-    let wish = Wish::Link { name, up: state == Link::Up };
-    let how = OrderRequest { dry_run, wait, timeout_seconds };
-    change_nic(&caller, &(namespace, vm), &wish, false, how).await
+    let wish = Wish::Link { name, up: request.state == Link::Up };
+    change_nic(&caller, &(namespace, vm), &wish, false, request.how()).await
 }
 
 async fn change_nic(
@@ -117,8 +100,8 @@ async fn change_nic(
 ) -> Written {
     let vm = VmId::new(&at.0, &at.1)?;
     let patience = how.patience()?;
-    let change: Change = caller.provider.change_nic(&vm, wish, how.is_dry_run()).await?;
-    if migrate && change.effect == Effect::AfterMigration && !how.is_dry_run() {
+    let change: Change = caller.provider.change_nic(&vm, wish, how.dry_run).await?;
+    if migrate && change.effect == Effect::AfterMigration && !how.dry_run {
         caller.provider.migrate(&vm, &MigrateTo::default(), false).await?;
     }
     if let Some(timeout) = patience {

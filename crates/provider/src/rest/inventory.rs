@@ -9,14 +9,21 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::bodies::At;
 use super::handlers::{Answer, PlaceQuery, items, json_of, place, unread};
 use super::{Caller, Service};
+use crate::VmId;
 use crate::usage::Source;
 
 /// `GET /kubevirt/migrations`
 pub(super) async fn migrations(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
     let place = place(query)?.of(&caller);
     items(&caller.provider.migrations(place.as_deref()).await?)
+}
+
+/// `GET /kubevirt/migrations/{namespace}/{name}`
+pub(super) async fn migration(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
+    json_of(&caller.provider.migration(&VmId::new(&at.0, &at.1)?).await?)
 }
 
 /// `GET /kubevirt/nodes`
@@ -39,6 +46,16 @@ pub(super) async fn instancetypes(Extension(caller): Extension<Caller>, query: P
 pub(super) async fn preferences(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
     let place = place(query)?.of(&caller);
     items(&caller.provider.preferences(place.as_deref()).await?)
+}
+
+/// `GET /kubevirt/instancetypes/{namespace}/{name}`
+pub(super) async fn instancetype(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
+    json_of(&caller.provider.instancetype(&VmId::new(&at.0, &at.1)?).await?)
+}
+
+/// `GET /kubevirt/preferences/{namespace}/{name}`
+pub(super) async fn preference(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
+    json_of(&caller.provider.preference(&VmId::new(&at.0, &at.1)?).await?)
 }
 
 /// What `GET /kubevirt/usage` takes.

@@ -2,27 +2,32 @@
 
 use axum::Extension;
 use axum::Json as Answered;
-use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Caller;
+use super::bodies::{DryRunQuery, Written, taken};
 use super::handlers::json_of;
 use super::problem::Problem;
 use super::reading::Json;
 use crate::jobs::{self, Job};
 use crate::{Error, Kind};
 
-type Answer = Result<(StatusCode, Answered<Value>), Problem>;
 type Read = Result<Answered<Value>, Problem>;
 
 /// `POST /jobs/submit`: each job is taken or refused by itself.
-pub(super) async fn submit(Extension(caller): Extension<Caller>, Json(file): Json<Value>) -> Answer {
+pub(super) async fn submit(
+    Extension(caller): Extension<Caller>,
+    dry_run: Result<Query<DryRunQuery>, QueryRejection>,
+    Json(file): Json<Value>,
+) -> Written {
+    let dry_run = DryRunQuery::of(dry_run)?;
     let requests = jobs::read(&file)?;
     let (mut ids, mut errors) = (Vec::new(), Vec::new());
     for (at, request) in requests.iter().enumerate() {
-        match caller.provider.submit_job(request, false).await {
+        match caller.provider.submit_job(request, dry_run).await {
             Ok(job) => ids.push(job.id),
             Err(error) => errors.push((at, error)),
         }
@@ -36,13 +41,13 @@ pub(super) async fn submit(Extension(caller): Extension<Caller>, Json(file): Jso
         .collect();
     let answer = json!({"job_ids": ids, "accepted": ids.len(), "rejected": refused.len(), "errors": refused,
         "timestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
-    Ok((StatusCode::ACCEPTED, Answered(answer)))
+    Ok((taken(dry_run), Answered(answer)))
 }
 
 /// What `query` takes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Query {
+pub(super) struct JobQuery {
     job_ids: Vec<String>,
     status: Vec<String>,
     namespace: Option<String>,
@@ -51,7 +56,7 @@ pub(super) struct Query {
 }
 
 /// `POST /jobs/query`
-pub(super) async fn query(Extension(caller): Extension<Caller>, Json(query): Json<Query>) -> Read {
+pub(super) async fn query(Extension(caller): Extension<Caller>, Json(query): Json<JobQuery>) -> Read {
     let provider = &caller.provider;
     let mut found = Vec::new();
     if query.job_ids.is_empty() {
@@ -103,7 +108,12 @@ pub(super) struct Cancel {
 }
 
 /// `POST /jobs/cancel`: what is under way ends; `suspend` taken away lets it go on where it was.
-pub(super) async fn cancel(Extension(caller): Extension<Caller>, Json(cancel): Json<Cancel>) -> Answer {
+pub(super) async fn cancel(
+    Extension(caller): Extension<Caller>,
+    dry_run: Result<Query<DryRunQuery>, QueryRejection>,
+    Json(cancel): Json<Cancel>,
+) -> Written {
+    let dry_run = DryRunQuery::of(dry_run)?;
     if cancel.job_ids.is_empty() || cancel.job_ids.len() > jobs::MOST {
         let wrong = format!("it names {} jobs; 1 to {} are taken", cancel.job_ids.len(), jobs::MOST);
         return Err(
@@ -114,7 +124,7 @@ pub(super) async fn cancel(Extension(caller): Extension<Caller>, Json(cancel): J
     for id in &cancel.job_ids {
         let done = async {
             let (namespace, name) = jobs::parse_id(id, caller.provider.default_namespace())?;
-            caller.provider.suspend_job(&namespace, &name, true).await
+            caller.provider.suspend_job(&namespace, &name, true, dry_run).await
         };
         match done.await {
             Ok(job) => cancelled.push(job.id),
@@ -128,5 +138,5 @@ pub(super) async fn cancel(Extension(caller): Extension<Caller>, Json(cancel): J
         .iter()
         .map(|(id, error)| json!({"id": id, "code": error.kind.code(), "error": error.to_string()}))
         .collect();
-    Ok((StatusCode::ACCEPTED, Answered(json!({"cancelled": cancelled, "errors": errors}))))
+    Ok((taken(dry_run), Answered(json!({"cancelled": cancelled, "errors": errors}))))
 }

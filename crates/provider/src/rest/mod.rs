@@ -11,6 +11,7 @@
 //! allows it, which is on loopback.
 
 mod audit;
+mod bodies;
 mod document;
 mod handlers;
 mod inside;

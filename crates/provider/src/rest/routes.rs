@@ -80,7 +80,7 @@ const fn socket(path: &'static str, name: &'static str, summary: &'static str) -
 }
 
 /// Every operation.
-pub(super) const ROUTES: [Route; 60] = [
+pub(super) const ROUTES: [Route; 64] = [
     Route { open: true, ..read("/health", "health", "Whether the service runs", "Health") },
     Route { open: true, ..read("/openapi.json", "openapi", "This document", "Any") },
     Route {
@@ -100,10 +100,35 @@ pub(super) const ROUTES: [Route; 60] = [
         ..read("/kubevirt/usage", "usage", "What VMs use, from the best source there is", "UsageReport")
     },
     look("/kubevirt/migrations", "listMigrations", "Migrations", "MigrationList"),
+    read(
+        "/kubevirt/migrations/{namespace}/{name}",
+        "getMigration",
+        "A migration, and how much of the memory has gone over",
+        "Migration",
+    ),
+    write(
+        "/kubevirt/migrations/{namespace}/{name}/cancel",
+        "endMigration",
+        "End a migration by its own name",
+        "DryRun",
+        "Migration",
+    ),
     read("/kubevirt/nodes", "listNodes", "Nodes and what runs on them", "NodeList"),
     read("/kubevirt/nodes/{name}", "getNode", "A node, its features and its VMs", "NodeDetail"),
     look("/kubevirt/instancetypes", "listInstancetypes", "Instance types", "InstancetypeList"),
     look("/kubevirt/preferences", "listPreferences", "Preferences", "PreferenceList"),
+    read(
+        "/kubevirt/instancetypes/{namespace}/{name}",
+        "getInstancetype",
+        "The instance type that a VM of the namespace means by a name",
+        "Instancetype",
+    ),
+    read(
+        "/kubevirt/preferences/{namespace}/{name}",
+        "getPreference",
+        "The preference that a VM of the namespace means by a name",
+        "Preference",
+    ),
     look("/kubevirt/templates", "listTemplates", "Templates", "TemplateList"),
     read("/kubevirt/templates/{namespace}/{name}", "getTemplate", "A template", "Template"),
     ask(
@@ -142,7 +167,10 @@ pub(super) const ROUTES: [Route; 60] = [
         kind: "text/event-stream",
         ..read("/kubevirt/vms/watch", "watchVms", "Follow VMs as server-sent events", "Change")
     },
-    write("/kubevirt/vms/{namespace}", "createVm", "Create a VM from a manifest", "Any", "Vm"),
+    Route {
+        query: &[("dryRun", "boolean")],
+        ..write("/kubevirt/vms/{namespace}", "createVm", "Create a VM from a manifest", "Any", "Vm")
+    },
     read("/kubevirt/vms/{namespace}/{name}", "getVm", "Everything about a VM", "VmDetail"),
     write("/kubevirt/vms/{namespace}/{name}/start", "startVm", "Switch it on", "StartRequest", "Done"),
     write("/kubevirt/vms/{namespace}/{name}/stop", "stopVm", "Shut it down", "StopRequest", "Done"),
@@ -225,10 +253,16 @@ pub(super) const ROUTES: [Route; 60] = [
         "DeleteRequest",
         "DeletePlan",
     ),
-    write("/jobs/submit", "submitJobs", "Have the cluster export VMs", "JobFile", "Submitted"),
+    Route {
+        query: &[("dryRun", "boolean")],
+        ..write("/jobs/submit", "submitJobs", "Have the cluster export VMs", "JobFile", "Submitted")
+    },
     ask("/jobs/query", "queryJobs", "Export jobs", "JobQuery", "JobList"),
     read("/jobs/{id}", "getJob", "An export job", "Job"),
-    write("/jobs/cancel", "cancelJobs", "End what export jobs are doing", "JobCancel", "Cancelled"),
+    Route {
+        query: &[("dryRun", "boolean")],
+        ..write("/jobs/cancel", "cancelJobs", "End what export jobs are doing", "JobCancel", "Cancelled")
+    },
     read("/jobs/progress/{id}", "jobProgress", "How far an export job is", "JobProgress"),
     read("/jobs/logs/{id}", "jobLogs", "What the pods of an export job said", "JobLogs"),
     write(
@@ -319,6 +353,10 @@ fn handler(name: &str) -> Option<MethodRouter<Arc<Service>>> {
         "capabilities" => get(handlers::capabilities),
         "usage" => get(inventory::usage),
         "listMigrations" => get(inventory::migrations),
+        "getMigration" => get(inventory::migration),
+        "endMigration" => post(writing::end_migration),
+        "getInstancetype" => get(inventory::instancetype),
+        "getPreference" => get(inventory::preference),
         "listNodes" => get(inventory::nodes),
         "getNode" => get(inventory::node),
         "listInstancetypes" => get(inventory::instancetypes),

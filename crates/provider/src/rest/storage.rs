@@ -1,37 +1,28 @@
 //! Volumes and snapshots.
 
 use axum::Extension;
-use axum::Json as Answered;
 use axum::extract::Path;
-use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::Caller;
+use super::bodies::{At, DryRun, Written, deleted, lasting};
 use super::handlers::{Answer, PlaceQuery, items, json_of, place};
-use super::problem::Problem;
 use super::reading::Json;
-use super::writing::{DryRun, OrderRequest, taken};
 use crate::VmId;
 use crate::cluster::{Attach, ExportWish, VolumeChange};
-
-type At = Path<(String, String)>;
-type Written = Result<(StatusCode, Answered<Value>), Problem>;
 
 /// `GET …/volumes`
 pub(super) async fn volumes(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
     items(&caller.provider.volumes(&VmId::new(&at.0, &at.1)?).await?)
 }
 
-/// What `POST …/volumes` takes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct VolumeRequest {
-    add: Vec<Attach>,
-    remove: Vec<String>,
-    dry_run: bool,
-    wait: bool,
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/volumes` takes.
+    VolumeRequest {
+        #[serde(default)]
+        add: Vec<Attach>,
+        #[serde(default)]
+        remove: Vec<String>,
+    }
 }
 
 /// `POST …/volumes`: one step, or with `wait` all of them.
@@ -41,27 +32,21 @@ pub(super) async fn change_volumes(
     Json(request): Json<VolumeRequest>,
 ) -> Written {
     let vm = VmId::new(&at.0, &at.1)?;
-    let VolumeRequest { add, remove, dry_run, wait, timeout_seconds } = request;
-    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let how = request.how();
+    let VolumeRequest { add, remove, .. } = request;
     let change = VolumeChange { add, remove };
     let changed = match how.patience()? {
         Some(timeout) => caller.provider.change_volumes(&vm, &change, timeout, &mut |_| ()).await?,
-        None => caller.provider.step_volumes(&vm, &change, dry_run).await?,
+        None => caller.provider.step_volumes(&vm, &change, how.dry_run).await?,
     };
     Ok((how.status(), json_of(&changed)?))
 }
 
-/// What `POST …/volumes/{volume}/expand` takes.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct ExpandRequest {
-    size: String,
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    wait: bool,
-    #[serde(default)]
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/volumes/{volume}/expand` takes.
+    ExpandRequest {
+        size: String,
+    }
 }
 
 /// `POST …/volumes/{volume}/expand`
@@ -71,25 +56,23 @@ pub(super) async fn expand(
     Json(request): Json<ExpandRequest>,
 ) -> Written {
     let vm = VmId::new(&namespace, &name)?;
-    let ExpandRequest { size, dry_run, wait, timeout_seconds } = request;
-    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let how = request.how();
     let patience = how.patience()?;
-    let expansion = caller.provider.expand_volume(&vm, &volume, &size, dry_run).await?;
+    let expansion = caller.provider.expand_volume(&vm, &volume, &request.size, how.dry_run).await?;
     if let Some(timeout) = patience {
         caller.provider.wait_expansion(&expansion, timeout, &mut |_| ()).await?;
     }
     Ok((how.status(), json_of(&expansion)?))
 }
 
-/// What `POST …/export` takes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct ExportRequest {
-    snapshot: Option<String>,
-    ttl_hours: Option<u16>,
-    dry_run: bool,
-    wait: bool,
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/export` takes.
+    ExportRequest {
+        #[serde(default)]
+        snapshot: Option<String>,
+        #[serde(default)]
+        ttl_hours: Option<u16>,
+    }
 }
 
 /// `POST …/export`: KubeVirt's export server, and where its volumes are.
@@ -99,10 +82,10 @@ pub(super) async fn export(
     Json(request): Json<ExportRequest>,
 ) -> Written {
     let vm = VmId::new(&at.0, &at.1)?;
-    let ExportRequest { snapshot, ttl_hours, dry_run, wait, timeout_seconds } = request;
-    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let how = request.how();
     let patience = how.patience()?;
-    let mut export = caller.provider.export(&vm, &ExportWish { snapshot, ttl_hours }, dry_run).await?;
+    let wish = ExportWish { snapshot: request.snapshot, ttl_hours: request.ttl_hours };
+    let mut export = caller.provider.export(&vm, &wish, how.dry_run).await?;
     if let Some(timeout) = patience {
         export = caller.provider.wait_export(&export, timeout, &mut |_| ()).await?;
     }
@@ -121,8 +104,7 @@ pub(super) async fn delete_export(
     Json(request): Json<DryRun>,
 ) -> Written {
     caller.provider.delete_export(&VmId::new(&at.0, &at.1)?, request.dry_run).await?;
-    let answer = json!({"namespace": at.0, "name": at.1, "dryRun": request.dry_run});
-    Ok((taken(request.dry_run), Answered(answer)))
+    deleted(&at, request.dry_run)
 }
 
 /// `GET /kubevirt/snapshots`
@@ -143,6 +125,5 @@ pub(super) async fn delete_snapshot(
     Json(request): Json<DryRun>,
 ) -> Written {
     caller.provider.delete_snapshot(&at.0, &at.1, request.dry_run).await?;
-    let answer = json!({"namespace": at.0, "name": at.1, "dryRun": request.dry_run});
-    Ok((taken(request.dry_run), Answered(answer)))
+    deleted(&at, request.dry_run)
 }

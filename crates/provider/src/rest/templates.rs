@@ -3,21 +3,16 @@
 use axum::Extension;
 use axum::Json as Answered;
 use axum::extract::Path;
-use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Caller;
+use super::bodies::{At, DryRun, Written, deleted, lasting, taken};
 use super::handlers::{Answer, PlaceQuery, items, json_of, place};
-use super::problem::Problem;
 use super::reading::Json;
-use super::writing::{DryRun, OrderRequest, taken};
 use crate::VmId;
 use crate::cluster::Parameters;
 use crate::template::Template;
-
-type At = Path<(String, String)>;
-type Written = Result<(StatusCode, Answered<Value>), Problem>;
 
 /// `GET /kubevirt/templates`
 pub(super) async fn list(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {
@@ -74,21 +69,14 @@ pub(super) async fn delete(
     Json(request): Json<DryRun>,
 ) -> Written {
     caller.provider.delete_template(&VmId::new(&at.0, &at.1)?, request.dry_run).await?;
-    let answer = json!({"namespace": at.0, "name": at.1, "dryRun": request.dry_run});
-    Ok((taken(request.dry_run), Answered(answer)))
+    deleted(&at, request.dry_run)
 }
 
-/// What `POST …/template` takes.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct TemplateRequest {
-    name: String,
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    wait: bool,
-    #[serde(default)]
-    timeout_seconds: Option<u64>,
+lasting! {
+    /// What `POST …/template` takes.
+    TemplateRequest {
+        name: String,
+    }
 }
 
 /// `POST /kubevirt/vms/{namespace}/{name}/template`
@@ -98,10 +86,9 @@ pub(super) async fn make(
     Json(request): Json<TemplateRequest>,
 ) -> Written {
     let vm = VmId::new(&at.0, &at.1)?;
-    let TemplateRequest { name, dry_run, wait, timeout_seconds } = request;
-    let how = OrderRequest { dry_run, wait, timeout_seconds };
+    let how = request.how();
     let patience = how.patience()?;
-    let made = caller.provider.make_template(&vm, &name, dry_run).await?;
+    let made = caller.provider.make_template(&vm, &request.name, how.dry_run).await?;
     if let Some(timeout) = patience {
         caller.provider.wait_template(&made, timeout, &mut |_| ()).await?;
     }

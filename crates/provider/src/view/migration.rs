@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::condition::blocker;
 use super::json::{condition, some, text};
+use crate::usage::{Samples, Source, whole};
 
 /// Something that stands in the way.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -95,6 +96,60 @@ pub struct Migration {
     pub failure: Option<String>,
     /// When it was asked for, RFC 3339.
     pub created: String,
+    /// How much of the guest's memory has gone over, while it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
+    /// Why that cannot be said, when somebody wanted to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer_unknown: Option<String>,
+}
+
+/// How much of a guest's memory has gone over, as the virt-handler tells that the guest leaves. The guest writes
+/// meanwhile, and what it has written goes once more: it may go back.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Transfer {
+    /// Hundredths that need not go any more; 100 only when it is over, which the phase says.
+    pub percent: u8,
+    /// What there is, bytes.
+    pub total_bytes: u64,
+    /// What has still to go, bytes.
+    pub remaining_bytes: u64,
+    /// What the guest writes, bytes a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_bytes_per_second: Option<u64>,
+    /// What goes over, bytes a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Where the figures are from.
+    pub source: Source,
+}
+
+/// `docs/observability/metrics.md`, v1.9: all, what remains, what the guest writes, what goes over.
+pub(crate) const TRANSFER: [&str; 4] = [
+    "kubevirt_vmi_migration_data_bytes_total",
+    "kubevirt_vmi_migration_data_remaining_bytes",
+    "kubevirt_vmi_migration_dirty_memory_rate_bytes",
+    "kubevirt_vmi_migration_memory_transfer_rate_bytes",
+];
+
+impl Transfer {
+    /// Reads the metrics of a node; `None` where they say nothing about a migration of this VM.
+    pub fn of(samples: &Samples, namespace: &str, vm: &str) -> Option<Self> {
+        let key = (namespace.to_owned(), vm.to_owned());
+        let [total, remaining, dirty, rate] = TRANSFER.map(|name| samples.get(name, &key).and_then(whole));
+        let (total, remaining) = (total.filter(|bytes| *bytes > 0)?, remaining?);
+        let gone = u128::from(total.saturating_sub(remaining));
+        let percent = gone * 100 / u128::from(total);
+        Some(Self {
+            percent: u8::try_from(percent).map_or(99, |percent| percent.min(99)),
+            total_bytes: total,
+            remaining_bytes: remaining,
+            dirty_bytes_per_second: dirty,
+            bytes_per_second: rate,
+            source: Source::VirtHandler,
+        })
+    }
 }
 
 impl Migration {
@@ -114,6 +169,8 @@ impl Migration {
             policy: some(vmim, "/status/migrationState/migrationPolicyName"),
             failure: some(vmim, "/status/migrationState/failureReason"),
             created: text(vmim, "/metadata/creationTimestamp").into(),
+            transfer: None,
+            transfer_unknown: None,
         }
     }
 
@@ -131,6 +188,18 @@ impl Migration {
         self.policy = self.policy.take().or_else(|| of("migrationPolicyName"));
     }
 
+    /// Where it stands, in a few words.
+    pub fn standing(&self) -> String {
+        let mut words = self.phase.clone();
+        if let Some(target) = &self.target {
+            words = format!("{words} to {target}");
+        }
+        match &self.transfer {
+            Some(transfer) => format!("{words}, {} % of its memory", transfer.percent),
+            None => words,
+        }
+    }
+
     /// Whether it has ended, one way or the other.
     pub fn is_over(&self) -> bool {
         matches!(self.phase.as_str(), "Succeeded" | "Failed")
@@ -142,6 +211,36 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn memory_that_went_over_is_counted_in_hundredths() {
+        let [total, remaining, dirty, rate] = TRANSFER;
+        let read = |all: u64, rest: u64| {
+            let of = "{namespace=\"a\",name=\"web\"}";
+            let mut samples = Samples::default();
+            samples.read(&format!(
+                "{total}{of} {all}\n{remaining}{of} {rest}\n{dirty}{of} 8e6\n{rate}{of} 1e9\n"
+            ));
+            Transfer::of(&samples, "a", "web")
+        };
+        let percent = |all, rest| read(all, rest).map(|transfer| transfer.percent);
+        assert_eq!(percent(4 << 30, 4 << 30), Some(0));
+        assert_eq!(percent(4 << 30, 3 << 30), Some(25));
+        assert_eq!(percent(4 << 30, 0), Some(99), "whether it is over is not said by this");
+        assert_eq!(percent(1 << 30, 2 << 30), Some(0), "more is to go than there was");
+        assert_eq!(percent(0, 0), None);
+        assert_eq!(Transfer::of(&Samples::default(), "a", "web"), None);
+        let read = read(4 << 30, 3 << 30).unwrap();
+        assert_eq!(
+            (read.dirty_bytes_per_second, read.bytes_per_second),
+            (Some(8_000_000), Some(1_000_000_000))
+        );
+        let vmim = json!({"status": {"phase": "Running", "migrationState": {"targetNode": "n2"}}});
+        let mut migration = Migration::of(&vmim);
+        assert_eq!(migration.standing(), "Running to n2");
+        migration.transfer = Some(read);
+        assert_eq!(migration.standing(), "Running to n2, 25 % of its memory");
+    }
 
     #[test]
     fn every_obstacle_is_named_with_what_to_do() {

@@ -113,8 +113,8 @@ mod tests {
             (Release::V1_9, "export.kubevirt.io", "virtualmachineexports", &["v1beta1", "v1"][..]),
             (Release::V1_8, "export.kubevirt.io", "virtualmachineexports", &["v1beta1"][..]),
             (Release::V1_3, "clone.kubevirt.io", "virtualmachineclones", &["v1alpha1"][..]),
-            (Release::V1_6, "backup.kubevirt.io", "virtualmachinebackups", &[][..]),
-            (Release::V1_7, "backup.kubevirt.io", "virtualmachinebackups", &["v1alpha1"][..]),
+            (Release::V1_7, "backup.kubevirt.io", "virtualmachinebackups", &[][..]),
+            (Release::V1_8, "backup.kubevirt.io", "virtualmachinebackups", &["v1alpha1"][..]),
         ] {
             assert_eq!(served(release, group, plural), versions, "{release} {plural}");
         }

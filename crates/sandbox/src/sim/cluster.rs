@@ -62,6 +62,12 @@ impl ClusterConfig {
         }
     }
 
+    /// `configuration.changedBlockTrackingLabelSelectors`
+    pub fn change_tracking(&self) -> &Value {
+        static NOTHING: Value = Value::Null;
+        self.kubevirt.pointer("/spec/configuration/changedBlockTrackingLabelSelectors").unwrap_or(&NOTHING)
+    }
+
     /// Whether a feature gate is on.
     pub fn gate(&self, name: &str) -> bool {
         feature_gates::is_enabled(KubeVirtView(&self.kubevirt), name)

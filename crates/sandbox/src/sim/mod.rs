@@ -12,6 +12,7 @@
 //!                                     └────virt-handler────────┘
 //! ```
 
+mod backup;
 mod batch;
 mod bootstrap;
 mod cache;
@@ -434,9 +435,10 @@ impl Simulation {
         };
         (controller.start)(&controller.stop);
         *simulation.controller() = Some(controller);
-        let sources = (&caches.vms, &caches.vmis);
-        simulation.exports =
-            Some(export::start(writer.clone(), sources, disks, config.release, &stop).await?);
+        let sources =
+            backup::Sources { vms: &caches.vms, vmis: &caches.vmis, disks: &disks, release: config.release };
+        let guests = backup::Backups::start(writer.clone(), recorder.clone(), &sources, &stop);
+        simulation.exports = Some(export::start(writer.clone(), &sources, guests, &stop).await?);
         let nodes = HandlerCalls::new(launchers.clone(), recorder.clone());
         VirtApi::start(&client, &caches.kubevirts, config.release, nodes, &stop).await?;
         kubelet.keep_nodes(config.clone(), stop.clone()).await?;

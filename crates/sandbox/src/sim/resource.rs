@@ -133,6 +133,14 @@ pub static SNAPSHOT_CONTENTS: Resource = Resource::new(
     "virtualmachinesnapshotcontents",
     "VirtualMachineSnapshotContent",
 );
+pub static BACKUPS: Resource =
+    Resource::new("backup.kubevirt.io", "v1alpha1", "virtualmachinebackups", "VirtualMachineBackup");
+pub static BACKUP_TRACKERS: Resource = Resource::new(
+    "backup.kubevirt.io",
+    "v1alpha1",
+    "virtualmachinebackuptrackers",
+    "VirtualMachineBackupTracker",
+);
 pub static RESTORES: Resource =
     Resource::new("snapshot.kubevirt.io", "v1beta1", "virtualmachinerestores", "VirtualMachineRestore");
 pub static CLONES: Resource =

@@ -136,9 +136,9 @@ impl Release {
         self >= Self::V1_6
     }
 
-    /// `VirtualMachineBackup` and its tracker are served (`backup.kubevirt.io`, v1.7).
+    /// `VirtualMachineBackup` and its tracker are served (`backup.kubevirt.io`, v1.8).
     pub fn serves_backups(self) -> bool {
-        self >= Self::V1_7
+        self >= Self::V1_8
     }
 
     /// `VirtualMachineTemplate` is served (`template.kubevirt.io`, v1.8, VEP 76).

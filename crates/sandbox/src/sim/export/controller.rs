@@ -7,17 +7,19 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::SimError;
+use super::super::backup::{Sources, guests::Guests};
 use super::super::cache::Cache;
 use super::super::client::{Client, ClientError};
 use super::super::identity::Identity;
 use super::super::json::{annotation, join_key, key, list, name, namespace, remove, text, uid};
 use super::super::queue::Queue;
-use super::super::resource::{CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOT_CONTENTS, SNAPSHOTS};
+use super::super::resource::{
+    BACKUP_TRACKERS, BACKUPS, CLAIMS, EXPORTS, EXPORTS_V1BETA1, SECRETS, SNAPSHOT_CONTENTS, SNAPSHOTS,
+};
 use super::super::storage::disks::Disks;
-use super::super::version::Release;
 use super::super::write::{Op, Write, Writer};
 use super::decide::{Observation, claims_of, decide};
-use super::server::{Exports, Served};
+use super::server::{Exports, Served, Tunnel};
 
 /// How soon an export is looked at again while it waits for something that has no cache.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -28,14 +30,14 @@ const ALL: &str = "all";
 /// Starts controller and server. Disks are made below `directory`.
 pub async fn start(
     writer: Writer,
-    (vms, vmis): (&Arc<Cache>, &Arc<Cache>),
-    disks: Arc<Disks>,
-    release: Release,
+    sources: &Sources<'_>,
+    guests: Arc<Guests>,
     stop: &CancellationToken,
 ) -> Result<Exports, SimError> {
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| SimError::Setup(error);
     let exports = Exports::start(writer.client.network(), stop).await.map_err(setup)?;
-    let served = if release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
+    let (vms, vmis) = (sources.vms, sources.vmis);
+    let served = if sources.release.serves_export_v1() { &EXPORTS } else { &EXPORTS_V1BETA1 };
     let cache = Cache::new(served, |_| ALL);
     let controller = Arc::new(Controller {
         client: writer.client.clone(),
@@ -43,7 +45,8 @@ pub async fn start(
         cache: cache.clone(),
         vms: vms.clone(),
         vmis: vmis.clone(),
-        disks,
+        disks: sources.disks.clone(),
+        guests,
         exports: exports.clone(),
         who: Identity::virt_controller(),
     });
@@ -89,6 +92,7 @@ struct Controller {
     vms: Arc<Cache>,
     vmis: Arc<Cache>,
     disks: Arc<Disks>,
+    guests: Arc<Guests>,
     exports: Exports,
     who: Identity,
 }
@@ -105,12 +109,16 @@ impl Controller {
             "VirtualMachineSnapshot" => self.read(&SNAPSHOTS.path(ns, text(source, "/name"), "")).await?,
             _ => None,
         };
+        let backup = match text(source, "/kind") {
+            "VirtualMachineBackup" => self.read(&BACKUPS.path(ns, text(source, "/name"), "")).await?,
+            _ => None,
+        };
         let vm_name = match &snapshot {
             Some(snapshot) => text(snapshot, "/spec/source/name"),
             None => text(source, "/name"),
         };
         let (vm, vmi) = match text(source, "/kind") {
-            "PersistentVolumeClaim" => (None, None),
+            "PersistentVolumeClaim" | "VirtualMachineBackup" => (None, None),
             _ => (self.vms.get(&join_key(ns, vm_name)), self.vmis.get(&join_key(ns, vm_name))),
         };
         let claims = if let Some(snapshot) = &snapshot {
@@ -123,8 +131,7 @@ impl Controller {
             }
             claims
         };
-        let secret = text(&export, "/spec/tokenSecretRef");
-        let secret = if secret.is_empty() { None } else { self.read(&SECRETS.path(ns, secret, "")).await? };
+        let (token_secret, secret) = self.secret(&export).await?;
         let token = secret.as_ref().and_then(token_of);
         let (url, ca) = self.exports.address();
         let seen = Observation {
@@ -132,7 +139,9 @@ impl Controller {
             vm: vm.as_deref(),
             vmi: vmi.as_deref(),
             snapshot: snapshot.as_ref(),
+            backup: backup.as_ref(),
             claims: &claims,
+            token_secret: &token_secret,
             has_token: token.is_some(),
             url: &url,
             ca: &ca,
@@ -144,7 +153,10 @@ impl Controller {
             self.writer.write(&self.who, &write).await?;
             return Ok(None);
         }
-        self.serve(key, &decision.serve, &claims, token);
+        match &backup {
+            Some(backup) => self.serve_backup(key, &export, backup, token).await?,
+            None => self.serve(key, &decision.serve, &claims, token),
+        }
         if export.get("status") != Some(&decision.status) {
             let body = json!({"metadata": {"resourceVersion": export["metadata"]["resourceVersion"]},
                 "status": decision.status});
@@ -172,7 +184,62 @@ impl Controller {
             let object = claims.iter().find(|(name, _)| name == claim)?.1.clone()?;
             Some((volume.clone(), object))
         });
-        self.exports.serve(key, Served { token, volumes: volumes.collect(), disks: self.disks.clone() });
+        let (volumes, disks) = (volumes.collect(), self.disks.clone());
+        self.exports.serve(key, Served { token, volumes, disks, backup: Tunnel::No });
+    }
+
+    /// The disks of a backup, as long as the launcher's tunnel leads to this export.
+    async fn serve_backup(
+        &self,
+        key: &str,
+        export: &Value,
+        backup: &Value,
+        token: Option<String>,
+    ) -> Result<(), ClientError> {
+        let ns = namespace(backup);
+        let mut vm = text(backup, "/spec/source/name").to_owned();
+        if text(backup, "/spec/source/kind") == "VirtualMachineBackupTracker" {
+            let tracker = self.read(&BACKUP_TRACKERS.path(ns, &vm, "")).await?.unwrap_or_default();
+            text(&tracker, "/spec/source/name").clone_into(&mut vm);
+        }
+        let dialled = text(backup, "/status/exportUID") == uid(export);
+        let job = self.guests.job(&join_key(ns, &vm));
+        let job = job.filter(|job| dialled && job.backup == name(backup));
+        match token {
+            Some(token) => {
+                let (volumes, disks) = (std::collections::HashMap::new(), self.disks.clone());
+                self.exports.serve(
+                    key,
+                    Served { token, volumes, disks, backup: job.map_or(Tunnel::Waiting, Tunnel::To) },
+                );
+            }
+            None => self.exports.forget(key),
+        }
+        Ok(())
+    }
+
+    /// The Secret with the token: the one that the export names, which may come later, or one that is made for it
+    /// (`export.go`, `getExportSecretName`).
+    async fn secret(&self, export: &Value) -> Result<(String, Option<Value>), ClientError> {
+        let ns = namespace(export);
+        let named = text(export, "/spec/tokenSecretRef");
+        let secret =
+            if named.is_empty() { format!("export-token-{}", name(export)) } else { named.to_owned() };
+        let mut found = self.read(&SECRETS.path(ns, &secret, "")).await?;
+        if found.is_none() && named.is_empty() {
+            // 20 letters and digits that follow from the seed
+            let token: String = uid(export).chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+            let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {"name": secret, "namespace": ns, "ownerReferences": [self.owner(export)]},
+                "stringData": {"token": token}});
+            found = Some(self.writer.write(&self.who, &Write::create(&SECRETS, object)).await?);
+        }
+        Ok((secret, found))
+    }
+
+    fn owner(&self, export: &Value) -> Value {
+        json!({"apiVersion": self.cache.resource().api_version(), "kind": "VirtualMachineExport",
+            "name": name(export), "uid": uid(export), "controller": true, "blockOwnerDeletion": true})
     }
 
     /// The claims of a snapshot's export: one out of each `VolumeSnapshot`, the export's own
@@ -209,9 +276,7 @@ impl Controller {
                 };
                 let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                     "metadata": {"name": claim_name, "namespace": ns, "annotations": annotations,
-                        "ownerReferences": [{"apiVersion": self.cache.resource().api_version(),
-                            "kind": "VirtualMachineExport", "name": name(export), "uid": uid(export),
-                            "controller": true, "blockOwnerDeletion": true}]},
+                        "ownerReferences": [self.owner(export)]},
                     "spec": spec});
                 found = Some(self.writer.write(&self.who, &Write::create(&CLAIMS, claim)).await?);
             }

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::json::{annotation, list, name, namespace, new_condition, text, time, update_condition};
+use super::super::json::{
+    annotation, condition, list, name, namespace, new_condition, remove, text, time, update_condition,
+};
 
 /// How long an export lives when it does not say (`export.go`, 2 h).
 const DEFAULT_TTL_SECONDS: i64 = 2 * 3600;
@@ -15,9 +17,13 @@ pub struct Observation<'a> {
     pub vm: Option<&'a Value>,
     pub vmi: Option<&'a Value>,
     pub snapshot: Option<&'a Value>,
+    /// The `VirtualMachineBackup` that is exported.
+    pub backup: Option<&'a Value>,
     /// The claims that the source names, in its order; those that are not there are absent.
     pub claims: &'a [(String, Option<Value>)],
-    /// The token's Secret is there and holds a token.
+    /// The Secret with the token.
+    pub token_secret: &'a str,
+    /// It is there and holds a token.
     pub has_token: bool,
     /// `https://host:port` of the proxy, and the certificates to trust.
     pub url: &'a str,
@@ -55,16 +61,19 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     let mut status = export.get("status").cloned().unwrap_or_else(|| json!({}));
     let expires = expiry(export);
     status["ttlExpirationTime"] = time(expires).into();
-    status["tokenSecretRef"] = export["spec"]["tokenSecretRef"].clone();
+    status["tokenSecretRef"] = seen.token_secret.into();
     status["serviceName"] = format!("virt-export-{}", name(export)).into();
+    let source = &export["spec"]["source"];
     let mut conditions = list(&status, "/conditions").to_vec();
     let mut verdict = |phase: &str, ready: (&str, &str, &str), claims: (&str, &str)| {
         update_condition(&mut conditions, new_condition("Ready", ready.0, ready.1, ready.2, now));
         update_condition(&mut conditions, new_condition("PVCReady", claims.0, claims.1, "", now));
         status["phase"] = phase.into();
     };
-    let source = &export["spec"]["source"];
     let in_use = seen.vmi.is_some_and(|vmi| !matches!(text(vmi, "/status/phase"), "Succeeded" | "Failed"));
+    if text(source, "/kind") == "VirtualMachineBackup" {
+        return of_backup(seen, status, now, now >= expires);
+    }
     let missing = seen.claims.iter().find(|(_, claim)| claim.is_none()).map(|(name, _)| name);
     let mut serve = Vec::new();
     let kind = text(source, "/kind");
@@ -100,6 +109,47 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     Decision { status, serve, delete: now >= expires }
 }
 
+/// The export of a backup (`backup-source.go`): ready as long as the backup is under way.
+fn of_backup(seen: &Observation<'_>, mut status: Value, now: Timestamp, delete: bool) -> Decision {
+    let backup = seen.backup.unwrap_or(&Value::Null);
+    let volumes = list(backup, "/status/includedVolumes");
+    let progress = condition(backup, "/status/conditions", "Progressing");
+    let under_way = progress.is_some_and(|one| one["status"] == "True") && !volumes.is_empty();
+    let (phase, ready, reason, message) = match (under_way, seen.has_token) {
+        (false, _) => ("Pending", "False", "Initializing", "VMBackup is not progressing"),
+        (true, false) => ("Pending", "False", "PodPending", "the token's secret does not exist"),
+        (true, true) => ("Ready", "True", "PodReady", ""),
+    };
+    let mut conditions = list(&status, "/conditions").to_vec();
+    update_condition(&mut conditions, new_condition("Ready", ready, reason, message, now));
+    status["conditions"] = conditions.into();
+    status["phase"] = phase.into();
+    // The service is there once the backup has a type; before, the controller gives up earlier.
+    if text(backup, "/status/type").is_empty() {
+        remove(&mut status, &["serviceName"]);
+    }
+    let names = volumes.iter().map(|volume| text(volume, "/volumeName").to_owned());
+    let serve: Vec<(String, String)> =
+        if phase == "Ready" { names.map(|name| (name.clone(), name)).collect() } else { Vec::new() };
+    status["links"] = if serve.is_empty() { Value::Null } else { backup_links(seen, &serve) };
+    Decision { status, serve, delete }
+}
+
+fn backup_links(seen: &Observation<'_>, serve: &[(String, String)]) -> Value {
+    let side = |base: &str| {
+        let backups: Vec<Value> = serve
+            .iter()
+            .map(|(volume, _)| {
+                let endpoint =
+                    |kind: &str| json!({"endpoint": kind, "url": format!("{base}/exports/{volume}/{kind}")});
+                json!({"name": volume, "endpoints": [endpoint("data"), endpoint("map")]})
+            })
+            .collect();
+        json!({"cert": seen.ca, "backups": backups})
+    };
+    sides(seen, side)
+}
+
 fn expiry(export: &Value) -> Timestamp {
     let created: Timestamp = text(export, "/metadata/creationTimestamp").parse().unwrap_or_default();
     let seconds = duration_seconds(text(export, "/spec/ttlDuration")).unwrap_or(DEFAULT_TTL_SECONDS);
@@ -129,13 +179,6 @@ fn duration_seconds(text: &str) -> Option<i64> {
 /// The links that a client outside the cluster uses; those inside name a Service, which nothing
 /// resolves here.
 fn links(seen: &Observation<'_>, serve: &[(String, String)]) -> Value {
-    let export = seen.export;
-    let (ns, export_name) = (namespace(export), name(export));
-    let version = match text(export, "/apiVersion") {
-        "" => "export.kubevirt.io/v1",
-        version => version,
-    };
-    let base = format!("/api/{version}/namespaces/{ns}/virtualmachineexports/{export_name}");
     let side = |base: &str| {
         let volumes: Vec<Value> = serve
             .iter()
@@ -155,6 +198,18 @@ fn links(seen: &Observation<'_>, serve: &[(String, String)]) -> Value {
             .collect();
         json!({"cert": seen.ca, "volumes": volumes})
     };
+    sides(seen, side)
+}
+
+/// What a function makes of the bases of both sides' URLs.
+fn sides(seen: &Observation<'_>, side: impl Fn(&str) -> Value) -> Value {
+    let export = seen.export;
+    let (ns, export_name) = (namespace(export), name(export));
+    let version = match text(export, "/apiVersion") {
+        "" => "export.kubevirt.io/v1",
+        version => version,
+    };
+    let base = format!("/api/{version}/namespaces/{ns}/virtualmachineexports/{export_name}");
     json!({
         "internal": side(&format!("https://virt-export-{export_name}.{ns}.svc")),
         "external": side(&format!("{}{base}", seen.url)),
@@ -201,7 +256,9 @@ mod tests {
                 vm: Some(&vm),
                 vmi,
                 snapshot: None,
+                backup: None,
                 claims,
+                token_secret: "t",
                 has_token,
                 url: "https://127.0.0.1:1",
                 ca: "CA",
@@ -225,7 +282,9 @@ mod tests {
                 vm: None,
                 vmi: None,
                 snapshot: None,
+                backup: None,
                 claims: &claims,
+                token_secret: "t",
                 has_token: true,
                 url: "https://127.0.0.1:1",
                 ca: "CA",

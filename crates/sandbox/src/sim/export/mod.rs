@@ -7,11 +7,14 @@
 //!     └────────────(the VM starts: the exporter pod is killed)───┘
 //! ```
 //!
-//! Left out: the OCI format, `tar.gz`, manifests, Pull-mode backups. One server stands for all
-//! exporter pods and the proxy in front of them.
+//! A backup in Pull mode has an export of its name, with an extent map and data of each disk.
+//!
+//! Left out: the OCI format, `tar.gz`, manifests. One server stands for all exporter pods and the proxy in front
+//! of them.
 
 mod controller;
 mod decide;
+mod pull;
 mod server;
 
 pub use server::Exports;

@@ -6,6 +6,8 @@
 //! | `disk.img` | yes; no `ETag`, no `Last-Modified` | yes | yes |
 //! | `disk.img.gz` | no | 400 | no; after a read error it ends as if it were whole |
 //! | `dir/disk.img` | yes | yes | yes |
+//!
+//! Of a backup, `…/exports/VOLUME/map` and `…/data` instead, with ranges as query parameters.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,7 +33,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::super::backup::guests::Job;
 use super::super::storage::disks::Disks;
+use super::pull;
 use crate::network::{Link, Listener, Network};
 
 /// A TLS handshake and the head of a request take no longer.
@@ -43,7 +47,7 @@ const PIECE: usize = 32 << 10;
 /// The header, and the query parameter, that carries the token.
 const TOKEN: &str = "x-kubevirt-export-token";
 
-type Body = BoxBody<Bytes, io::Error>;
+pub(super) type Body = BoxBody<Bytes, io::Error>;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the server has for one export.
@@ -52,6 +56,17 @@ pub(super) struct Served {
     /// Volumes by name, with their claims.
     pub volumes: HashMap<String, Value>,
     pub disks: Arc<Disks>,
+    pub backup: Tunnel,
+}
+
+/// Whether it is the export of a backup, and where the launcher's tunnel leads.
+pub(super) enum Tunnel {
+    /// It is none.
+    No,
+    /// The launcher has not dialled.
+    Waiting,
+    /// The disks of this backup.
+    To(Arc<Job>),
 }
 
 /// The export server of the cluster, and its faults. Cloning gives another handle to the same one.
@@ -204,6 +219,18 @@ impl Exports {
         if header.or(parameter) != Some(&served.token) {
             return plain(StatusCode::UNAUTHORIZED, "");
         }
+        let job = match &served.backup {
+            Tunnel::No => None,
+            Tunnel::Waiting => Some(None),
+            Tunnel::To(job) => Some(Some(&**job)),
+        };
+        if let Some(job) = job {
+            return match file {
+                "map" => pull::map(job, request, volume).await,
+                "data" => self.pull_data(job, request, volume),
+                _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
+            };
+        }
         let Some(claim) = served.volumes.get(volume).cloned() else {
             return plain(StatusCode::NOT_FOUND, "404 page not found\n");
         };
@@ -289,6 +316,17 @@ impl Exports {
         BodyExt::boxed(StreamBody::new(stream))
     }
 
+    /// `backupDataHandler`: no length is stated, and an error breaks the connection off.
+    fn pull_data(&self, job: Option<&Job>, request: &Request<Incoming>, volume: &str) -> Response<Body> {
+        let (disk, start, end) = match pull::range(job, request, volume) {
+            Ok((found, start, end)) => (found.disk, start, end),
+            Err((status, why)) => return plain(status, &why),
+        };
+        let mut response = Response::new(self.pieces(disk, start, end));
+        put(&mut response, CONTENT_TYPE, "application/octet-stream");
+        response
+    }
+
     /// `pipeToGzip`: an error of the disk is logged, and the stream is closed normally.
     fn gzip(&self, disk: Arc<File>) -> Response<Body> {
         let limit = self.0.truncate_gzip.load(Ordering::SeqCst);
@@ -329,7 +367,7 @@ fn split(path: &str) -> Option<(String, &str, &str)> {
         .iter()
         .find_map(|version| rest.strip_prefix(version)?.strip_prefix("/namespaces/"))?;
     let (namespace, rest) = rest.split_once("/virtualmachineexports/")?;
-    let (name, rest) = rest.split_once("/volumes/")?;
+    let (name, rest) = rest.split_once("/volumes/").or_else(|| rest.split_once("/exports/"))?;
     let (volume, file) = rest.split_once('/')?;
     Some((format!("{namespace}/{name}"), volume, file))
 }
@@ -359,14 +397,14 @@ fn identity(network: &Network, rotation: u64) -> Result<(String, TlsAcceptor, Ca
     Ok((authority.pem(), TlsAcceptor::from(Arc::new(config)), CancellationToken::new()))
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let body = Full::new(Bytes::copy_from_slice(text.as_bytes()));
     let mut response = Response::new(body.map_err(|never| match never {}).boxed());
     *response.status_mut() = status;
     response
 }
 
-fn put(response: &mut Response<Body>, name: http::HeaderName, value: &str) {
+pub(super) fn put(response: &mut Response<Body>, name: http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::load::Load;
 use crate::sim::guest::agent;
 use crate::sim::json::{self, has_condition, list, map, text};
+use crate::sim::live_migration;
 
 /// Help and kind of a metric, and its samples: labels and value.
 type Family = (&'static str, &'static str, Vec<(String, f64)>);
@@ -64,7 +65,7 @@ pub fn page<'a>(vmis: impl Iterator<Item = &'a Value>, seed: u64, now: Timestamp
     for vmi in vmis {
         let Some(load) = Load::of(vmi, seed, now) else { continue };
         scraped += 1.0;
-        describe(&mut page, vmi, &load);
+        describe(&mut page, vmi, &load, now);
     }
     if let Some(family) = page.0.get_mut("kubevirt_number_of_vms_scraped") {
         family.2 = vec![(String::new(), scraped)];
@@ -72,7 +73,7 @@ pub fn page<'a>(vmis: impl Iterator<Item = &'a Value>, seed: u64, now: Timestamp
     page.text()
 }
 
-fn describe(page: &mut Page, vmi: &Value, load: &Load) {
+fn describe(page: &mut Page, vmi: &Value, load: &Load, now: Timestamp) {
     const COUNTER: &str = "counter";
     const GAUGE: &str = "gauge";
     let of = labels(vmi);
@@ -233,42 +234,56 @@ fn describe(page: &mut Page, vmi: &Value, load: &Load) {
             page.add(name, COUNTER, help, &of, load.counted(purpose + step, rate));
         }
     }
+    migration(page, vmi, domain, &of, now);
+}
+
+/// What goes over to another node, at an even pace.
+fn migration(page: &mut Page, vmi: &Value, domain: f64, of: &str, now: Timestamp) {
+    const GAUGE: &str = "gauge";
     let state = &vmi["status"]["migrationState"];
-    if !text(state, "/startTimestamp").is_empty() && text(state, "/endTimestamp").is_empty() {
-        for (name, kind, help, value) in [
-            (
-                "kubevirt_vmi_migration_data_bytes_total",
-                COUNTER,
-                "The total Guest OS data to be migrated to the new VM.",
-                domain,
-            ),
-            (
-                "kubevirt_vmi_migration_data_processed_bytes",
-                GAUGE,
-                "The total Guest OS data processed and migrated to the new VM.",
-                domain * 0.5,
-            ),
-            (
-                "kubevirt_vmi_migration_data_remaining_bytes",
-                GAUGE,
-                "The remaining guest OS data to be migrated to the new VM.",
-                domain * 0.5,
-            ),
-            (
-                "kubevirt_vmi_migration_dirty_memory_rate_bytes",
-                GAUGE,
-                "The rate of memory being dirty in the Guest OS.",
-                8e6,
-            ),
-            (
-                "kubevirt_vmi_migration_disk_transfer_rate_bytes",
-                GAUGE,
-                "The rate at which the disk is being transferred.",
-                0.0,
-            ),
-        ] {
-            page.add(name, kind, help, &of, value);
-        }
+    let began: Option<Timestamp> = text(state, "/startTimestamp").parse().ok();
+    let Some(began) = began.filter(|_| text(state, "/endTimestamp").is_empty()) else { return };
+    let needed = live_migration::transfer_time(vmi).as_secs_f64().max(0.001);
+    let gone = (now.duration_since(began).as_secs_f64() / needed).clamp(0.0, 1.0);
+    for (name, kind, help, value) in [
+        (
+            "kubevirt_vmi_migration_data_bytes_total",
+            "counter",
+            "The total Guest OS data to be migrated to the new VM.",
+            domain,
+        ),
+        (
+            "kubevirt_vmi_migration_data_processed_bytes",
+            GAUGE,
+            "The total Guest OS data processed and migrated to the new VM.",
+            (domain * gone).round(),
+        ),
+        (
+            "kubevirt_vmi_migration_data_remaining_bytes",
+            GAUGE,
+            "The remaining guest OS data to be migrated to the new VM.",
+            domain - (domain * gone).round(),
+        ),
+        (
+            "kubevirt_vmi_migration_dirty_memory_rate_bytes",
+            GAUGE,
+            "The rate of memory being dirty in the Guest OS.",
+            8e6,
+        ),
+        (
+            "kubevirt_vmi_migration_memory_transfer_rate_bytes",
+            GAUGE,
+            "The rate at which the memory is being transferred.",
+            (domain / needed).round(),
+        ),
+        (
+            "kubevirt_vmi_migration_disk_transfer_rate_bytes",
+            GAUGE,
+            "The rate at which the disk is being transferred.",
+            0.0,
+        ),
+    ] {
+        page.add(name, kind, help, of, value);
     }
 }
 
@@ -344,6 +359,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn memory_goes_over_at_an_even_pace_while_a_guest_moves() {
+        let mut vmi = json!({"metadata": {"name": "a", "namespace": "n", "uid": "a"}, "status": {"phase": "Running",
+            "memory": {"guestCurrent": "256Mi"}, "migrationState": {"startTimestamp": "2026-01-01T00:00:00Z",
+                "migrationConfiguration": {"bandwidthPerMigration": "32Mi"}},
+            "phaseTransitionTimestamps": [{"phase": "Running", "phaseTransitionTimestamp": "2026-01-01T00:00:00Z"}]}});
+        let remaining = |vmi: &Value, second: i64| {
+            let now: Timestamp = format!("2026-01-01T00:00:0{second}Z").parse().unwrap();
+            let page = page([vmi].into_iter(), 1, now);
+            let of = |name: &str| {
+                let line = page
+                    .lines()
+                    .find(|line| line.starts_with(&format!("kubevirt_vmi_migration_data_{name}{{")))?;
+                line.rsplit(' ').next()?.parse::<f64>().ok()
+            };
+            Some(of("remaining_bytes")? / of("bytes_total")?)
+        };
+        assert_eq!(remaining(&vmi, 0), Some(1.0));
+        assert_eq!(remaining(&vmi, 4), Some(0.5));
+        assert_eq!(remaining(&vmi, 9), Some(0.0));
+        vmi["status"]["migrationState"]["endTimestamp"] = "2026-01-01T00:00:08Z".into();
+        assert_eq!(remaining(&vmi, 9), None);
+    }
 
     #[test]
     fn a_page_has_every_family_once_and_a_sample_for_each_guest() {

@@ -2,6 +2,7 @@
 //! names, rules and order of the real ones (`kubevirt` manifests v1.9), and the API
 //! `subresources.kubevirt.io` behind a Service and an `APIService`.
 
+mod backups;
 mod migrations;
 pub mod mutate;
 pub(super) mod registration;
@@ -28,7 +29,9 @@ use super::handler_calls::HandlerCalls;
 use super::https::{self, Answer, Component};
 use super::identity::Identity;
 use super::json;
-use super::resource::{MIGRATIONS, PODS, RESTORES, Resource, SNAPSHOT_CONTENTS, SNAPSHOTS, VMIS, VMS};
+use super::resource::{
+    BACKUPS, MIGRATIONS, PODS, RESTORES, Resource, SNAPSHOT_CONTENTS, SNAPSHOTS, VMIS, VMS,
+};
 use super::version::Release;
 use migrations::{Eviction, Lookups};
 use subresources::Subresources;
@@ -113,6 +116,11 @@ impl VirtApi {
             "/pod-eviction-validate" => Some(self.evict(request, &config).await),
             "/virtualmachinerestores-validate" => {
                 Some(storage::restore(request, &self.restore_lookups(request).await, &config))
+            }
+            "/virtualmachinebackups-validate" => {
+                let path = BACKUPS.path(json::text(request, "/namespace"), "", "");
+                let others = self.client.get(Some(&self.who), &path).await.unwrap_or_default();
+                Some(backups::backup(request, json::list(&others, "/items"), &config))
             }
             path => review_of(path, request, &config, self.client.now()),
         };
@@ -242,6 +250,7 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
         "/migration-validate-update" => migrations::update(request),
         "/vm-clone-mutate-create" => patched(storage::complete_clone(request)),
         "/vm-clone-validate-create" => storage::clone(request, config),
+        "/virtualmachinebackuptrackers-validate" => backups::tracker(request, config),
         "/virtualmachinesnapshots-validate" => storage::snapshot(request, config),
         "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
         "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),

@@ -52,7 +52,7 @@ const MUTATORS: [Hook; 4] = [
     ),
 ];
 /// The same of the validating configuration.
-const VALIDATORS: [Hook; 8] = [
+const VALIDATORS: [Hook; 10] = [
     (
         "virtualmachineinstances-create-validator.kubevirt.io",
         "/virtualmachineinstances-validate-create",
@@ -94,6 +94,18 @@ const VALIDATORS: [Hook; 8] = [
         "/virtualmachinerestores-validate",
         &["CREATE", "UPDATE"],
         "virtualmachinerestores",
+    ),
+    (
+        "virtualmachinebackup-validator.backup.kubevirt.io",
+        "/virtualmachinebackups-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachinebackups",
+    ),
+    (
+        "virtualmachinebackuptracker-validator.backup.kubevirt.io",
+        "/virtualmachinebackuptrackers-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachinebackuptrackers",
     ),
     (
         "vm-clone-validator.kubevirt.io",
@@ -153,7 +165,9 @@ pub async fn webhooks(
         (&MUTATING_WEBHOOKS, "virt-api-mutator", &MUTATORS[..]),
         (&VALIDATING_WEBHOOKS, "virt-api-validator", &VALIDATORS[..]),
     ] {
-        let mut object = configuration(resource, name, hooks, &url, authority);
+        let served = |hook: &&Hook| release.serves_backups() || !hook.3.starts_with("virtualmachinebackup");
+        let hooks: Vec<Hook> = hooks.iter().filter(served).copied().collect();
+        let mut object = configuration(resource, name, &hooks, &url, authority);
         if resource == &VALIDATING_WEBHOOKS
             && let Some(webhooks) = object["webhooks"].as_array_mut()
         {
@@ -236,6 +250,7 @@ fn group_of(plural: &str) -> (&'static str, &'static [&'static str]) {
         "virtualmachinesnapshots" | "virtualmachinerestores" => {
             ("snapshot.kubevirt.io", &["v1alpha1", "v1beta1"])
         }
+        "virtualmachinebackups" | "virtualmachinebackuptrackers" => ("backup.kubevirt.io", &["v1alpha1"]),
         "virtualmachineclones" => ("clone.kubevirt.io", &["v1alpha1", "v1beta1"]),
         _ => ("kubevirt.io", &["v1alpha3", "v1"]),
     }

@@ -24,15 +24,15 @@ pub struct Lookups {
     pub restores: Vec<Value>,
 }
 
-fn cause(kind: &'static str, message: impl Into<String>, field: impl Into<String>) -> Cause {
+pub(super) fn cause(kind: &'static str, message: impl Into<String>, field: impl Into<String>) -> Cause {
     Cause { kind, message: message.into(), field: field.into() }
 }
 
-fn error(message: &str) -> Value {
+pub(super) fn error(message: &str) -> Value {
     json!({"allowed": false, "status": {"message": message, "code": 400}})
 }
 
-fn judged(causes: &[Cause]) -> Value {
+pub(super) fn judged(causes: &[Cause]) -> Value {
     if causes.is_empty() {
         json!({"allowed": true})
     } else {

@@ -28,6 +28,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::backup::tracking;
 use super::cache::{Cache, Change};
 use super::client::ClientError;
 use super::cluster::ClusterConfig;
@@ -271,6 +272,8 @@ impl VirtController {
                     }
                 }
             }
+            let namespace = self.caches.namespaces.get(json::namespace(&vm));
+            tracking::mark(&mut plan.writes, &vm, namespace.as_deref(), &self.config());
             if error.is_none() {
                 error = self.carry_out(&vm, &plan).await?;
             }
@@ -296,7 +299,8 @@ impl VirtController {
             // What was written to the VMI just now shows in the same status.
             let vmi = self.vmi_of(key, &vm);
             let seen = vm::Observation { vm: &marked, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
-            let status = vm_status::status(&seen, expects, error.as_ref());
+            let mut status = vm_status::status(&seen, expects, error.as_ref());
+            tracking::sync(&mut status, &marked, vmi.as_deref(), namespace.as_deref(), &self.config());
             let changed = vm.get("status") != Some(&status);
             if changed {
                 self.writer.write(&self.who, &vm::status_write(&vm, status)).await?;

@@ -354,9 +354,12 @@ impl Subresources {
             (_, ["sev", verb]) => self.attest(request, config, at, verb).await,
             (Method::PUT, [verb @ ("backup" | "redefine-checkpoint")]) => {
                 guest::may_back_up(&self.vmi(at).await?, verb)?;
-                // No simulated guest tracks what changes on its disks.
-                Err(Status::internal("unexpected return code 500 (500 Internal Server Error), message: \
-                    server error. command VirtualMachineBackup failed: changed block tracking is not simulated").into())
+                // virt-controller asks launchers without this call; guests know of no other way.
+                Err(Status::internal(
+                    "unexpected return code 500 (500 Internal Server Error), message: \
+                    server error. command VirtualMachineBackup failed: create a VirtualMachineBackup",
+                )
+                .into())
             }
             _ => Err(nothing_there()),
         }

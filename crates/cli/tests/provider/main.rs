@@ -3,120 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+mod faces;
+#[path = "../program/mod.rs"]
 mod program;
+mod service;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use program::{SandboxProgram, virt_steward};
-use provider::api::Power;
-use provider::order::Order;
+use program::SandboxProgram;
+use provider::Provider;
 use provider::select::Selection;
-use provider::{Provider, VmId};
 use serde_json::{Value, json};
-
-/// `virt-steward serve`; ends when dropped.
-struct Service {
-    child: Child,
-    address: String,
-}
-
-/// An answer over HTTP.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
-    }
-}
-
-impl Service {
-    fn start(kubeconfig: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_virt-steward"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--kubeconfig"])
-            .arg(kubeconfig)
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.strip_prefix("Serving http://").unwrap().split(' ').next().unwrap().to_owned();
-        Self { child, address }
-    }
-
-    /// One request on a connection of its own.
-    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
-        let mut text = String::new();
-        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-        Answer { status, head: head.to_lowercase(), body: if chunked { unchunk(body) } else { body.into() } }
-    }
-
-    fn open(&self, method: &str, path: &str, headers: &[&str], body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let host = if headers.iter().any(|one| one.starts_with("Host:")) {
-            String::new()
-        } else {
-            format!("Host: {}\r\n", self.address)
-        };
-        let more: Vec<&str> = headers.iter().flat_map(|one| [one, "\r\n"]).collect();
-        let more = more.concat();
-        let length = body.len();
-        let kind = "Content-Type: application/json";
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\n{host}{more}{kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        stream
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Answer {
-        self.ask("POST", path, &[], &body.to_string())
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        self.ask("GET", path, &[], "")
-    }
-
-    /// Ends it; what it wrote to standard error.
-    fn end(mut self) -> String {
-        self.child.kill().unwrap();
-        let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The body behind chunked transfer coding (RFC 9112, section 7.1).
-fn unchunk(mut text: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = text.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).unwrap();
-        if size == 0 {
-            break;
-        }
-        whole.push_str(&rest[..size]);
-        text = &rest[size + 2..];
-    }
-    whole
-}
+use service::{Service, unchunk};
 
 async fn library(kubeconfig: &Path) -> Provider {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -132,116 +32,6 @@ fn vm(name: &str) -> Value {
         "spec": {"runStrategy": "Halted", "template": {"spec": {
             "domain": {"memory": {"guest": "128Mi"}, "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}]}},
             "volumes": [{"name": "root", "containerDisk": {"image": "quay.io/containerdisks/fedora:41"}}]}}}})
-}
-
-/// One step: the verb, and what each face is told.
-struct Step {
-    order: Order,
-    rest: &'static str,
-    body: Value,
-    line: &'static str,
-}
-
-fn steps() -> Vec<Step> {
-    let step = |order, rest, body: Value, line| Step { order, rest, body, line };
-    let wait = || json!({"wait": true, "timeoutSeconds": 60});
-    vec![
-        step(Order::Pause, "pause", json!({}), "pause"),
-        step(Order::Start { paused: false }, "start", wait(), "start --wait"),
-        step(Order::Start { paused: false }, "start", json!({}), "start"),
-        step(Order::Pause, "pause", wait(), "pause --wait"),
-        step(Order::Pause, "pause", json!({}), "pause"),
-        step(Order::Unpause, "unpause", wait(), "unpause --wait"),
-        step(Order::Unpause, "unpause", json!({}), "unpause"),
-        step(
-            Order::Restart { force: true },
-            "restart",
-            json!({"force": true, "wait": true}),
-            "restart --force --wait",
-        ),
-        step(Order::SoftReboot, "soft-reboot", json!({}), "soft-reboot"),
-        step(
-            Order::Stop { grace: Some(0) },
-            "stop",
-            json!({"gracePeriodSeconds": 0, "wait": true}),
-            "stop --force --wait",
-        ),
-        step(Order::Stop { grace: None }, "stop", json!({}), "stop"),
-        step(Order::Reset, "reset", json!({}), "reset"),
-    ]
-}
-
-/// What a step came to: where the VM is then, or the code of the error and what is wrong.
-type Outcome = Result<String, (String, String)>;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_faces_give_the_same_results() {
-    let sandbox = SandboxProgram::start(&["--nodes", "2", "--no-operator"]);
-    let kubeconfig = sandbox.kubeconfig.to_str().unwrap();
-    let service = Service::start(&sandbox.kubeconfig, &[]);
-    let library = library(&sandbox.kubeconfig).await;
-    for name in ["by-line", "by-rest", "by-code"] {
-        let made = service.post("/kubevirt/vms/default", &vm(name));
-        assert_eq!(made.status, 202, "{}", made.body);
-    }
-    let standing = async |name: &str| {
-        library.describe(&VmId::new("default", name).unwrap()).await.unwrap().summary.status
-    };
-    for step in steps() {
-        let what = step.line;
-        let line: Outcome = {
-            let (verb, flags) = step.line.split_once(' ').unwrap_or((step.line, ""));
-            let mut arguments = vec!["vm", verb, "by-line", "-o", "json", "--kubeconfig", kubeconfig];
-            arguments.extend(flags.split_whitespace());
-            let run = virt_steward(&arguments, "");
-            let answer: Value =
-                serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{what}: {}", run.stderr));
-            match &answer["items"][0]["error"] {
-                Value::Null => Ok(standing("by-line").await),
-                error => Err((text(&error["code"]), text(&error["message"]).replace("by-line", "NAME"))),
-            }
-        };
-        let rest: Outcome = {
-            let answer = service.post(&format!("/kubevirt/vms/default/by-rest/{}", step.rest), &step.body);
-            if answer.status < 300 {
-                Ok(standing("by-rest").await)
-            } else {
-                assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
-                let problem = answer.json();
-                Err((text(&problem["code"]), text(&problem["detail"]).replace("by-rest", "NAME")))
-            }
-        };
-        let code: Outcome = {
-            let id = VmId::new("default", "by-code").unwrap();
-            match Power::order(&library, &id, step.order, false).await {
-                Ok(done) => {
-                    if let Some(goal) = done.goal.filter(|_| step.line.contains("--wait")) {
-                        let minute = std::time::Duration::from_mins(1);
-                        Power::wait(&library, &id, &goal, minute, &mut |_| ()).await.unwrap();
-                    }
-                    Ok(standing("by-code").await)
-                }
-                Err(error) => Err((error.kind.code().into(), error.wrong.replace("by-code", "NAME"))),
-            }
-        };
-        assert_eq!((&line, &line), (&rest, &code), "{what}");
-        // both kinds of step are there, and each came out as it should
-        assert_eq!(line.is_ok(), what.contains(' ') || what == "soft-reboot", "{what}: {line:?}");
-    }
-    let listed = library
-        .list_all(Selection { namespace: Some("default".into()), ..Selection::default() })
-        .await
-        .unwrap();
-    let by_rest = service.post("/kubevirt/vms/list", &json!({"namespace": "default"})).json();
-    let by_line = virt_steward(&["vm", "list", "-o", "json", "--kubeconfig", kubeconfig], "");
-    assert_eq!(by_rest, json!({"items": listed}));
-    assert_eq!(by_rest, serde_json::from_str::<Value>(&by_line.stdout).unwrap());
-    let detail = library.describe(&VmId::new("default", "by-rest").unwrap()).await.unwrap();
-    assert_eq!(service.get("/kubevirt/vms/default/by-rest").json(), serde_json::to_value(&detail).unwrap());
-
-    let log = service.end();
-    assert!(log.contains("/kubevirt/vms/default/by-rest/start") && log.contains("status=200"), "{log}");
-    assert!(!log.contains("/kubevirt/vms/list"), "reads are not written down: {log}");
 }
 
 fn text(value: &Value) -> String {

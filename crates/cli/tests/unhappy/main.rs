@@ -4,17 +4,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+mod once;
+mod state;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 use ::sandbox::{Options, Sandbox};
-use provider::cluster::{Attach, Channel, MigrateTo, Parameters, VolumeChange};
+use provider::clone::{Origin, Wish as Copy};
+use provider::cluster::{Attach, Channel, ExportWish, MigrateTo, Parameters, VolumeChange};
 use provider::disposal::Disks;
 use provider::network::{Binding, Nic, Wish};
 use provider::order::Order;
 use provider::select::Selection;
-use provider::snapshot::Origin;
 use provider::wait::Goal;
 use provider::{Error, Kind, Provider, VmId, device};
 use serde_json::{Value, json};
@@ -56,23 +59,6 @@ impl Cluster {
         self.send("POST", path, "application/json", &body).await
     }
 
-    /// Waits until all requests so far are in the audit log: a last one is made, and looked for.
-    async fn written_down(&self) {
-        let before =
-            std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count();
-        let client = kube::Client::try_from(config(&self.kubeconfig).await).unwrap();
-        let marker = http::Request::get("/api/v1/namespaces/marker").body(Vec::new()).unwrap();
-        let _ = client.request::<Value>(marker).await;
-        let seen = async {
-            while std::fs::read_to_string(&self.audit).unwrap().matches("/api/v1/namespaces/marker").count()
-                == before
-            {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_mins(1), seen).await.unwrap();
-    }
-
     /// The library as an account without any right.
     async fn nobody(&self) -> Provider {
         let accounts = "/api/v1/namespaces/default/serviceaccounts";
@@ -100,6 +86,11 @@ impl Cluster {
         }
         let minutes = Duration::from_mins(2);
         self.provider.wait(&id("on"), &Goal::Running, minutes, &mut |_| ()).await.unwrap();
+        let unscheduled = async {
+            while self.provider.describe(&id("stuck")).await.unwrap().summary.status != "ErrorUnschedulable" {
+            }
+        };
+        tokio::time::timeout(minutes, unscheduled).await.unwrap();
     }
 }
 
@@ -110,6 +101,25 @@ fn vm(name: &str, strategy: &str) -> Value {
                 "interfaces": [{"name": "default", "masquerade": {}}]}},
             "networks": [{"name": "default", "pod": {}}],
             "volumes": [{"name": "root", "containerDisk": {"image": "quay.io/containerdisks/fedora:41"}}]}}}})
+}
+
+/// One that runs, with a disk `data` of its own, and without any interface.
+fn with_disk(name: &str) -> Value {
+    let mut vm = vm(name, "Always");
+    let claim = format!("{name}-data");
+    vm["spec"]["dataVolumeTemplates"] = json!([{"metadata": {"name": claim}, "spec": {"source": {"blank": {}},
+        "storage": {"resources": {"requests": {"storage": "64Mi"}}}}}]);
+    vm["spec"]["template"]["spec"] = json!({
+        "domain": {"memory": {"guest": "128Mi"}, "devices": {"autoattachPodInterface": false,
+            "disks": [{"name": "data", "disk": {"bus": "virtio"}}]}},
+        "volumes": [{"name": "data", "dataVolume": {"name": claim}}]});
+    vm
+}
+
+fn template(name: &str) -> Value {
+    json!({"apiVersion": "template.kubevirt.io/v1beta1", "kind": "VirtualMachineTemplate", "metadata": {"name": name},
+        "spec": {"virtualMachine": {"metadata": {"name": format!("from-{name}")}, "spec": {"runStrategy": "Halted",
+            "template": {"spec": {"domain": {"memory": {"guest": "64Mi"}, "devices": {}}}}}}}})
 }
 
 fn id(name: &str) -> VmId {
@@ -187,6 +197,10 @@ fn operations() -> Vec<Operation> {
             let plan = p.plan_delete(&vm, Disks::WithVm).await?;
             p.delete(&vm, &plan, false).await
         }),
+        operation("delete keeping disks", true, |p, vm| async move {
+            let plan = p.plan_delete(&vm, Disks::Keep).await?;
+            p.delete(&vm, &plan, false).await
+        }),
         operation("snapshot", true, |p, vm| async move { p.snapshot(&vm, None, false).await.map(drop) }),
         operation("get snapshot", false, |p, vm| async move {
             p.get_snapshot(vm.namespace(), vm.name()).await.map(drop)
@@ -200,8 +214,20 @@ fn operations() -> Vec<Operation> {
             |p, vm| async move { p.restore(&vm, vm.name(), false, false).await.map(drop) },
         ),
         operation("clone", true, |p, vm| async move {
-            p.clone_vm(vm.namespace(), &Origin::Vm(vm.name().into()), "copy", false).await.map(drop)
+            let wish = Copy::named(&format!("{}-copy", vm.name()));
+            p.clone_vm(vm.namespace(), &Origin::Vm(vm.name().into()), &wish, false).await.map(drop)
         }),
+        operation("clone snapshot", true, |p, vm| async move {
+            let wish = Copy::named(&format!("{}-copy", vm.name()));
+            p.clone_vm(vm.namespace(), &Origin::Snapshot(vm.name().into()), &wish, false).await.map(drop)
+        }),
+        operation("export", true, |p, vm| async move {
+            p.export(&vm, &ExportWish::default(), false).await.map(drop)
+        }),
+        operation("get export", false, |p, vm| async move { p.get_export(&vm).await.map(drop) }),
+        operation("delete export", true, |p, vm| async move { p.delete_export(&vm, false).await }),
+        operation("get instance type", false, |p, vm| async move { p.instancetype(&vm).await.map(drop) }),
+        operation("get preference", false, |p, vm| async move { p.preference(&vm).await.map(drop) }),
         operation("list nics", false, |p, vm| async move { p.nics(&vm).await.map(drop) }),
         operation(
             "add nic",
@@ -216,6 +242,10 @@ fn operations() -> Vec<Operation> {
         }),
         operation("attach device", true, |p, vm| async move {
             p.change_device(&vm, &gpu(), false).await.map(drop)
+        }),
+        operation("attach host device", true, |p, vm| async move {
+            let wish = device::Wish { sort: device::Sort::HostDevice, ..gpu() };
+            p.change_device(&vm, &wish, false).await.map(drop)
         }),
         operation("list volumes", false, |p, vm| async move { p.volumes(&vm).await.map(drop) }),
         operation("attach volume", true, |p, vm| async move {
@@ -249,6 +279,23 @@ fn operations() -> Vec<Operation> {
     ]
 }
 
+/// What people read, operation by operation. They are kept in `tests/snapshots`, so that a change of them is seen
+/// where changes are reviewed.
+#[derive(Default)]
+struct Messages(String);
+
+impl Messages {
+    fn add(&mut self, what: &str, error: &Error) {
+        self.0.push_str(&format!("[{what}]\nerror: {error}\n  try: {}\n\n", error.remedy));
+    }
+
+    fn are_those_that_were_reviewed(&self, name: &str) {
+        insta::with_settings!({prepend_module_to_snapshot => false, snapshot_path => "../snapshots"}, {
+            insta::assert_snapshot!(format!("unhappy__{name}"), self.0);
+        });
+    }
+}
+
 /// What a person reads must say what was being done to which object, and what to do.
 fn readable(what: &str, error: &Error) {
     assert!(!error.wrong.is_empty() && !error.remedy.is_empty(), "{what}: {error:?}");
@@ -263,16 +310,19 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said_by_every_operation() 
     let cluster = Cluster::start().await;
     cluster.three_vms().await;
     let nobody = cluster.nobody().await;
+    let mut said = Messages::default();
     for one in operations() {
         let error = (one.act)(cluster.provider.clone(), id("absent")).await.unwrap_err();
         assert_eq!(error.kind, Kind::NotFound, "{}: {error:?}", one.name);
         assert!(error.doing.contains("absent"), "{}: {error:?}", one.name);
         readable(one.name, &error);
+        said.add(one.name, &error);
         let error = (one.act)(nobody.clone(), id("on")).await.unwrap_err();
         assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
         assert!(error.wrong.contains("system:serviceaccount:default:nobody"), "{}: {error:?}", one.name);
         readable(one.name, &error);
     }
+    said.are_those_that_were_reviewed("absent");
     let lists =
         [
             operation("list", false, |p, _| async move {
@@ -294,174 +344,14 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said_by_every_operation() 
             operation("list instance types", false, |p, _| async move {
                 p.instancetypes(Some("default")).await.map(drop)
             }),
+            operation("list preferences", false, |p, _| async move {
+                p.preferences(Some("default")).await.map(drop)
+            }),
         ];
     for one in lists {
         let error = (one.act)(nobody.clone(), id("on")).await.unwrap_err();
         assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
         readable(one.name, &error);
     }
-    cluster.sandbox.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
-    let cluster = Cluster::start().await;
-    cluster.three_vms().await;
-    let all = operations();
-    let act = |name: &str| &all.iter().find(|one| one.name == name).unwrap().act;
-    for (name, vm, kind, wrong) in [
-        ("start", "on", Kind::WrongState, "VM is already running"),
-        ("stop", "off", Kind::WrongState, "VM is not running"),
-        ("restart", "off", Kind::WrongState, "Halted does not support manual restart"),
-        ("pause", "off", Kind::WrongState, "the VM is off"),
-        ("unpause", "on", Kind::WrongState, "VMI is not paused"),
-        ("soft-reboot", "off", Kind::WrongState, "the VM is off"),
-        ("reset", "off", Kind::WrongState, "the VM is off"),
-        ("pause", "stuck", Kind::WrongState, "its instance is"),
-        ("migrate", "off", Kind::WrongState, "the VM is off"),
-        ("cancel migration of", "on", Kind::WrongState, "none is under way"),
-        ("guest os", "off", Kind::WrongState, "the VM is off"),
-        ("console", "off", Kind::WrongState, "the VM is off"),
-        ("vnc", "stuck", Kind::WrongState, "its instance is"),
-        ("port", "off", Kind::WrongState, "the VM is off"),
-        ("screenshot", "off", Kind::WrongState, "the VM is off"),
-        ("attach device", "on", Kind::MissingCapability, "permit"),
-        ("expand volume", "on", Kind::NotFound, "no such volume; it has root"),
-    ] {
-        let error = act(name)(cluster.provider.clone(), id(vm)).await.unwrap_err();
-        assert_eq!(error.kind, kind, "{name} {vm}: {error:?}");
-        assert!(error.wrong.contains(wrong), "{name} {vm}: {error:?}");
-        readable(name, &error);
-    }
-    let now = device::Wish { on_next_start: false, ..gpu() };
-    let error = cluster.provider.change_device(&id("on"), &now, false).await.unwrap_err();
-    assert!(error.wrong.contains("cannot plug host devices"), "{error:?}");
-    assert!(error.remedy.contains("--on-next-start"), "{error:?}");
-    let error = cluster.provider.expand_volume(&id("on"), "root", "20Gi", false).await.unwrap_err();
-    assert_eq!(
-        (error.kind, error.wrong.as_str()),
-        (Kind::WrongState, "it is a containerDisk and has no claim")
-    );
-
-    // in time or not at all
-    let short = Duration::from_millis(300);
-    let error = cluster.provider.wait(&id("stuck"), &Goal::Running, short, &mut |_| ()).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Timeout, "{error:?}");
-    assert!(error.wrong.contains("it stands at: ErrorUnschedulable"), "{error:?}");
-    readable("wait", &error);
-    cluster.sandbox.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gate_that_is_off_is_named_before_anything_is_asked_for() {
-    let cluster = Cluster::start().await;
-    cluster.three_vms().await;
-    let off = json!({"spec": {"configuration": {"developerConfiguration": {"featureGates": [],
-        "disabledFeatureGates": ["Snapshot", "Template", "DeclarativeHotplugVolumes"]}}}});
-    let kubevirts =
-        cluster.send("GET", "/apis/kubevirt.io/v1/kubevirts", "application/json", &json!({})).await;
-    let metadata = &kubevirts["items"][0]["metadata"];
-    let path = format!(
-        "/apis/kubevirt.io/v1/namespaces/{}/kubevirts/{}",
-        metadata["namespace"].as_str().unwrap(),
-        metadata["name"].as_str().unwrap()
-    );
-    cluster.send("PATCH", &path, "application/merge-patch+json", &off).await;
-    let all = operations();
-    for (name, gate) in [
-        ("snapshot", "Snapshot"),
-        ("clone", "Snapshot"),
-        ("make template", "Template"),
-        ("attach volume", "DeclarativeHotplugVolumes"),
-    ] {
-        let one = all.iter().find(|one| one.name == name).unwrap();
-        let error = (one.act)(cluster.provider.clone(), id("on")).await.unwrap_err();
-        assert_eq!(error.kind, Kind::MissingCapability, "{name}: {error:?}");
-        assert!(error.remedy.contains(gate) && error.remedy.contains("featureGates"), "{name}: {error:?}");
-        readable(name, &error);
-    }
-    cluster.sandbox.shutdown().await;
-}
-
-/// What makes a write possible: what has to be there, and which VM it is about.
-fn subject(operation: &str) -> VmId {
-    id(match operation {
-        "start" | "attach device" | "add nic" | "remove nic" | "set link" => "off",
-        _ => "on",
-    })
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_is_sent_once_whatever_becomes_of_its_answer() {
-    let cluster = Cluster::start().await;
-    cluster.three_vms().await;
-    let provider = &cluster.provider;
-    // those whose write is reached with a VM that runs and one that is off
-    let reached = [
-        "start",
-        "stop",
-        "restart",
-        "pause",
-        "soft-reboot",
-        "reset",
-        "migrate",
-        "snapshot",
-        "clone",
-        "add nic",
-        "remove nic",
-        "set link",
-        "delete",
-    ];
-    let all = operations();
-    let mine = |path: &PathBuf| -> Vec<String> {
-        let text = std::fs::read_to_string(path).unwrap();
-        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let writes = events.filter(|event| {
-            let verb = event["verb"].as_str().unwrap_or_default();
-            let groups = event["user"]["groups"].to_string();
-            let review = event["objectRef"]["resource"].as_str().unwrap_or_default().ends_with("reviews");
-            // the simulated controllers are the administrator who impersonates them
-            let own = groups.contains("system:masters") && event["impersonatedUser"].is_null();
-            ["create", "update", "patch", "delete"].contains(&verb) && own && !review
-        });
-        writes.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
-    };
-    for (fault, kinds) in [
-        ("error:code=504,times=1,verb=create+update+patch+delete", &[Kind::Timeout][..]),
-        ("error:code=503,times=1,verb=create+update+patch+delete", &[Kind::Cluster][..]),
-        ("error:code=429,times=1,verb=create+update+patch+delete", &[Kind::TooManyRequests][..]),
-        ("lost-answer:times=1,verb=create+update+patch+delete", &[Kind::Cluster][..]),
-    ] {
-        for name in reached {
-            let one = all.iter().find(|one| one.name == name).unwrap();
-            assert!(one.writes, "{name}");
-            if fault.starts_with("lost-answer") && ["stop", "restart", "delete", "remove nic"].contains(&name)
-            {
-                // the write is done, and the VM is not any more what the next operation wants
-                continue;
-            }
-            cluster.written_down().await;
-            let before = mine(&cluster.audit).len();
-            let user = "user=admin";
-            cluster.sandbox.api().faults.add(format!("{fault},{user}").parse().unwrap()).unwrap();
-            let outcome = (one.act)(provider.clone(), subject(name)).await;
-            let error = outcome.expect_err(&format!("{name} under {fault}"));
-            assert!(kinds.contains(&error.kind), "{name} under {fault}: {error:?}");
-            readable(name, &error);
-            let hits: u64 =
-                cluster.sandbox.api().faults.list().iter().filter_map(|one| one["injected"].as_u64()).sum();
-            assert_eq!(hits, 1, "{name} under {fault}");
-            cluster.sandbox.api().faults.clear(None);
-            cluster.written_down().await;
-            let writes = mine(&cluster.audit);
-            assert_eq!(writes.len() - before, 1, "{name} under {fault}: {:?}", &writes[before..]);
-        }
-    }
-    // and where somebody was faster, nothing is written and that is said
-    let conflict = "error:code=409,times=1,verb=patch,resource=virtualmachines.kubevirt.io";
-    cluster.sandbox.api().faults.add(conflict.parse().unwrap()).unwrap();
-    let error = provider.change_nic(&id("off"), &nic("late"), false).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Conflict, "{error:?}");
-    assert!(error.remedy.contains("nothing was written"), "{error:?}");
     cluster.sandbox.shutdown().await;
 }
