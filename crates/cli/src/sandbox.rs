@@ -166,7 +166,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     };
     let host_roots = options.host_roots.clone();
     let pods = options.kubelet_root.as_ref().map(|root| root.join("pods"));
-    let sandbox = ::sandbox::Sandbox::start(options).await.map_err(|error| {
+    let Some(started) = unless_stopped(&stop, ::sandbox::Sandbox::start(options)).await else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let sandbox = started.map_err(|error| {
         let remedy = remedy(&error);
         Problem::new("starting the sandbox", format!("{:#}", anyhow::Error::from(error)), remedy)
     })?;
@@ -176,15 +179,31 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.nodes,
         args.vms
     ))?;
-    if let Some(pods) = pods {
-        agents::start(&kubeconfig, &pods, &stop).await?;
-    }
-    if let Some(roots) = host_roots {
-        start_publishers(&kubeconfig, &roots, &stop).await?;
-    }
-    let outcome = inhabit(&args, &kubeconfig, &stop).await;
+    let agents = async {
+        if let Some(pods) = pods {
+            agents::start(&kubeconfig, &pods, &stop).await?;
+        }
+        match host_roots {
+            Some(roots) => start_publishers(&kubeconfig, &roots, &stop).await,
+            None => Ok(()),
+        }
+    };
+    let outcome = match unless_stopped(&stop, agents).await {
+        Some(Ok(())) => inhabit(&args, &kubeconfig, &stop).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    };
     sandbox.shutdown().await;
     outcome
+}
+
+/// What comes of some work, unless the program is told to stop first.
+async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        outcome = work => Some(outcome),
+    }
 }
 
 /// The sidecar that was built or installed with this program.
@@ -221,17 +240,24 @@ async fn define_export_jobs(cluster: &Cluster) -> Result<()> {
 /// Runs the operator and the demo in the sandbox.
 async fn inhabit(args: &Args, kubeconfig: &Path, stop: &CancellationToken) -> Result<ExitCode> {
     let cluster = Cluster::connect(Some(kubeconfig), None).await?;
-    // before the operator starts, so that its first look at KubeVirt shows it
-    demo::prepare(&cluster).await?;
-    if !args.no_operator {
-        define_export_jobs(&cluster).await?;
+    let prepared = async {
+        // before the operator starts, so that its first look at KubeVirt shows it
+        demo::prepare(&cluster).await?;
+        if args.no_operator { Ok(()) } else { define_export_jobs(&cluster).await }
+    };
+    match unless_stopped(stop, prepared).await {
+        Some(outcome) => outcome?,
+        None => return Ok(ExitCode::SUCCESS),
     }
     let configure = |config: &mut Config| {
         config.resize.enabled = args.resize;
         config.resize.in_place = args.resize;
         config.resize.declare_memory = args.resize;
     };
-    let operator = if args.no_operator { None } else { Some(start_operator(kubeconfig, configure).await?) };
+    let operator = if args.no_operator { None } else { start_operator(kubeconfig, configure, stop).await? };
+    if !args.no_operator && operator.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(operator) = &operator {
         print(&format!("Operator  https://{}\n", operator.address))?;
     }
@@ -297,8 +323,13 @@ impl Running {
     }
 }
 
-/// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it.
-async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) -> Result<Running> {
+/// Starts the operator with nothing but a kubeconfig, and waits until the API server calls it. `None`: the program is
+/// told to stop first.
+async fn start_operator(
+    kubeconfig: &Path,
+    configure: impl FnOnce(&mut Config),
+    told: &CancellationToken,
+) -> Result<Option<Running>> {
     let doing = "starting the operator in the sandbox";
     let mut config: Config = serde_saphyr::from_str(demo::CONFIG)
         .map_err(|error| Problem::new(doing, error, "report this as a defect"))?;
@@ -311,7 +342,8 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
     config.telemetry.log_level = LogLevel::Error;
     config.telemetry.log_format = LogFormat::Text;
     ::operator::telemetry::logs::start(&config.telemetry);
-    let operator = Operator::start(config).await.map_err(|error| {
+    let Some(started) = unless_stopped(told, Operator::start(config)).await else { return Ok(None) };
+    let operator = started.map_err(|error| {
         Problem::new(doing, error, "start the sandbox with `--no-operator` and the operator beside it")
     })?;
     let address = operator.address();
@@ -322,7 +354,11 @@ async fn start_operator(kubeconfig: &Path, configure: impl FnOnce(&mut Config)) 
     loop {
         let report = readiness.report();
         if report.ready && report.parts.get("registration") == Some(&State::Ok) {
-            return Ok(Running { address, stop, serving });
+            return Ok(Some(Running { address, stop, serving }));
+        }
+        if told.is_cancelled() {
+            Running { address, stop, serving }.end().await?;
+            return Ok(None);
         }
         if Instant::now() > end {
             let remedy = "start the sandbox with `--no-operator` and the operator beside it";

@@ -2,6 +2,9 @@
 //! the operator reads the sandbox. Objects are written as KubeVirt would write them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests fail as tests do
 
+use std::io::Write;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -9,7 +12,10 @@ use http_body_util::BodyExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use operator::Operator;
 use operator::config::{Config, Hotplug, RegisterMode};
+use operator::hotplug::{GUARD as GUARD_PATH, Steward};
+use operator::kubernetes::Raw;
 use operator::readiness::State;
+use operator::telemetry::Metrics;
 use sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -308,5 +314,151 @@ async fn a_dead_guard_holds_up_no_controller() {
     cluster.patch(&format!("{PODS}/hp-volume-x/status"), &failed).await;
     let (code, answer) = cluster.delete(&format!("{PODS}/hp-volume-x")).await;
     assert_eq!(code, StatusCode::OK, "{answer}");
+    cluster.end().await;
+}
+
+/// Lines of the log, as long as the guard lives.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// Those of the audit log with a text.
+    fn audit(&self, text: &str) -> usize {
+        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        all.lines().filter(|line| line.contains("audit") && line.contains(text)).count()
+    }
+}
+
+/// A DELETE as an API server asks about it.
+fn review(pod: &Value, user: &str) -> Value {
+    json!({"request": {"uid": "u", "operation": "DELETE", "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "namespace": "default", "name": pod["metadata"]["name"], "oldObject": pod, "userInfo": {"username": user},
+        "options": {"gracePeriodSeconds": 0}}})
+}
+
+const NOTHING: Hotplug = Hotplug { guard: false, gate: false, heal: false };
+const LIMIT: Duration = Duration::from_mins(1);
+
+impl Cluster {
+    /// The guard without the webhook around it, with a clock of its own.
+    fn steward(&self, metrics: &Arc<Metrics>) -> (Steward, Arc<AtomicI64>) {
+        let now = Arc::new(AtomicI64::new(jiff::Timestamp::now().as_second()));
+        let clock = Arc::clone(&now);
+        let clock: operator::Clock =
+            Arc::new(move || jiff::Timestamp::from_second(clock.load(Ordering::SeqCst)).unwrap());
+        (Steward::new(Raw::new(self.client.clone()), clock, Arc::clone(metrics), false), now)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (code, answer) = self.send(Method::GET, path, "application/json", &Value::Null).await;
+        assert!(code.is_success(), "{answer}");
+        answer
+    }
+}
+
+/// Whoever breaks the glass, and for what: a pod, its VM or its namespace; a delete, an eviction or a forced launcher.
+#[tokio::test]
+async fn each_use_of_the_break_glass_annotation_is_in_the_audit_log() {
+    let cluster = Cluster::start(NOTHING).await;
+    cluster.populate(&[("hp-volume-x", &["a"])]).await;
+    let metrics = Arc::new(Metrics::new("test"));
+    let (steward, _) = cluster.steward(&metrics);
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let path = format!("{PODS}/hp-volume-x");
+    let glass =
+        |on: Value| json!({"metadata": {"annotations": {"vm-feature-manager.io/hotplug-break-glass": on}}});
+    let pod = cluster.get(&path).await;
+    let denied = steward.answer(GUARD_PATH, &review(&pod, "bob"), LIMIT).await;
+    assert!(!denied.is_allowed());
+    assert_eq!(lines.audit(""), 0, "a denial breaks nothing");
+    for (used, object) in
+        [path.as_str(), &format!("{VMIS}/vm"), "/api/v1/namespaces/default"].iter().enumerate()
+    {
+        let (code, answer) = cluster.patch(object, &glass("true".into())).await;
+        assert!(code.is_success(), "{answer}");
+        let pod = cluster.get(&path).await;
+        let answer = steward.answer(GUARD_PATH, &review(&pod, "alice"), LIMIT).await;
+        assert_eq!((answer.is_allowed(), answer.reason), (true, "break-glass"), "{object}");
+        assert_eq!(lines.audit("alice"), used + 1, "{object}");
+        cluster.patch(object, &glass(Value::Null)).await;
+    }
+    assert_eq!(lines.audit("default/hp-volume-x"), 3);
+    // An eviction, and a launcher that is forced away from under a filesystem volume.
+    cluster.patch(&path, &glass("true".into())).await;
+    let eviction = json!({"request": {"uid": "u", "operation": "CREATE", "subResource": "eviction", "namespace": "default",
+        "resource": {"group": "", "version": "v1", "resource": "pods"}, "name": "hp-volume-x", "userInfo": {"username": "drain"},
+        "object": {"metadata": {"name": "hp-volume-x"}}}});
+    assert!(steward.answer(GUARD_PATH, &eviction, LIMIT).await.is_allowed());
+    assert_eq!(lines.audit("drain"), 1);
+    let launcher = cluster.get(&format!("{PODS}/virt-launcher-vm")).await;
+    let mut mounts = cluster.get(&path).await;
+    mounts["metadata"] = json!({"name": "hp-volume-fs", "labels": {"kubevirt.io": "hotplug-disk"},
+        "ownerReferences": mounts["metadata"]["ownerReferences"]});
+    mounts["spec"]["containers"] =
+        json!([{"name": "hotplug-disk", "image": "x", "volumeMounts": [{"name": "a", "mountPath": "/a"}]}]);
+    cluster.create(PODS, &mounts).await;
+    let denied = steward.answer(GUARD_PATH, &review(&launcher, "bob"), LIMIT).await;
+    assert!(denied.denial.is_some_and(|text| text.contains("would take filesystem volumes a from under")));
+    cluster.patch(&format!("{VMIS}/vm"), &glass("true".into())).await;
+    assert!(steward.answer(GUARD_PATH, &review(&launcher, "carol"), LIMIT).await.is_allowed());
+    assert_eq!((lines.audit("carol"), lines.audit("bob")), (1, 0));
+    let text = metrics.text().unwrap();
+    assert!(text.contains("reason=\"break-glass\""), "{text}");
+    cluster.end().await;
+}
+
+/// A delete that was allowed and never came counts for 90 s. What was denied meanwhile may go then, and nothing in the cluster
+/// changes: virt-controller is told by a change of the VMI. The age of the denial is a metric until it has ended.
+#[tokio::test]
+async fn virt_controller_is_nudged_when_a_denial_ends_by_time_alone() {
+    let cluster = Cluster::start(NOTHING).await;
+    cluster.populate(&[("hp-volume-x", &["a"]), ("hp-volume-y", &["a"])]).await;
+    let metrics = Arc::new(Metrics::new("test"));
+    let (steward, now) = cluster.steward(&metrics);
+    let (x, y) = (
+        cluster.get(&format!("{PODS}/hp-volume-x")).await,
+        cluster.get(&format!("{PODS}/hp-volume-y")).await,
+    );
+    assert!(steward.answer(GUARD_PATH, &review(&y, "bob"), LIMIT).await.is_allowed());
+    let denied = steward.answer(GUARD_PATH, &review(&x, "virt-controller"), LIMIT).await;
+    assert!(denied.denial.is_some_and(|text| text.contains("pod hp-volume-y is being deleted as well")));
+    let nudged = |vmi: &Value| vmi["metadata"]["annotations"]["vm-feature-manager.io/hotplug-nudge"].clone();
+    let age = || {
+        let text = metrics.text().unwrap();
+        text.lines().find(|line| line.starts_with("hotplug_oldest_denial_seconds")).unwrap().to_owned()
+    };
+    now.fetch_add(60, Ordering::SeqCst);
+    steward.look_again().await;
+    assert_eq!(nudged(&cluster.get(&format!("{VMIS}/vm")).await), Value::Null, "it is denied still");
+    assert!(age().ends_with(" 60"), "{}", age());
+    now.fetch_add(31, Ordering::SeqCst);
+    steward.look_again().await;
+    assert!(age().ends_with(" 91"), "{}", age());
+    let at = hotplug::view::rfc3339(now.load(Ordering::SeqCst));
+    let vmi = cluster.get(&format!("{VMIS}/vm")).await;
+    assert_eq!(nudged(&vmi), at.as_str());
+    // Once: the denial is forgotten, and so is its age.
+    now.fetch_add(10, Ordering::SeqCst);
+    steward.look_again().await;
+    assert!(age().ends_with(" 0"), "{}", age());
+    assert_eq!(
+        cluster.get(&format!("{VMIS}/vm")).await["metadata"]["resourceVersion"],
+        vmi["metadata"]["resourceVersion"]
+    );
+    assert!(steward.answer(GUARD_PATH, &review(&x, "virt-controller"), LIMIT).await.is_allowed());
     cluster.end().await;
 }

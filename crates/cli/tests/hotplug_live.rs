@@ -441,3 +441,31 @@ async fn a_guest_that_keeps_a_volume_is_said_and_ends_with_the_vm() {
     cluster.is_unharmed();
     cluster.stop().await;
 }
+
+/// Two things that KubeVirt leaves as they are: an attachment pod that has failed, and a second one of the same volumes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kubevirt_leaves_behind_is_healed() {
+    let cluster = start(Timing::default(), "busy-check", "Block", &["a"]).await;
+    cluster.ok("volume add v --volume a").await;
+    let first = cluster.attachments().await.remove(0);
+    let failed = json!({"status": {"phase": "Failed"}});
+    cluster.merge(&format!("{PODS}/{}/status", name_of(&first)), &failed).await;
+    let healed = |pods: Option<&Value>| {
+        let pods = items(pods.unwrap())
+            .iter()
+            .filter(|pod| pod["metadata"]["labels"]["kubevirt.io"] == "hotplug-disk");
+        let live: Vec<&Value> = pods.filter(|pod| pod["status"]["phase"] == "Running").collect();
+        live.len() == 1 && live[0]["metadata"]["uid"] != first["metadata"]["uid"]
+    };
+    cluster.wait(PODS, "healed", healed).await;
+    cluster.settle("v", &["a"]).await;
+    let mut twin = cluster.attachments().await.remove(0);
+    twin["metadata"] = json!({"name": "hp-volume-twin", "labels": twin["metadata"]["labels"],
+        "ownerReferences": twin["metadata"]["ownerReferences"]});
+    twin.as_object_mut().unwrap().remove("status");
+    cluster.create(PODS, &twin).await;
+    // Either may stay: the one that the status names then.
+    cluster.settle("v", &["a"]).await;
+    cluster.is_unharmed();
+    cluster.stop().await;
+}

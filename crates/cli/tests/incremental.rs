@@ -190,7 +190,7 @@ async fn a_guest_that_crashes_loses_its_checkpoint_and_one_that_restarts_keeps_i
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_killed_goes_on_with_the_same_backup_while_the_guest_writes() {
     let stage = Stage::new().await;
-    let line = stage.line("1", "--limit-rate 8 --checkpoint 4");
+    let line = stage.line("1", "--limit-rate 1 --checkpoint 4");
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_virt-steward"))
         .args(line.split_whitespace())
         .arg("--kubeconfig")

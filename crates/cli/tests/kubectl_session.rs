@@ -46,6 +46,11 @@ fn subresources() {
     play("subresources");
 }
 
+#[test]
+fn usage() {
+    play("usage");
+}
+
 fn play(session: &str) {
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         println!("SKIPPED: kubectl is not installed, the session `{session}` was not played");

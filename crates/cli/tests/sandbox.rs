@@ -156,3 +156,25 @@ fn faults_come_and_go_in_a_running_sandbox() {
         assert!(refused.stderr.contains(wrong) && refused.stderr.contains(remedy), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn a_sandbox_that_is_still_starting_ends_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    // so many VMs take much longer than this test
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_virt-steward"))
+        .args(["sandbox", "--no-operator", "--nodes", "1", "--vms", "100000", "--kubeconfig-out"])
+        .arg(&kubeconfig)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !kubeconfig.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let told = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(told.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "it says nothing of a sandbox that was never up");
+}

@@ -163,8 +163,9 @@ async fn fetch_all(
     let chunks = shared.size.div_ceil(CHUNK);
     let mut number = start / CHUNK;
     while number < chunks {
-        // What the source knows to be zero is not fetched at all.
-        let data = source.next_data((number * CHUNK).max(start)).await?;
+        // What the source knows to be zero is not fetched at all. A chunk that is gone on with in its middle is
+        // looked at from its beginning: its digest is that of the whole chunk.
+        let data = source.next_data(number * CHUNK).await?;
         let next = data.as_ref().map_or(chunks, |range| range.start / CHUNK);
         if next > number {
             shared.arrived(number..next);
@@ -459,6 +460,47 @@ mod tests {
         let (last, behind, size) = read.await.unwrap();
         assert_eq!(last, Some(size - 10..size));
         assert_eq!(behind, None);
+    }
+
+    /// One MiB of data at the beginning, and the source knows that nothing follows.
+    struct Sparse;
+
+    #[async_trait]
+    impl Source for Sparse {
+        fn name(&self) -> &'static str {
+            "sparse"
+        }
+
+        fn size(&self) -> u64 {
+            2 * CHUNK
+        }
+
+        async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+            let length = usize::try_from(range.end - range.start).unwrap();
+            let data = usize::try_from((1_u64 << 20).saturating_sub(range.start)).unwrap().min(length);
+            Ok([vec![7; data], vec![0; length - data]].concat().into())
+        }
+
+        async fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+            Ok((offset < 1 << 20).then_some(offset..1 << 20))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_chunk_that_is_gone_on_with_behind_its_data_has_its_digest() {
+        let disk = Arc::new(Prefetch::start(Arc::new(Sparse), 3 << 20, Window::default()));
+        let reader = disk.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut at = 3 << 20;
+            while let Some(range) = reader.next_data(at).unwrap() {
+                let mut data = vec![1; usize::try_from(range.end - range.start).unwrap()];
+                reader.read_at(range.start, &mut data).unwrap();
+                assert!(image::is_zero(&data), "{range:?}");
+                at = range.end;
+            }
+        });
+        read.await.unwrap();
+        assert_eq!(disk.take_sums(u64::MAX).0.keys().copied().collect::<Vec<_>>(), [0]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ pub enum Action {
     Collect(Uid),
     /// A pod that cannot start has waited for longer: than a kubelet tries before it says so, then than any deadline.
     Age(Uid),
-    /// A change of volumes has been held back for as long as that may last.
+    /// A change of volumes has been held back, or on its way, for as long as that may last.
     Overdue,
 
     /// Somebody wants other volumes in the VM.
@@ -165,9 +165,16 @@ impl World {
                 actions.push(Action::Age(pod.uid));
             }
         }
-        if !self.overdue && self.spec != self.wanted {
+        // What waits for a pod is not given up before that has waited for as long as it may.
+        let gives_up = self.spec != self.wanted || (actions.len() == begun && self.is_under_way());
+        if !self.overdue && gives_up {
             actions.push(Action::Overdue);
         }
+    }
+
+    /// Whether a change has not arrived: it is held, or the guest does not have all of it.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.spec != self.wanted || (self.guest == Guest::Running && !self.spec.within(self.domain))
     }
 
     /// What ends with the node or the namespace.

@@ -210,7 +210,7 @@ pub struct World {
     pub guest: Guest,
     /// The VMI is to be deleted.
     pub deleting: bool,
-    /// The last change of volumes has been held back for as long as that may last.
+    /// The last change of volumes has been held back, or on its way, for as long as that may last.
     pub overdue: bool,
     /// A live migration.
     pub migration: Migration,

@@ -394,7 +394,9 @@ impl Steward for Present {
         }
         // What KubeVirt does not take over within the time, because the name is still held, or because the driver
         // cannot serve it, is taken back and reported.
-        let waiting = world.wanted.minus(world.spec);
+        // What has been taken over and does not reach the guest is the same: up to v1.8 virt-handler looks for it in the pod
+        // that the first status entry names (mount.go:354-356, v1.3.1), which may be one that is pinned.
+        let waiting = world.wanted.minus(world.spec.and(world.domain));
         (world.overdue && !waiting.is_empty()).then(|| world.wanted.minus(waiting))
     }
 }

@@ -289,6 +289,11 @@ fn exclusive_publish_accepts_a_gap_only_when_there_is_no_other_way() {
     for world in [waiting(15, true, true), waiting(16, false, true), waiting(16, true, false)] {
         assert_eq!(loss(&world), Loss::NotRunning);
     }
+    // Somebody may delete the replacement in this moment: then neither would be left.
+    let mut record = Record::default();
+    record.grant("u-new", NOW);
+    let both = decide(&waiting(16, true, true).observe(), &record, &Limits::default(), NOW);
+    assert!(!both.is_allowed());
 }
 
 /// A driver with a device for each publication: the pod that a volume was taken from stays, others may go. Pods may be of

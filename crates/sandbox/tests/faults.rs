@@ -248,39 +248,6 @@ async fn vms_run_although_virt_controller_dies_between_its_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_makes_no_second_launcher() {
-    let options = Options { seed: 5, nodes: 1, ..Options::default() };
-    let sandbox = Sandbox::start(options).await.unwrap();
-    let user = "system:serviceaccount:kubevirt:kubevirt-controller";
-    for fault in [
-        format!("lost-answer:user={user},verb=create,resource=pods,times=3"),
-        // What the caches see of pods comes late, so that they do not know of the pod when it is tried again.
-        "watch-lag:ms=300,resource=pods".to_owned(),
-    ] {
-        sandbox.api().faults.add(fault.parse().unwrap()).unwrap();
-    }
-    let client = client(&sandbox).await;
-    let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
-    for index in 0..3 {
-        let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": format!("vm-{index}")},
-            "spec": {"runStrategy": "Always", "template": {"spec": {"domain": {"devices": {},
-                "resources": {"requests": {"memory": "64Mi"}}}}}}});
-        let request = http::Request::post(path).header("content-type", "application/json");
-        client.request::<Value>(request.body(vm.to_string().into_bytes()).unwrap()).await.unwrap();
-    }
-    until("all VMs are ready", || async {
-        let list: Value = client.request(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap();
-        list["items"].as_array().unwrap().iter().filter(|vm| vm["status"]["ready"] == true).count() == 3
-    })
-    .await;
-    let pods = http::Request::get("/api/v1/namespaces/default/pods").body(Vec::new()).unwrap();
-    let pods: Value = client.request(pods).await.unwrap();
-    assert_eq!(pods["items"].as_array().unwrap().len(), 3, "one launcher for each VM");
-    assert_eq!(sandbox.api().faults.list()[0]["injected"], 3);
-    sandbox.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_what_grows_and_lets_things_go() {
     let sandbox = start(&[]).await;
     let maps: Api<ConfigMap> = Api::default_namespaced(client(&sandbox).await);

@@ -383,3 +383,53 @@ async fn an_instance_type_and_a_preference_make_the_guest() {
     );
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_rarely_asked_answers_as_virt_api_does() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    let get = async |path: &str| cluster.raw(Method::GET, path, Value::Null).await;
+    let put = async |path: &str, body: Value| cluster.raw(Method::PUT, path, body).await;
+    cluster.call(Method::POST, VMS, vm("web", "Always")).await.unwrap();
+    cluster.printable("web", "Running").await;
+    let profile = "/apis/subresources.kubevirt.io/v1/start-cluster-profiler";
+    for (path, code, message) in [
+        (
+            of_vm("web", "objectgraph"),
+            400,
+            "ObjectGraph feature gate not enabled: Unable to return object graph.",
+        ),
+        (of_vmi("web", "sev/fetchcertchain"), 400, "'WorkloadEncryptionSEV' feature gate is not enabled"),
+        (of_vmi("web", "vsock?port=7"), 400, "VSOCK is not attached."),
+    ] {
+        let (got, answer) = get(&path).await;
+        assert_eq!((got, why(&answer)), (code, message), "{path}");
+    }
+    let (code, answer) = get(profile).await;
+    assert_eq!(code, 403, "{answer}");
+    assert!(
+        answer.as_str().unwrap().contains("\"ClusterProfiler\" feature gate must be enabled"),
+        "{answer}"
+    );
+    let (code, answer) = put(&of_vmi("web", "redefine-checkpoint"), json!({})).await;
+    assert_eq!((code, why(&answer)), (409, "ChangedBlockTracking is not enabled"));
+
+    let gates = json!({"spec": {"configuration": {"developerConfiguration": {"featureGates":
+        ["ObjectGraph", "WorkloadEncryptionSEV", "ClusterProfiler"]}}}});
+    let kubevirt = "/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt";
+    cluster.call(Method::PATCH, kubevirt, gates).await.unwrap();
+    let path = of_vm("web", "objectgraph");
+    let graph = cluster.wait_for(&path, |code, graph| code == 200 && graph["children"].is_array()).await;
+    assert_eq!(graph["objectReference"]["name"], "web");
+    let vmi = &graph["children"][0];
+    assert_eq!(vmi["objectReference"]["kind"], "VirtualMachineInstance");
+    let launcher = vmi["children"][0]["objectReference"]["name"].as_str().unwrap();
+    assert!(launcher.starts_with("virt-launcher-web-"), "{graph}");
+    let (code, graph) = get(&of_vmi("web", "objectgraph")).await;
+    assert_eq!((code, &graph["children"][0]["objectReference"]["name"]), (200, &json!(launcher)));
+    let (code, answer) = get(&of_vmi("web", "sev/fetchcertchain")).await;
+    assert_eq!((code, why(&answer)), (409, "Attestation not requested for VMI"));
+    let (code, answer) = put(&of_vmi("web", "sev/setupsession"), json!({"session": "s"})).await;
+    assert_eq!((code, why(&answer)), (400, "DH cert is required"));
+    assert_eq!(get(profile).await.0, 500, "simulated components have no profiles");
+    cluster.stop().await;
+}

@@ -273,3 +273,23 @@ async fn the_same_seed_gives_the_same_cluster() {
     assert_eq!(drawn(7).await, first);
     assert_ne!(drawn(8).await, first);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_claim_is_named_and_the_vm_starts_when_it_is_there() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    let mut needy = vm("needy", "Always");
+    let spec = &mut needy["spec"]["template"]["spec"];
+    spec["volumes"][0] = json!({"name": "root", "persistentVolumeClaim": {"claimName": "later"}});
+    cluster.call(Method::POST, VMS, needy).await.unwrap();
+    cluster.printable("needy", "ErrorPvcNotFound").await;
+    let vmi = cluster.get(&vmi_path("needy")).await.unwrap();
+    let why = condition(&vmi, "Synchronized").unwrap();
+    assert_eq!(why["reason"], "FailedPvcNotFound");
+    assert_eq!(why["message"], "failed to render launch manifest: didn't find PVC later");
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "later"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    cluster.call(Method::POST, claims, claim).await.unwrap();
+    cluster.printable("needy", "Running").await;
+    cluster.stop().await;
+}

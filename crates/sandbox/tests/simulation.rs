@@ -1,6 +1,6 @@
 //! Virtual time: nobody waits, and a seed decides everything.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::time::{Duration, Instant};
 
@@ -190,6 +190,221 @@ fn a_partitioned_node_is_heard_of_again_when_it_is_over() {
         ready(world, 2).await;
     });
     ran.unwrap();
+}
+
+/// The node that a VMI runs on.
+async fn node_of(world: &World, name: &str) -> String {
+    let path = format!("/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/{name}");
+    let vmi = world.get(&path).await;
+    vmi.unwrap_or_default()["status"]["nodeName"].as_str().unwrap_or_default().to_owned()
+}
+
+async fn ready_of(world: &World, path: &str) -> String {
+    let object = world.get(path).await.unwrap_or_default();
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().find(|one| one["type"] == "Ready");
+    ready.and_then(|one| one["status"].as_str()).unwrap_or_default().to_owned()
+}
+
+/// Keys and effects of a node's taints.
+async fn taints(world: &World, node: &str) -> Vec<String> {
+    let node = world.get(&format!("/api/v1/nodes/{node}")).await.unwrap();
+    let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let mut taints: Vec<String> = taints
+        .iter()
+        .map(|taint| format!("{}:{}", taint["key"].as_str().unwrap(), taint["effect"].as_str().unwrap()))
+        .collect();
+    taints.sort();
+    taints
+}
+
+async fn launchers(world: &World, vm: &str) -> Vec<Value> {
+    let list = world.get("/api/v1/namespaces/default/pods").await.unwrap();
+    let of_vm = |pod: &&Value| {
+        pod["metadata"]["labels"]["kubevirt.io"] == "virt-launcher"
+            && pod["metadata"]["labels"]["vm.kubevirt.io/name"] == vm
+    };
+    list["items"].as_array().unwrap().iter().filter(of_vm).cloned().collect()
+}
+
+const LOST: [&str; 2] =
+    ["node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule"];
+
+#[test]
+fn a_lost_node_is_unknown_and_ready_again_when_it_is_heard_of() {
+    let ran = Simulation::new(3).nodes(3).vms(1).run(async |world| {
+        ready(world, 1).await;
+        let node = node_of(world, "vm-1").await;
+        let path = format!("/api/v1/nodes/{node}");
+        let begin = world.elapsed();
+        add(world, &format!("node-loss:node={node},for=120"));
+        let unknown = async || ready_of(world, &path).await == "Unknown";
+        world.until("the node is lost", MINUTE * 2, unknown).await.unwrap();
+        let took = world.elapsed().saturating_sub(begin);
+        assert!(took > Duration::from_secs(40) && took < Duration::from_secs(70), "{took:?}");
+        world.until("it is tainted", MINUTE, async || taints(world, &node).await == LOST).await.unwrap();
+        let pod = &launchers(world, "vm-1").await[0];
+        let pod = format!("/api/v1/namespaces/default/pods/{}", pod["metadata"]["name"].as_str().unwrap());
+        world
+            .until("its pod is unready", MINUTE, async || ready_of(world, &pod).await == "False")
+            .await
+            .unwrap();
+        let vmi = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/vm-1";
+        world.until("so is the VMI", MINUTE, async || ready_of(world, vmi).await == "False").await.unwrap();
+        let events = world.get("/api/v1/namespaces/default/events").await.unwrap();
+        let told = |one: &&Value| one["reason"] == "NodeNotReady" && one["involvedObject"]["name"] == *node;
+        assert!(
+            events["items"].as_array().unwrap().iter().any(|one| told(&one)),
+            "an Event tells of the node"
+        );
+
+        world.until("it is back", MINUTE * 3, async || ready_of(world, &path).await == "True").await.unwrap();
+        world.until("without taints", MINUTE, async || taints(world, &node).await.is_empty()).await.unwrap();
+        world.until("with its pod", MINUTE, async || ready_of(world, &pod).await == "True").await.unwrap();
+        ready(world, 1).await;
+        assert_eq!(node_of(world, "vm-1").await, node, "the guest ran on");
+        world.pass(10 * MINUTE).await;
+        assert_eq!(launchers(world, "vm-1").await.len(), 1, "nobody drives its pod off any more");
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn pods_of_a_lost_node_hang_until_it_is_deleted_and_vms_start_elsewhere() {
+    let ran = Simulation::new(4).nodes(3).vms(1).run(async |world| {
+        ready(world, 1).await;
+        let node = node_of(world, "vm-1").await;
+        add(world, &format!("node-loss:node={node}"));
+        world.until("it is tainted", MINUTE * 2, async || taints(world, &node).await == LOST).await.unwrap();
+        world.pass(MINUTE * 4).await;
+        let deleted = async || {
+            let pods = launchers(world, "vm-1").await;
+            pods.len() == 1 && pods[0]["metadata"]["deletionTimestamp"].is_string()
+        };
+        assert!(!deleted().await, "pods bear with it for five minutes");
+        world.until("its pod is deleted", MINUTE * 2, deleted).await.unwrap();
+        let unschedulable = async || {
+            let node = world.get(&format!("/api/v1/nodes/{node}")).await.unwrap_or_default();
+            node["metadata"]["labels"]["kubevirt.io/schedulable"] == "false"
+        };
+        world.until("virt-controller starts nothing there", MINUTE * 3, unschedulable).await.unwrap();
+        world.pass(MINUTE * 10).await;
+        assert!(deleted().await, "nobody is there to end it");
+        assert_eq!(node_of(world, "vm-1").await, node, "and so the VM does not start elsewhere");
+
+        let delete = Request::delete(format!("/api/v1/nodes/{node}")).body(Vec::new()).unwrap();
+        world.client().request::<Value>(delete).await.unwrap();
+        let elsewhere = async || {
+            let now = node_of(world, "vm-1").await;
+            !now.is_empty() && now != node && all_ready(world, 1).await
+        };
+        world.until("the VM runs on another node", MINUTE * 5, elsewhere).await.unwrap();
+        assert_eq!(launchers(world, "vm-1").await.len(), 1);
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn when_no_node_is_heard_of_nobody_is_driven_off() {
+    let ran = Simulation::new(5).nodes(2).vms(1).run(async |world| {
+        ready(world, 1).await;
+        let node = node_of(world, "vm-1").await;
+        add(world, "partition:user=system:node:*,for=900");
+        let path = format!("/api/v1/nodes/{node}");
+        let unknown = async || ready_of(world, &path).await == "Unknown";
+        world.until("the node is lost", MINUTE * 2, unknown).await.unwrap();
+        world.pass(10 * MINUTE).await;
+        assert_eq!(
+            taints(world, &node).await,
+            [LOST[1]],
+            "no NoExecute: it is the control plane that is cut off"
+        );
+        assert!(launchers(world, "vm-1").await[0]["metadata"]["deletionTimestamp"].is_null());
+        world
+            .until("it is back", MINUTE * 10, async || ready_of(world, &path).await == "True")
+            .await
+            .unwrap();
+        world.until("all is well", MINUTE * 2, async || all_ready(world, 1).await).await.unwrap();
+    });
+    ran.unwrap();
+}
+
+const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
+
+/// Lets the caches see pods two seconds late, and the answer to the next pod that virt-controller makes get lost: it
+/// cannot know of the pod when it tries again.
+async fn lose_an_answer(world: &World) {
+    add(world, "watch-lag:ms=2000,resource=pods");
+    // Faults hit watches when they are opened, which is again after 290 s.
+    world.pass(5 * MINUTE).await;
+    add(world, &format!("lost-answer:user={CONTROLLER},verb=create,resource=pods,times=1"));
+}
+
+#[test]
+fn a_lost_answer_makes_no_second_launcher() {
+    let ran = Simulation::new(6).nodes(1).run(async |world| {
+        lose_an_answer(world).await;
+        let mut made = vm("twin");
+        made["spec"]["runStrategy"] = "Always".into();
+        world.send(Request::post(VMS).body(made).unwrap()).await.unwrap();
+        world.until("the VM is ready", 10 * MINUTE, async || all_ready(world, 1).await).await.unwrap();
+        assert_eq!(launchers(world, "twin").await.len(), 1);
+        assert_eq!(world.sandbox().api().faults.list()[1]["injected"], 1);
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn a_lost_answer_makes_no_second_target_of_a_migration() {
+    let ran = Simulation::new(6).nodes(3).vms(1).run(async |world| {
+        ready(world, 1).await;
+        lose_an_answer(world).await;
+        let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations";
+        let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+            "metadata": {"name": "move", "namespace": "default"}, "spec": {"vmiName": "vm-1"}});
+        world.send(Request::post(path).body(migration).unwrap()).await.unwrap();
+        let done = async || {
+            let one = world.get(&format!("{path}/move")).await.unwrap();
+            one["status"]["phase"] == "Succeeded"
+        };
+        world.until("the guest has moved", 20 * MINUTE, done).await.unwrap();
+        assert_eq!(launchers(world, "vm-1").await.len(), 2, "the one it left and the one it is in");
+        assert_eq!(world.sandbox().api().faults.list()[1]["injected"], 1);
+    });
+    ran.unwrap();
+}
+
+#[test]
+fn vms_start_move_and_stop_in_every_release() {
+    for release in sandbox::sim::Release::ALL {
+        let options = sandbox::Options { seed: 9, nodes: 2, vms: 1, release, ..sandbox::Options::default() };
+        let ran = Simulation::of(options).run(async |world| {
+            ready(world, 1).await;
+            let kubevirt =
+                world.get("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt").await.unwrap();
+            assert_eq!(kubevirt["status"]["observedKubeVirtVersion"], release.tag());
+            let left = node_of(world, "vm-1").await;
+            let api = "/apis/kubevirt.io/v1/namespaces/default";
+            let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+                "metadata": {"name": "move", "namespace": "default"}, "spec": {"vmiName": "vm-1"}});
+            let path = format!("{api}/virtualmachineinstancemigrations");
+            world.send(Request::post(&path).body(migration).unwrap()).await.unwrap();
+            let moved = async || {
+                let done = world.get(&format!("{path}/move")).await.unwrap();
+                done["status"]["phase"] == "Succeeded" && node_of(world, "vm-1").await != left
+            };
+            world.until("the guest has moved", 2 * MINUTE, moved).await.unwrap();
+            let stop = "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/vm-1/stop";
+            let stop = Request::put(stop).header("content-type", "application/json").body(b"{}".to_vec());
+            world.client().request_text(stop.unwrap()).await.unwrap();
+            let stopped = async || {
+                let vm = world.get(&format!("{api}/virtualmachines/vm-1")).await.unwrap();
+                vm["status"]["printableStatus"] == "Stopped"
+            };
+            world.until("the VM has stopped", 2 * MINUTE, stopped).await.unwrap();
+        });
+        ran.unwrap_or_else(|error| panic!("{release}: {error}"));
+    }
 }
 
 /// A live migration there and back, with messages that take up to a tenth of a second each, so that every

@@ -94,7 +94,7 @@ impl Program {
     }
 
     /// Whether the expression refers to a variable.
-    pub(crate) fn uses(&self, variable: &str) -> bool {
+    pub fn uses(&self, variable: &str) -> bool {
         self.tree.references().has_variable(variable)
     }
 

@@ -1,4 +1,5 @@
-//! Fills in defaults.
+//! Fills in defaults, and drops what is null though it may not be and has none
+//! (`PruneNonNullableNullsWithoutDefaults`).
 
 use serde_json::Value;
 
@@ -21,11 +22,11 @@ pub(super) fn fill(node: &Node, value: &mut Value) {
                 let nulls = fields.iter_mut().filter(|(name, value)| value.is_null() && !listed(name));
                 nulls.for_each(|(_, value)| *value = default.clone());
             }
-            for (name, value) in fields {
-                if let Some(child) = node.field(name) {
-                    fill(child, value);
-                }
-            }
+            fields.retain(|name, value| {
+                let Some(child) = node.field(name) else { return true };
+                fill(child, value);
+                child.nullable || !value.is_null()
+            });
         }
         Value::Array(items) => {
             let Some(of) = &node.items else { return };

@@ -29,8 +29,7 @@ pub use strict::{strict_error, strict_patch_error, unknown_field_warnings};
 #[derive(Clone, Debug)]
 pub struct Schema {
     root: Arc<Node>,
-    /// whether any node has a default, or a rule: most schemas have not, and whole walks are saved
-    has_defaults: bool,
+    /// whether any node has a rule: most schemas have not, and whole walks are saved
     has_rules: bool,
 }
 
@@ -113,11 +112,10 @@ impl Schema {
     /// Everything that is wrong with it: types missing, patterns and rules that do not compile, too deep, too large.
     pub fn parse(schema: &Value, field: &str) -> Result<Self, Vec<FieldError>> {
         let mut parser =
-            parse::Parser { patterns: HashMap::new(), errors: Vec::new(), nodes: 0, flags: (false, false) };
+            parse::Parser { patterns: HashMap::new(), errors: Vec::new(), nodes: 0, has_rules: false };
         let root = parser.root(schema, field);
         if parser.errors.is_empty() {
-            let (has_defaults, has_rules) = parser.flags;
-            Ok(Self { root: Arc::new(root), has_defaults, has_rules })
+            Ok(Self { root: Arc::new(root), has_rules: parser.has_rules })
         } else {
             Err(parser.errors)
         }
@@ -129,11 +127,10 @@ impl Schema {
         prune::prune(&self.root, object)
     }
 
-    /// Fills in defaults of missing fields, and of fields that are null though they may not be.
+    /// Fills in defaults of missing fields, and of fields that are null though they may not be; without a default
+    /// those are dropped.
     pub fn default(&self, object: &mut Value) {
-        if self.has_defaults {
-            default::fill(&self.root, object);
-        }
+        default::fill(&self.root, object);
     }
 
     /// Checks an object; on updates against the object as it was (`old`), so that rules can compare, and what was

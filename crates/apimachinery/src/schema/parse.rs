@@ -22,8 +22,8 @@ pub(super) struct Parser {
     pub patterns: HashMap<String, Arc<Regex>>,
     pub errors: Vec<FieldError>,
     pub nodes: usize,
-    /// whether there are defaults, and rules
-    pub flags: (bool, bool),
+    /// whether there are rules
+    pub has_rules: bool,
 }
 
 impl Parser {
@@ -69,7 +69,6 @@ impl Parser {
             list: list(schema),
             ..Node::default()
         };
-        self.flags.0 |= node.default.is_some();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let at = format!("{field}.properties[{name}]");
             node.properties.insert(name.clone(), self.node(property, &at, depth, structural));
@@ -95,7 +94,7 @@ impl Parser {
                 Ok(rule) => node.rules.push(rule),
                 Err(error) => self.error(error),
             }
-            self.flags.1 = true;
+            self.has_rules = true;
         }
         node
     }

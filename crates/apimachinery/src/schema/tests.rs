@@ -87,6 +87,21 @@ fn defaults_fill_what_is_missing() {
 }
 
 #[test]
+fn null_goes_where_it_may_not_be() {
+    let schema = schema(json!({"type": "object", "properties": {
+        "foo": {"type": "string", "default": "x"}, "bar": {"type": "string", "nullable": true}, "baz": {"type": "string"},
+        "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "list": {"type": "array", "items": {"type": "string"}}}}));
+    let mut given = object(
+        json!({"foo": null, "bar": null, "baz": null, "open": {"any": null}, "map": {"a": null, "b": "c"}, "list": [null]}),
+    );
+    schema.default(&mut given);
+    let kept = json!({"foo": "x", "bar": null, "open": {"any": null}, "map": {"b": "c"}, "list": [null]});
+    assert_eq!(given["spec"], kept, "an item of a list stays, and is refused");
+}
+
+#[test]
 fn values_are_checked_in_the_words_of_the_api() {
     for (node, value, want) in [
         (

@@ -32,68 +32,82 @@ fn fill(types: &Types, map: &MapType, fields: &mut Map<String, Value>) {
 }
 
 pub(super) fn normalize(types: &Types, root: TypeId, object: &mut Value) -> Result<Vec<String>, String> {
-    let mut walk = Walk { types, unknown: Vec::new(), path: Vec::new() };
-    walk.value(root, object)?;
+    let mut walk = Walk { types, unknown: Vec::new() };
+    walk.value(root, object, &Path::Root)?;
     walk.unknown.sort();
     Ok(walk.unknown)
+}
+
+/// The way from the root to a value; written out only where there is something to say about it.
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Item(&'a Path<'a>, usize),
+}
+
+impl std::fmt::Display for Path<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => out.write_str(name),
+            Self::Field(parent, name) => write!(out, "{parent}.{name}"),
+            Self::Item(parent, index) => write!(out, "{parent}[{index}]"),
+        }
+    }
 }
 
 struct Walk<'a> {
     types: &'a Types,
     unknown: Vec<String>,
-    /// `.name` and `[0]` from the root
-    path: Vec<String>,
 }
 
 impl Walk<'_> {
-    fn value(&mut self, id: TypeId, value: &mut Value) -> Result<(), String> {
+    fn value(&mut self, id: TypeId, value: &mut Value, path: &Path<'_>) -> Result<(), String> {
         let types = self.types;
         match (types.node(id), value) {
             (Node::Any, _) | (_, Value::Null) => Ok(()),
             (Node::Scalar(scalar), value) if fits(*scalar, value) => Ok(()),
             (Node::List(list), Value::Array(items)) => {
-                for (index, item) in items.iter_mut().enumerate() {
-                    self.path.push(format!("[{index}]"));
-                    self.value(list.item, item)?;
-                    self.path.pop();
-                }
-                Ok(())
+                let mut numbered = items.iter_mut().enumerate();
+                numbered.try_for_each(|(index, item)| self.value(list.item, item, &Path::Item(path, index)))
             }
-            (Node::Map(map), Value::Object(fields)) => self.map(map, fields),
+            (Node::Map(map), Value::Object(fields)) => self.map(map, fields, path),
             (node, value) => Err(format!(
-                "json: cannot unmarshal {} into Go struct field {} of type {}",
+                "json: cannot unmarshal {} into Go struct field {path} of type {}",
                 json_type(value),
-                self.path.concat().trim_start_matches('.'),
                 go_type(node)
             )),
         }
     }
 
-    fn map(&mut self, map: &MapType, fields: &mut Map<String, Value>) -> Result<(), String> {
-        let names: Vec<String> = fields.keys().cloned().collect();
-        for name in names {
-            let Some(ty) = map.field(&name) else {
-                fields.remove(&name);
-                if self.unknown.len() < MAX_UNKNOWN {
-                    self.unknown
-                        .push(format!("{}.{name}", self.path.concat()).trim_start_matches('.').to_owned());
-                }
-                continue;
-            };
-            let Some(value) = fields.get_mut(&name) else { continue };
-            self.path.push(format!(".{name}"));
-            self.value(ty, value)?;
-            self.path.pop();
-            let field = map.fields.get(&name);
-            let keep = field.is_none_or(|field| field.always || (field.pointer && !value.is_null()));
-            if !keep && is_empty(self.types.node(ty), value) {
-                fields.remove(&name);
+    fn map(&mut self, map: &MapType, fields: &mut Map<String, Value>, path: &Path<'_>) -> Result<(), String> {
+        let mut wrong = None;
+        fields.retain(|name, value| {
+            if wrong.is_some() {
+                return true;
             }
+            let here = Path::Field(path, name);
+            let Some(ty) = map.field(name) else {
+                if self.unknown.len() < MAX_UNKNOWN {
+                    self.unknown.push(here.to_string());
+                }
+                return false;
+            };
+            if let Err(why) = self.value(ty, value, &here) {
+                wrong = Some(why);
+                return true;
+            }
+            let field = map.fields.get(name);
+            field.is_none_or(|field| field.always || (field.pointer && !value.is_null()))
+                || !is_empty(self.types.node(ty), value)
+        });
+        if let Some(why) = wrong {
+            return Err(why);
         }
         fill(self.types, map, fields);
-        for (name, field) in &map.fields {
+        for (name, field) in map.fields.iter().filter(|(_, field)| field.always) {
             // null where a struct or scalar is always written
-            if let Some(value) = fields.get_mut(name).filter(|value| value.is_null() && field.always) {
+            if let Some(value) = fields.get_mut(name).filter(|value| value.is_null()) {
                 *value = empty(self.types, field.ty);
             }
         }

@@ -148,6 +148,13 @@ impl Cluster {
         found["webhooks"][0]["clientConfig"]["url"].as_str().map(str::to_owned)
     }
 
+    /// The library that the REST service uses, with the rights of an administrator.
+    pub async fn provider(&self) -> provider::Provider {
+        let file = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let found = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        provider::cluster::connect(found).unwrap()
+    }
+
     /// The operator dies where it stands (`SIGKILL`); its webhooks stay registered.
     pub async fn kill_operator(&mut self) {
         let mut process = self.process.take().unwrap();

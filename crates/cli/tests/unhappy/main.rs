@@ -7,6 +7,7 @@
 mod once;
 mod state;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -286,7 +287,8 @@ struct Messages(String);
 
 impl Messages {
     fn add(&mut self, what: &str, error: &Error) {
-        self.0.push_str(&format!("[{what}]\nerror: {error}\n  try: {}\n\n", error.remedy));
+        // writing to a String cannot fail
+        let _ = write!(self.0, "[{what}]\nerror: {error}\n  try: {}\n\n", error.remedy);
     }
 
     fn are_those_that_were_reviewed(&self, name: &str) {

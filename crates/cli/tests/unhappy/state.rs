@@ -210,8 +210,11 @@ async fn time_that_is_up_says_where_it_stands() {
     late("stop", p.wait(&id("on"), &Goal::Stopped, short, quiet).await, "Running");
     late("delete", p.wait(&id("on"), &Goal::Deleted, short, quiet).await, "Running");
 
-    let absent = p.change_volumes(&id("on"), &attach(), short, quiet).await;
-    late("attach volume", absent.map(drop), "claim data");
+    // volumes come to rest, or say which of them does not
+    let error = p.change_volumes(&id("on"), &attach(), short, quiet).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Timeout, "{error:?}");
+    assert!(error.wrong.contains("there is no such claim"), "{error:?}");
+    readable("attach volume", &error);
 
     // no node takes it, so it goes nowhere
     let to = MigrateTo { node: Some("nowhere".into()) };

@@ -194,11 +194,16 @@ impl Backup {
     /// # Errors
     /// What the API refuses, and why the backup does not become ready.
     pub async fn start(&self, full: bool) -> Result<Ready> {
-        if let Some(found) = self.objects.get(&self.own(), &self.object()).await? {
-            let begun_full = found["spec"]["forceFullBackup"] == true || found["status"]["type"] == "Full";
-            if full && !begun_full {
-                self.remove().await?;
-            }
+        let found = self.objects.get(&self.own(), &self.object()).await?;
+        // Not tried and left to a 409: KubeVirt's webhook refuses a second one of the name with a 422.
+        let goes_on = found.as_ref().is_some_and(|found| {
+            !full || found["spec"]["forceFullBackup"] == true || found["status"]["type"] == "Full"
+        });
+        if goes_on {
+            return self.ready().await;
+        }
+        if found.is_some() {
+            self.remove().await?;
         }
         let secret = token_secret(&self.objects, &self.setup.name, &Secret(token()?));
         let what = format!("Secret {}/{}", self.objects.namespace, self.setup.name);

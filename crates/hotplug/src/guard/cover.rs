@@ -168,6 +168,8 @@ impl<'s, 'a> Look<'s, 'a> {
             && self.others(volume.claim).any(|(other, _)| {
                 other.phase == PodPhase::Pending
                     && !other.deleting
+                    // It would go as well, and then nobody keeps the volume on the node.
+                    && !self.record.is_granted(other.uid, self.now, self.limits.grant)
                     && other.node == self.node
                     && self.now.saturating_sub(other.created) > self.limits.exclusive
                     && self.seen.unmountable.contains(&(other.uid, volume.name))

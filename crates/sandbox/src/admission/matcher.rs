@@ -122,6 +122,11 @@ impl Conditions {
         Self { programs: items(list).map(|condition| compile(&condition["expression"])).collect() }
     }
 
+    /// Those that compile.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.programs.iter().filter_map(|program| program.as_ref().ok())
+    }
+
     /// Whether there is anything to evaluate.
     pub fn is_empty(&self) -> bool {
         self.programs.is_empty()

@@ -1,5 +1,6 @@
 //! `ValidatingAdmissionPolicy` and its bindings (`k8s.io/apiserver pkg/admission/plugin/policy/validating`, 1.36).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apimachinery::cel::{Program, Variables};
@@ -8,8 +9,8 @@ use apimachinery::{Cause, Status};
 use serde_json::{Value, json};
 
 use super::cache::Cached;
-use super::matcher::{self, Conditions, Matcher, compile, failed, items};
-use super::webhook::is_exempt;
+use super::matcher::{Conditions, Matcher, compile, failed, items};
+use super::webhook::{cel_request, is_exempt};
 use super::{Notes, Request};
 use crate::objects::Objects;
 
@@ -35,6 +36,24 @@ struct Policy {
     fails_closed: bool,
     param_kind: Value,
     bindings: Vec<Binding>,
+    uses: Uses,
+}
+
+/// Variables of expressions.
+const VARIABLES: [&str; 5] = ["object", "oldObject", "request", "params", "namespaceObject"];
+
+/// Those that the expressions of a policy refer to: the others need not be made.
+#[derive(Default)]
+struct Uses(BTreeSet<&'static str>);
+
+impl Uses {
+    fn note(&mut self, program: &Program) {
+        self.0.extend(VARIABLES.iter().filter(|variable| program.uses(variable)));
+    }
+
+    fn has(&self, variable: &str) -> bool {
+        self.0.contains(variable)
+    }
 }
 
 struct Validation {
@@ -63,7 +82,7 @@ impl Policy {
         let spec = &policy["spec"];
         let name = text(&policy["metadata"]["name"]);
         let bound = bindings.iter().filter(|binding| binding["spec"]["policyName"] == name.as_str());
-        Self {
+        let mut policy = Self {
             matcher: Matcher::of_policy(&spec["matchConstraints"]),
             conditions: Conditions::new(&spec["matchConditions"]),
             variables: items(&spec["variables"])
@@ -77,7 +96,49 @@ impl Policy {
             param_kind: spec["paramKind"].clone(),
             bindings: bound.map(|binding| Binding::new(binding)).collect(),
             name,
+            uses: Uses::default(),
+        };
+        let mut uses = Uses::default();
+        policy.conditions.programs().for_each(|program| uses.note(program));
+        let named = policy.variables.iter().chain(&policy.annotations);
+        named.filter_map(|(_, program)| program.as_ref().ok()).for_each(|program| uses.note(program));
+        for validation in &policy.validations {
+            validation
+                .program
+                .iter()
+                .chain(&validation.message_program)
+                .for_each(|program| uses.note(program));
         }
+        policy.uses = uses;
+        policy
+    }
+
+    /// The variables of its expressions about a request.
+    fn variables(
+        &self,
+        request: &Request<'_>,
+        object: &Value,
+        param: &Value,
+        objects: &dyn Objects,
+    ) -> Variables {
+        let mut variables = Variables::default();
+        if self.uses.has("object") {
+            variables.bind("object", object);
+        }
+        if self.uses.has("oldObject") {
+            variables.bind("oldObject", request.old.unwrap_or(&Value::Null));
+        }
+        if self.uses.has("request") {
+            variables.bind("request", &cel_request(request, object));
+        }
+        if self.uses.has("params") {
+            variables.bind("params", param);
+        }
+        if self.uses.has("namespaceObject") {
+            let namespace = objects.get("", "namespaces", "", request.resource(object).namespace);
+            variables.bind("namespaceObject", namespace.as_deref().unwrap_or(&Value::Null));
+        }
+        variables
     }
 }
 
@@ -194,11 +255,7 @@ impl Policies {
             Err(_) => return,
         };
         for param in params {
-            let mut variables = matcher::variables(request, object);
-            variables.bind("params", &param);
-            let resource = request.resource(object);
-            let namespace = self.objects.get("", "namespaces", "", resource.namespace);
-            variables.bind("namespaceObject", namespace.as_deref().unwrap_or(&Value::Null));
+            let mut variables = policy.variables(request, object, &param, self.objects.as_ref());
             match policy.conditions.hold(&variables) {
                 Ok(true) => {}
                 Err(why) if policy.fails_closed => {

@@ -55,6 +55,13 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Reply {
     reply(code, HeaderValue::from_static("text/plain; charset=utf-8"), whole(text))
 }
 
+/// `204`: there is nothing to say.
+pub fn no_content() -> Reply {
+    let mut response = Response::new(whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 /// JSON that comes piece by piece.
 pub fn json_stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Reply {
     reply(200, JSON, stream(pieces))

@@ -59,8 +59,10 @@ fn put(spec: &mut Value, path: &str, kind: &str, description: &str) {
             } else {
                 of_kind(kind, description)
             };
-            // The compact definitions keep what they get, null as well.
-            field["nullable"] = true.into();
+            if path == "template.metadata" {
+                // As in KubeVirt's own definition: Go clients write `creationTimestamp: null` here, or nothing at all.
+                field["nullable"] = true.into();
+            }
             return;
         }
         place = if list { &mut field["items"] } else { field };

@@ -72,6 +72,15 @@ const ROLES: &[(&str, &str, Rules)] = &[
         ],
     ),
     (
+        "system:controller:pod-garbage-collector",
+        "User system:serviceaccount:kube-system:pod-garbage-collector",
+        &[
+            ("core", "pods", "delete list watch"),
+            ("core", "nodes", "get list"),
+            ("core", "pods/status", "patch"),
+        ],
+    ),
+    (
         "sandbox-storage",
         "User system:serviceaccount:kube-system:sandbox-storage",
         &[

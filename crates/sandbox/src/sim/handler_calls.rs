@@ -48,6 +48,8 @@ pub enum Stream {
     Vnc,
     UsbRedirection,
     Port(u16),
+    /// `None`: the port that was asked for is none.
+    Vsock(Option<u32>),
 }
 
 /// Reaches every guest of the simulated nodes.
@@ -137,6 +139,11 @@ impl HandlerCalls {
             let address = text(vmi, "/status/interfaces/0/ipAddress");
             return Err(format!("dialing VM: dial tcp {address}:{port}: connect: connection refused"));
         }
+        if let Stream::Vsock(port) = stream
+            && port != Some(ECHO.into())
+        {
+            return Err("dialing VM: connect: connection reset by peer".into());
+        }
         tokio::spawn(async move {
             let ended = match stream {
                 Stream::Console => console(far, &launchers, &pod).await,
@@ -145,7 +152,7 @@ impl HandlerCalls {
                     vnc::serve(far, &name, paused).await
                 }
                 Stream::UsbRedirection => usb::serve(far).await,
-                Stream::Port(_) => {
+                Stream::Port(_) | Stream::Vsock(_) => {
                     let (mut read, mut write) = tokio::io::split(far);
                     tokio::io::copy(&mut read, &mut write).await.map(|_| ())
                 }

@@ -46,6 +46,14 @@ impl Identity {
         )
     }
 
+    /// The garbage collector of pods.
+    pub fn pod_collector() -> Self {
+        Self::kube_system(
+            "pod-garbage-collector",
+            "kube-controller-manager/v1.36.2 (linux/amd64) kubernetes/pod-garbage-collector",
+        )
+    }
+
     pub fn claim_controller() -> Self {
         Self::kube_system(
             "resource-claim-controller",

@@ -27,6 +27,7 @@ mod guest;
 mod handler_calls;
 pub mod hooks;
 pub mod hotplug;
+mod https;
 mod identity;
 mod instancetype;
 mod json;
@@ -37,7 +38,7 @@ mod live_migration;
 mod memory;
 mod metrics;
 mod node;
-mod node_lifecycle;
+pub mod node_lifecycle;
 mod nodes;
 mod plugin_policies;
 mod queue;
@@ -137,6 +138,8 @@ pub struct SimConfig {
     pub kubelet_root: Option<std::path::PathBuf>,
     /// How long things about volumes take.
     pub timing: hotplug::Timing,
+    /// How long is waited for nodes that are not heard of.
+    pub node_times: node_lifecycle::Times,
     /// What runs in pods of Jobs with virt-steward's own image; without it they stay Running.
     pub program: Option<Program>,
     /// Where the kernel's files of the nodes are written, a root for each; nothing: nowhere.
@@ -167,6 +170,7 @@ impl Default for SimConfig {
             devices_per_node: 8,
             kubelet_root: None,
             timing: hotplug::Timing::default(),
+            node_times: node_lifecycle::Times::default(),
             program: None,
             host_roots: None,
             hook_binary: None,
@@ -346,11 +350,14 @@ impl Simulation {
             storage: storage.clone(),
             restarts: Arc::default(),
             settings: Arc::default(),
+            heartbeat: config.node_times.heartbeat,
         };
+        let leases = Cache::new(&resource::LEASES, |_| "");
         let nodes = caches.nodes.clone();
         let nodes_seen = nodes.clone();
         let all: Arc<[_]> = vec![
             nodes.clone(),
+            leases.clone(),
             caches.migrations.clone(),
             caches.policies.clone(),
             caches.namespaces.clone(),
@@ -388,7 +395,8 @@ impl Simulation {
             &nodes,
             &stop,
         );
-        node_lifecycle::start(writer.clone(), &nodes, &stop);
+        let cluster = (&nodes, &leases, &caches.pods);
+        node_lifecycle::start(&writer, &recorder, cluster, config.node_times, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&nodes, &caches.kubevirts), &stop);
         dra::start(writer.clone(), &caches.pods, &stop);

@@ -132,3 +132,42 @@ async fn who_is_impersonated_is_who_asks() {
     assert_eq!(c.post(path, &access).await.is(201)["status"]["allowed"], true);
     c.end().await;
 }
+
+#[tokio::test]
+async fn a_webhook_that_is_away_fails_what_it_guards_or_is_passed_over() {
+    let c = Cluster::new("away").await;
+    // Nobody listens on port 1, wherever the API server is.
+    let webhooks = |policy: &str| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": c.namespace}, "webhooks": [{"name": "away.conformance.example.com",
+                "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 5, "failurePolicy": policy,
+                "clientConfig": {"url": "https://127.0.0.1:1/"},
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": c.namespace}},
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]}]})
+    };
+    let registered = format!("{ADMISSION}/validatingwebhookconfigurations");
+    c.post(&registered, &webhooks("Fail")).await.is(201);
+    let dry = format!("{}?dryRun=All", c.path("configmaps"));
+    // A real API server takes a moment to notice.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
+    let refused = loop {
+        let answer = c.post(&dry, &config_map("a")).await;
+        if answer.code != 201 {
+            break answer.fails(500, "InternalError");
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the webhook was never called");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("failed calling webhook \"away.conformance.example.com\""), "{message}");
+    c.get(&c.path("configmaps")).await.is(200);
+    c.delete(&format!("{registered}/{}", c.namespace)).await.is(200);
+    c.post(&registered, &webhooks("Ignore")).await.is(201);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
+    while c.post(&dry, &config_map("a")).await.code != 201 {
+        assert!(tokio::time::Instant::now() < deadline, "it is still waited for");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    c.delete(&format!("{registered}/{}", c.namespace)).await.is(200);
+    c.end().await;
+}

@@ -55,3 +55,37 @@ async fn budgets_guard_evictions() {
     c.delete_with(&c.path("pods/a"), &json!({"gracePeriodSeconds": 0})).await;
     c.end().await;
 }
+
+#[tokio::test]
+async fn logs_and_exec_need_a_node() {
+    let c = Cluster::new("logs").await;
+    c.post(&c.path("pods"), &pod("a")).await.is(201);
+    assert_eq!(c.get(&c.path("pods/a/log")).await.code, 204, "a pod without a node has said nothing");
+    c.get(&c.path("pods/absent/log")).await.fails(404, "NotFound");
+    let refused = c.get(&c.path("pods/a/log?container=other")).await.fails(400, "BadRequest");
+    assert_eq!(refused["message"], "container other is not valid for pod a");
+    let refused = c.get(&c.path("pods/a/exec?command=true&stdout=true")).await.fails(400, "BadRequest");
+    assert_eq!(refused["message"], "pod a does not have a host assigned");
+    c.end().await;
+}
+
+#[tokio::test]
+async fn resizes_keep_to_their_rules() {
+    let c = Cluster::new("resizes").await;
+    c.post(&c.path("pods"), &pod("a")).await.is(201);
+    let path = c.path("pods/a/resize");
+    assert_eq!(c.get(&path).await.is(200)["kind"], "Pod");
+    let resources =
+        |resources: Value| json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+    let over = resources(json!({"requests": {"memory": "256Mi"}}));
+    c.patch("strategic-merge", &path, &over).await.fails(422, "Invalid");
+    let other = resources(json!({"requests": {"ephemeral-storage": "1Gi"}}));
+    c.patch("strategic-merge", &path, &other).await.fails(422, "Invalid");
+    let labelled = json!({"metadata": {"labels": {"ignored": "yes"}},
+        "spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "256Mi"}}}]}});
+    let resized = c.patch("strategic-merge", &path, &labelled).await.is(200);
+    assert_eq!(resized["spec"]["containers"][0]["resources"]["limits"]["memory"], "256Mi");
+    assert!(resized["metadata"]["labels"].get("ignored").is_none(), "nothing but resources is taken");
+    c.patch("strategic-merge", &c.path("pods/absent/resize"), &over).await.fails(404, "NotFound");
+    c.end().await;
+}

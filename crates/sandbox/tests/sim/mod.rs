@@ -100,6 +100,23 @@ impl Cluster {
         last
     }
 
+    /// Asks until an answer, whatever its code, is the one that is waited for.
+    pub async fn wait_for(&self, path: &str, is_it: impl Fn(u16, &Value) -> bool) -> Value {
+        let mut last = (0, Value::Null);
+        let waited = tokio::time::timeout(BOUND, async {
+            loop {
+                last = self.raw(Method::GET, path, Value::Null).await;
+                if is_it(last.0, &last.1) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let in_time = waited.await.is_ok();
+        assert!(in_time, "{path} never answered as it should: {last:#?}");
+        last.1
+    }
+
     pub async fn printable(&self, name: &str, status: &str) -> Value {
         let is = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["printableStatus"] == status);
         self.wait(&vm_path(name), status, is).await.unwrap()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ::resize::ledger::{LEDGER, POLICY};
 use ::resize::{Size, view};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::Method;
 use jiff::Timestamp;
@@ -95,12 +95,13 @@ pub async fn run(side: Side, args: &Args) -> Result<Tally> {
 
 async fn steward(kubeconfig: &Path, root: &Path, stop: &CancellationToken) -> Result<super::super::Running> {
     super::super::agents::start(kubeconfig, &root.join("pods"), stop).await?;
-    super::super::start_operator(kubeconfig, |config| {
+    let configure = |config: &mut ::operator::Config| {
         config.resize.enabled = true;
         config.resize.in_place = true;
         config.resize.declare_memory = true;
-    })
-    .await
+    };
+    let started = super::super::start_operator(kubeconfig, configure, stop).await?;
+    started.context("starting the operator: stopped before it was up")
 }
 
 async fn compare(side: Side, args: &Args, cluster: &Cluster, log: &Path) -> Result<Tally> {

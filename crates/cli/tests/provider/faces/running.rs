@@ -207,6 +207,7 @@ fn extra(name: &str) -> VolumeChange {
         bus: None,
         device: None,
         serial: None,
+        cache: None,
         read_only: false,
     };
     VolumeChange { add: vec![add], remove: Vec::new() }

@@ -73,6 +73,13 @@ impl Api {
             let message = format!("container {wanted} is not valid for pod {}", call.target.name);
             return Err(Status::bad_request(message));
         }
+        if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+            if call.target.subresource == "log" {
+                return Ok(reply::no_content());
+            }
+            let message = format!("pod {} does not have a host assigned", call.target.name);
+            return Err(Status::bad_request(message));
+        }
         Err(Status::internal(&format!(
             "error dialing backend: pod {:?} is simulated: it has no containers to attach to and no logs",
             call.target.name

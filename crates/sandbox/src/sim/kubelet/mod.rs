@@ -23,6 +23,7 @@ use super::identity::Identity;
 use super::json::{self, map, micro_time, text, time};
 use super::launcher::Launchers;
 use super::node;
+use super::node_lifecycle::taints::readiness;
 use super::queue::Queue;
 use super::requests::{self, Amounts};
 use super::resource::{LEASES, NODES, PODS};
@@ -361,9 +362,15 @@ impl Kubelet {
                     () = tokio::time::sleep(HEARTBEAT) => {}
                 }
                 round += 1;
-                for index in 0..config.nodes {
-                    let name = node::name(index);
-                    let result = self.heartbeat(&name, round.is_multiple_of(every)).await;
+                let beats = (0..config.nodes).map(|index| {
+                    let (kubelet, name) = (&self, node::name(index));
+                    async move {
+                        let result = kubelet.heartbeat(&name, round.is_multiple_of(every)).await;
+                        (name, result)
+                    }
+                });
+                // All at once: a node that cannot be reached must not make the others late.
+                for (name, result) in futures::future::join_all(beats).await {
                     if let Err(error) = result {
                         tracing::warn!(node = name, %error, "a heartbeat is lost");
                     }
@@ -391,8 +398,11 @@ impl Kubelet {
     async fn heartbeat(&self, name: &str, with_status: bool) -> Result<(), ClientError> {
         let (Some(node), now) = (self.nodes.get(name), self.writer.client.now()) else { return Ok(()) };
         self.renew_lease(&node.who, name, now).await?;
+        let Some(object) = self.node_cache.get(name) else { return Ok(()) };
+        if readiness(&object) == "Unknown" {
+            return self.report_again(node, &object, now).await;
+        }
         if with_status {
-            let Some(object) = self.node_cache.get(name) else { return Ok(()) };
             let at = time(now);
             let beat: Value = json::list(&object, "/status/conditions")
                 .iter()
@@ -402,6 +412,18 @@ impl Kubelet {
             self.writer
                 .write(&node.who, &Write::to(&NODES, &object, "status", Op::StrategicPatch(body)))
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// The node was taken for lost: kubelet says how it is, and how its pods are.
+    async fn report_again(&self, node: &Node, object: &Value, now: Timestamp) -> Result<(), ClientError> {
+        let body = json!({"status": {"conditions": node::conditions(now)}});
+        self.writer.write(&node.who, &Write::to(&NODES, object, "status", Op::StrategicPatch(body))).await?;
+        for pod in self.pods.all().iter().filter(|pod| text(pod, "/spec/nodeName") == json::name(object)) {
+            let key = json::key(pod);
+            self.queue.forget(&key);
+            self.queue.add(&key);
         }
         Ok(())
     }

@@ -14,7 +14,6 @@ mod resource;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use apimachinery::Status;
 use apimachinery::selector::LabelSelector as Selector;
@@ -23,31 +22,25 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::SimError;
 use super::cache::Cache;
 use super::client::Client;
+use super::https::{self, Answer, Component};
 use super::identity::KUBEVIRT_NAMESPACE;
 use super::json::{self, text};
 use super::resource::{DAEMON_SETS, PODS};
 use super::version::Release;
 use super::virt_api::registration;
-use crate::network::{Link, Listener};
 use load::Load;
 
 const SERVICE: &str = "metrics-server";
 const NAMESPACE: &str = "kube-system";
 /// The Service's name in the cluster's DNS.
 const HOST: &str = "metrics-server.kube-system.svc";
-const CONNECTIONS: usize = 128;
-const PATIENCE: Duration = Duration::from_secs(10);
 /// On a pod: where a port of it is on this machine, as `ADDRESS[/PATH]`; the port stands behind this.
 pub const ADDRESS: &str = "sandbox.vm-feature-manager.io/port-";
 
@@ -59,10 +52,15 @@ pub struct Metrics {
     vmis: Arc<Cache>,
     pods: Arc<Cache>,
     nodes: Arc<Cache>,
-    proxies: Vec<String>,
 }
 
-type Answer = Response<Full<Bytes>>;
+impl Component for Metrics {
+    const NAME: &str = "metrics";
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, trusted: bool) -> Answer {
+        self.respond(&request, trusted)
+    }
+}
 
 impl Metrics {
     /// Serves, registers the API, and gives every node the pod of its virt-handler.
@@ -77,7 +75,7 @@ impl Metrics {
         let authority = client.network().authority(3).map_err(|error| failed(error.into()))?;
         let front = registration::front_proxy(client).await?;
         let hosts = ["localhost", "127.0.0.1", HOST];
-        let tls = super::virt_api::tls(&authority, &front.authority, "metrics", &hosts).map_err(failed)?;
+        let tls = https::acceptor(&authority, &front, "metrics", &hosts).map_err(failed)?;
         let listener = client.network().listen(0).await.map_err(|error| failed(error.into()))?;
         let address = listener.address().map_err(|error| failed(error.into()))?;
         let server = Arc::new(Self {
@@ -86,64 +84,15 @@ impl Metrics {
             vmis: vmis.clone(),
             pods: pods.clone(),
             nodes: nodes.clone(),
-            proxies: front.names,
         });
-        tokio::spawn(server.serve(listener, TlsAcceptor::from(Arc::new(tls)), stop.clone()));
+        tokio::spawn(https::serve(server, listener, tls, front, stop.clone()));
         let place = registration::Place { namespace: NAMESPACE, name: SERVICE, address };
         registration::serve(client, &place, (resource::GROUP, &[resource::VERSION]), &authority.pem())
             .await?;
         handlers(client, address, release, names).await
     }
 
-    async fn serve(self: Arc<Self>, mut listener: Listener, tls: TlsAcceptor, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok(stream) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-            let (server, tls, stop) = (self.clone(), tls.clone(), stop.clone());
-            tokio::spawn(async move {
-                if let Err(error) = server.connection(stream, tls, stop).await {
-                    tracing::debug!(%error, "a connection to the simulated metrics ended");
-                }
-                drop(slot);
-            });
-        }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: Link,
-        tls: TlsAcceptor,
-        stop: CancellationToken,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
-        let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let trusted = peer
-            .and_then(|leaf| registration::common_name(leaf))
-            .is_some_and(|name| self.proxies.contains(&name));
-        let service = service_fn(move |request: Request<Incoming>| {
-            let server = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(server.answer(&request, trusted)) }
-        });
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
-            biased;
-            result = connection => Ok(result?),
-            () = stop.cancelled() => Ok(()),
-        }
-    }
-
-    fn answer(&self, request: &Request<Incoming>, trusted: bool) -> Answer {
+    fn respond(&self, request: &Request<Incoming>, trusted: bool) -> Answer {
         let path = request.uri().path().trim_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
         if request.method() != Method::GET {

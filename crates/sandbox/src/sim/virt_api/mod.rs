@@ -11,24 +11,14 @@ mod subresources;
 mod validate;
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use jiff::Timestamp;
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::SimError;
@@ -36,14 +26,13 @@ use super::cache::Cache;
 use super::client::Client;
 use super::cluster::ClusterConfig;
 use super::handler_calls::HandlerCalls;
+use super::https::{self, Answer, Component};
 use super::identity::Identity;
 use super::json;
 use super::resource::{
     BACKUPS, MIGRATIONS, PODS, RESTORES, Resource, SNAPSHOT_CONTENTS, SNAPSHOTS, VMIS, VMS,
 };
 use super::version::Release;
-use crate::certs::Authority;
-use crate::network::{Link, Listener};
 use migrations::{Eviction, Lookups};
 use subresources::Subresources;
 
@@ -57,10 +46,6 @@ pub const KUBEVIRT_USERS: [&str; 4] = [
 
 /// A review may be this large: two objects of etcd's limit, and JSON around them.
 const REVIEW_LIMIT: usize = 8 << 20;
-/// Connections at once.
-const CONNECTIONS: usize = 512;
-/// A TLS handshake, and the head of a request, take no longer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The server.
 pub struct VirtApi {
@@ -68,8 +53,6 @@ pub struct VirtApi {
     subresources: Subresources,
     client: Client,
     who: Identity,
-    /// The certificate names that the API server's proxy may have.
-    proxies: Vec<String>,
 }
 
 impl VirtApi {
@@ -85,7 +68,7 @@ impl VirtApi {
         let authority = client.network().authority(1).map_err(|error| failed(error.into()))?;
         let front = registration::front_proxy(client).await?;
         let hosts = ["localhost", "127.0.0.1", registration::HOST];
-        let tls = tls(&authority, &front.authority, "virt-api", &hosts).map_err(failed)?;
+        let tls = https::acceptor(&authority, &front, "virt-api", &hosts).map_err(failed)?;
         let listener = client.network().listen(0).await.map_err(|error| failed(error.into()))?;
         let address = listener.address().map_err(|error| failed(error.into()))?;
         let server = Arc::new(Self {
@@ -93,84 +76,18 @@ impl VirtApi {
             subresources: Subresources::new(client.clone(), nodes, stop.clone()),
             client: client.clone(),
             who: Identity::virt_api(),
-            proxies: front.names,
         });
         let on_config = server.clone();
         kubevirts.on_change(move |change| {
             let config = Arc::new(ClusterConfig::of(change.new.map_or(&Value::Null, AsRef::as_ref)));
             *on_config.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         });
-        tokio::spawn(server.serve(listener, TlsAcceptor::from(Arc::new(tls)), stop.clone()));
+        tokio::spawn(https::serve(server, listener, tls, front, stop.clone()));
         registration::webhooks(client, address, &authority.pem(), release).await?;
         registration::api(client, address, &authority.pem()).await
     }
 
-    async fn serve(self: Arc<Self>, mut listener: Listener, tls: TlsAcceptor, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok(stream) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-            let (server, tls, stop) = (self.clone(), tls.clone(), stop.clone());
-            tokio::spawn(async move {
-                if let Err(error) = server.connection(stream, tls, stop).await {
-                    tracing::debug!(%error, "a connection to the simulated virt-api ended");
-                }
-                drop(slot);
-            });
-        }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: Link,
-        tls: TlsAcceptor,
-        stop: CancellationToken,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
-        let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let trusted = peer
-            .and_then(|leaf| registration::common_name(leaf))
-            .is_some_and(|name| self.proxies.contains(&name));
-        let service = service_fn(move |request: Request<Incoming>| {
-            let server = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(server.route(request, trusted).await) }
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(PATIENCE));
-        builder.http2().timer(TokioTimer::new());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::select! {
-            biased;
-            result = connection => result,
-            () = stop.cancelled() => Ok(()),
-        }
-    }
-
-    /// Webhooks are for anybody who can reach the port, as in the real one; the API is for the API
-    /// server's proxy, which says whom it asks for.
-    async fn route(&self, request: Request<Incoming>, trusted: bool) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        if request.method() == Method::POST && !path.starts_with("/apis/") {
-            return self.answer(request).await;
-        }
-        if !trusted && path != "/healthz" {
-            let mut response = Response::new(Full::from("only the API server's proxy is served"));
-            *response.status_mut() = StatusCode::UNAUTHORIZED;
-            return response;
-        }
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.subresources.answer(request, &config).await
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn review(&self, request: Request<Incoming>) -> Answer {
         let plain = |status: StatusCode, message: &'static str| {
             let mut response = Response::new(Full::from(message));
             *response.status_mut() = status;
@@ -218,6 +135,26 @@ impl VirtApi {
             .headers_mut()
             .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+impl Component for VirtApi {
+    const NAME: &str = "virt-api";
+
+    /// Webhooks are for anybody who can reach the port, as in the real one; the API is for the API
+    /// server's proxy, which says whom it asks for.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, trusted: bool) -> Answer {
+        let path = request.uri().path();
+        if request.method() == Method::POST && !path.starts_with("/apis/") {
+            return self.review(request).await;
+        }
+        if !trusted && path != "/healthz" {
+            let mut response = Response::new(Full::from("only the API server's proxy is served"));
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            return response;
+        }
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.subresources.answer(request, &config).await
     }
 }
 
@@ -330,28 +267,4 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
         }
         _ => return None,
     })
-}
-
-/// A server's configuration that knows the API server's proxy by its certificate, and serves others as well.
-pub(super) fn tls(
-    authority: &Authority,
-    front: &[CertificateDer<'static>],
-    subject: &str,
-    names: &[&str],
-) -> Result<rustls::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let (certificate, key) = authority.serving(subject, names)?.der();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    for root in front {
-        roots.add(root.clone())?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }

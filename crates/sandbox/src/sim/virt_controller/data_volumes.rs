@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::launcher_pod::{claim_of, is_hotpluggable};
 use super::snapshot::{self, claims_of};
 use super::vm_status::SyncError;
 use crate::sim::cache::Change;
@@ -114,6 +115,34 @@ pub async fn ensure(
     Ok(Ok(ready))
 }
 
+/// Whether the claims of a VMI are such that its launcher can be made.
+#[derive(Debug, PartialEq)]
+pub enum Prepared {
+    Yes,
+    /// A `DataVolume` is still being filled.
+    NotYet,
+    /// A claim is not there.
+    No(SyncError),
+}
+
+/// Looks at the claims that a VMI starts with (`handleSyncDataVolumes`, `addPVCToLaunchManifest`).
+pub fn for_launcher(vmi: &Value, storage: &StorageCaches) -> Prepared {
+    let mut missing = None;
+    for volume in list(vmi, "/spec/volumes").iter().filter(|volume| !is_hotpluggable(volume)) {
+        let Some(claim) = claim_of(volume) else { continue };
+        let key = json::join_key(json::namespace(vmi), claim);
+        if storage.claims.get(&key).is_none() {
+            missing = missing.or(Some(claim));
+        } else if storage.data_volumes.get(&key).is_some_and(|volume| !is_usable(&volume)) {
+            return Prepared::NotYet;
+        }
+    }
+    missing.map_or(Prepared::Yes, |claim| {
+        let message = format!("failed to render launch manifest: didn't find PVC {claim}");
+        Prepared::No(SyncError { reason: "FailedPvcNotFound", message })
+    })
+}
+
 /// Which VMs have a claim among their volumes; empty while no VM has any.
 #[derive(Debug, Default)]
 pub struct Users(Mutex<HashMap<String, BTreeSet<String>>>);
@@ -123,11 +152,12 @@ impl Users {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A VM came, changed or went.
-    pub fn vm_changed(&self, change: &Change<'_>) {
+    /// A VM came, changed or went; its volumes are at this pointer.
+    pub fn changed(&self, change: &Change<'_>, volumes: &str) {
         let keys = |vm: Option<&Value>| -> BTreeSet<String> {
             let vm = vm.unwrap_or(&Value::Null);
-            claims_of(vm).into_iter().map(|(_, claim)| json::join_key(json::namespace(vm), claim)).collect()
+            let claims = list(vm, volumes).iter().filter_map(claim_of);
+            claims.map(|claim| json::join_key(json::namespace(vm), claim)).collect()
         };
         let (old, new) = (keys(change.old.map(AsRef::as_ref)), keys(change.new.map(AsRef::as_ref)));
         if old == new && change.old.is_some() {
@@ -173,13 +203,34 @@ mod tests {
             )
         };
         let users = Users::default();
+        let changed = |change: Change<'_>| users.changed(&change, "/spec/template/spec/volumes");
         let (one, two) = (vm("a"), vm("b"));
-        users.vm_changed(&Change { key: "n/v", old: None, new: Some(&one) });
+        changed(Change { key: "n/v", old: None, new: Some(&one) });
         assert_eq!(users.of("n/a"), ["n/v"]);
-        users.vm_changed(&Change { key: "n/v", old: Some(&one), new: Some(&two) });
+        changed(Change { key: "n/v", old: Some(&one), new: Some(&two) });
         assert_eq!((users.of("n/a").len(), users.of("n/b").len()), (0, 1));
-        users.vm_changed(&Change { key: "n/v", old: Some(&two), new: None });
+        changed(Change { key: "n/v", old: Some(&two), new: None });
         assert!(users.all().is_empty());
+    }
+
+    #[test]
+    fn a_launcher_waits_for_what_its_vmi_starts_with() {
+        let storage = StorageCaches::new();
+        let vmi = json!({"metadata": {"name": "v", "namespace": "n"}, "spec": {"volumes": [
+            {"name": "c", "containerDisk": {}}, {"name": "d", "dataVolume": {"name": "dv"}},
+            {"name": "h", "persistentVolumeClaim": {"claimName": "absent", "hotpluggable": true}}]}});
+        let observe = |cache: &crate::sim::cache::Cache, version: u64, status: Value| {
+            let metadata = json!({"name": "dv", "namespace": "n", "resourceVersion": version.to_string()});
+            cache.observe(json!({"metadata": metadata, "status": status}));
+        };
+        let Prepared::No(error) = for_launcher(&vmi, &storage) else { panic!("the claim is missing") };
+        assert_eq!(error.reason, "FailedPvcNotFound");
+        assert!(error.message.ends_with("didn't find PVC dv"), "{}", error.message);
+        observe(&storage.claims, 1, json!({}));
+        observe(&storage.data_volumes, 2, json!({"phase": "ImportInProgress"}));
+        assert_eq!(for_launcher(&vmi, &storage), Prepared::NotYet);
+        observe(&storage.data_volumes, 3, json!({"phase": "Succeeded"}));
+        assert_eq!(for_launcher(&vmi, &storage), Prepared::Yes);
     }
 
     #[test]

@@ -297,7 +297,8 @@ pub fn claim_of(volume: &Value) -> Option<&str> {
         .find_map(|pointer| volume.pointer(pointer).and_then(Value::as_str))
 }
 
-fn is_hotpluggable(volume: &Value) -> bool {
+/// The volume is plugged into a running guest; the launcher starts without it.
+pub fn is_hotpluggable(volume: &Value) -> bool {
     ["persistentVolumeClaim", "dataVolume"].iter().any(|kind| volume[kind]["hotpluggable"] == true)
 }
 

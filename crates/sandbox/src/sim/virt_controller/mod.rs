@@ -4,12 +4,14 @@ mod attachments;
 pub mod clone;
 pub mod data_volumes;
 pub mod defaults;
+mod doubts;
 mod evacuation;
 pub mod launcher_pod;
 mod live_update;
 pub mod migration;
 mod networks;
 mod nics;
+mod nodes;
 mod overhead;
 pub mod snapshot;
 pub mod templates;
@@ -18,7 +20,7 @@ pub mod vm_status;
 pub mod vmi;
 mod workload_updater;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -42,9 +44,11 @@ use super::storage::StorageCaches;
 use super::write::{Op, Write, Writer};
 use attachments::{Attachments, Synced};
 use clone::Clones;
-use data_volumes::{Users, Volumes};
+use data_volumes::{Prepared, Users, Volumes};
+use doubts::Doubts;
 use evacuation::Evacuation;
 use migration::Migrations;
+use migration::decide::JOB_LABEL;
 use snapshot::Snapshots;
 use templates::Templates;
 use vm::{Expectation, Plan};
@@ -57,8 +61,6 @@ const COMPONENT: &str = "virtualmachine-controller";
 const WORKERS: usize = 24;
 /// How many passes over one key follow each other before others get a turn.
 const PASSES: usize = 8;
-/// How long one that takes over looks twice before it makes a pod.
-const CAREFUL: Duration = Duration::from_secs(10);
 
 /// How many revisions are remembered.
 const REVISIONS: usize = 1024;
@@ -87,6 +89,8 @@ pub struct Caches {
     /// How often virt-controller has been started anew.
     pub restarts: Arc<AtomicU32>,
     pub settings: Arc<RwLock<Arc<ClusterConfig>>>,
+    /// How long virt-handlers may be silent.
+    pub heartbeat: Duration,
 }
 
 impl Caches {
@@ -128,10 +132,10 @@ pub struct VirtController {
     revisions: Mutex<std::collections::HashMap<String, Arc<Value>>>,
     /// Which VMs have a claim.
     claim_users: Arc<Users>,
-    /// VMIs whose launcher pod may have been made although no answer came: what client-go's expectations are for.
-    doubtful: Mutex<std::collections::HashSet<String>>,
-    /// Until then everything is doubtful: the caches may not show what another one wrote last before it died.
-    careful_until: tokio::time::Instant,
+    /// Which VMIs without a VM do.
+    claim_instances: Arc<Users>,
+    /// About launcher pods of VMIs.
+    doubts: Doubts,
 }
 
 impl VirtController {
@@ -149,6 +153,7 @@ impl VirtController {
             Attachments::start(writer.clone(), recorder.clone(), (caches, hotplug), &vmi_queue, stop);
         Migrations::start(writer.clone(), recorder.clone(), (caches, &hotplug), stop);
         Evacuation::start(writer.clone(), recorder.clone(), caches, stop);
+        nodes::start(writer.clone(), recorder.clone(), caches, caches.heartbeat, stop);
         WorkloadUpdater::start(seed, writer.clone(), recorder.clone(), caches, stop);
         Snapshots::start(writer.clone(), recorder.clone(), caches, stop);
         Clones::start(writer.clone(), recorder.clone(), caches, stop);
@@ -164,9 +169,8 @@ impl VirtController {
             vmi_queue,
             revisions: Mutex::default(),
             claim_users: Arc::default(),
-            doubtful: Mutex::default(),
-            careful_until: tokio::time::Instant::now()
-                + if caches.restarts.load(Ordering::SeqCst) == 0 { Duration::ZERO } else { CAREFUL },
+            claim_instances: Arc::default(),
+            doubts: Doubts::new(caches),
         });
         controller.listen();
         let vms = controller.clone();
@@ -184,7 +188,7 @@ impl VirtController {
     fn listen(self: &Arc<Self>) {
         let on_vm = self.clone();
         self.caches.vms.on_change(move |change| {
-            on_vm.claim_users.vm_changed(change);
+            on_vm.claim_users.changed(change, "/spec/template/spec/volumes");
             on_vm.vm_queue.add(change.key);
         });
         for cache in [&self.caches.storage.claims, &self.caches.storage.data_volumes] {
@@ -193,6 +197,9 @@ impl VirtController {
                 for vm in on_claim.claim_users.of(change.key) {
                     on_claim.vm_queue.add(&vm);
                     on_claim.vmi_queue.add(&vm);
+                }
+                for vmi in on_claim.claim_instances.of(change.key) {
+                    on_claim.vmi_queue.add(&vmi);
                 }
             });
         }
@@ -206,6 +213,9 @@ impl VirtController {
         }
         let on_vmi = self.clone();
         self.caches.vmis.on_change(move |change| {
+            if json::controller_uid(change.object()).is_empty() {
+                on_vmi.claim_instances.changed(change, "/spec/volumes");
+            }
             on_vmi.vmi_queue.add(change.key);
             on_vmi.vm_queue.add(change.key);
         });
@@ -529,39 +539,6 @@ impl VirtController {
         Ok(None)
     }
 
-    fn doubts(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
-        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_doubtful(&self, vmi: &Value) -> bool {
-        self.doubts().remove(json::uid(vmi)) || tokio::time::Instant::now() < self.careful_until
-    }
-
-    /// The launcher pod of a VMI that the caches do not show, straight from the API server.
-    async fn find_launcher(&self, vmi: &Value) -> Result<Option<Value>, ClientError> {
-        let pods = super::resource::PODS.path(json::namespace(vmi), "", "");
-        let path = format!("{pods}?labelSelector=kubevirt.io%2Fcreated-by%3D{}", json::uid(vmi));
-        let list = match self.writer.client.get(Some(&self.who), &path).await {
-            Ok(list) => list,
-            Err(error) => {
-                self.doubts().insert(json::uid(vmi).to_owned());
-                return Err(error);
-            }
-        };
-        let launcher = |pod: &&Value| {
-            json::label(pod, "kubevirt.io") == "virt-launcher"
-                && json::label(pod, "kubevirt.io/migrationJobUID").is_empty()
-                && json::controller_uid(pod) == json::uid(vmi)
-        };
-        let Some(mut pod) = json::list(&list, "/items").iter().find(launcher).cloned() else {
-            return Ok(None);
-        };
-        pod["apiVersion"] = "v1".into();
-        pod["kind"] = "Pod".into();
-        self.caches.pods.observe(pod.clone());
-        Ok(Some(pod))
-    }
-
     /// Makes the launcher pod, or deletes the pods of a VMI that goes away.
     async fn sync_pods(
         &self,
@@ -584,10 +561,24 @@ impl VirtController {
         if !vmi::needs_pod(seen) || is_deleting(seen.vmi) {
             return Ok((None, None));
         }
-        if self.is_doubtful(seen.vmi)
-            && let Some(pod) = self.find_launcher(seen.vmi).await?
-        {
+        let (vmi, uid) = (seen.vmi, json::uid(seen.vmi));
+        let with = (json::namespace(vmi), "kubevirt.io/created-by", uid);
+        let acting = (&self.writer, &self.caches, &self.who);
+        let own = |pod: &Value| json::label(pod, JOB_LABEL).is_empty() && json::controller_uid(pod) == uid;
+        if let Some(pod) = self.doubts.settle(uid, with, acting, own).await? {
             return Ok((Some(pod), None));
+        }
+        match data_volumes::for_launcher(vmi, &self.caches.storage) {
+            Prepared::Yes => {}
+            Prepared::NotYet => return Ok((None, None)),
+            Prepared::No(error) => {
+                self.recorder.note(
+                    &self.who,
+                    COMPONENT,
+                    Note::warning(vmi, error.reason, error.message.clone()),
+                );
+                return Ok((None, Some(error)));
+            }
         }
         let rendered = match launcher_pod::render(seen.vmi, &self.config()) {
             Ok(pod) => networks::attach(&self.writer.client, &self.who, seen.vmi, pod).await?,
@@ -611,7 +602,7 @@ impl VirtController {
                 Ok((None, Some(SyncError { reason: "FailedCreate", message })))
             }
             Err(error) => {
-                self.doubts().insert(json::uid(seen.vmi).to_owned());
+                self.doubts.add(uid);
                 Err(error)
             }
         }

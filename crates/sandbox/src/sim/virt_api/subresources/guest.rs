@@ -94,6 +94,17 @@ pub fn may_ask(vmi: &Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// Whether a backup can be asked for, or a checkpoint defined.
+pub fn may_back_up(vmi: &Value, verb: &str) -> Result<(), Status> {
+    if verb == "backup" && !is_running(vmi) {
+        return Err(no(vmi, NOT_RUNNING));
+    }
+    if verb != "backup" && text(vmi, "/status/changedBlockTracking/state") != "Enabled" {
+        return Err(no(vmi, "ChangedBlockTracking is not enabled"));
+    }
+    reachable(vmi)
+}
+
 /// Whether there is a screen to look at.
 pub fn may_see(vmi: &Value) -> Result<(), Status> {
     if vmi.pointer("/spec/domain/devices/autoattachGraphicsDevice") == Some(&Value::Bool(false)) {
@@ -123,6 +134,10 @@ pub fn may_connect(vmi: &Value, stream: Stream) -> Result<(), Status> {
                 return Err(no(vmi, "Not configured with USB Redirection"));
             }
             if is_running(vmi) { Ok(()) } else { Err(Status::bad_request(VMI_NOT_RUNNING)) }
+        }
+        Stream::Vsock(_) => {
+            let attached = vmi.pointer("/spec/domain/devices/autoattachVSOCK") == Some(&Value::Bool(true));
+            if attached { reachable(vmi) } else { Err(Status::bad_request("VSOCK is not attached.")) }
         }
         Stream::Port(_) => {
             if has(vmi, "Paused") {

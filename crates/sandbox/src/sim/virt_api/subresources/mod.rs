@@ -5,7 +5,9 @@
 mod discovery;
 mod guest;
 mod lifecycle;
+mod object_graph;
 mod refusal;
+mod sev;
 mod streams;
 pub mod templates;
 mod volumes;
@@ -29,7 +31,7 @@ use crate::sim::handler_calls::{HandlerCalls, Order, Question, Stream};
 use crate::sim::identity::Identity;
 use crate::sim::instancetype;
 use crate::sim::json::{self, list, text};
-use crate::sim::resource::{NODES, Resource, TEMPLATES, VMIS, VMS};
+use crate::sim::resource::{NODES, PODS, Resource, TEMPLATES, VMIS, VMS};
 use crate::sim::write::{Op, Write};
 use lifecycle::{Plan, Seen};
 use volumes::Change;
@@ -133,6 +135,9 @@ impl Subresources {
                     ["version"] => Ok(entity(&discovery::version(config.release.tag()))),
                     ["guestfs"] => Ok(entity(&discovery::guestfs(config.release.tag()))),
                     ["healthz"] => self.healthz().await,
+                    [
+                        verb @ ("start-cluster-profiler" | "stop-cluster-profiler" | "dump-cluster-profiler"),
+                    ] if request.method() == Method::GET => Err(profile(verb, config)),
                     ["namespaces", namespace, "expand-vm-spec"] if request.method() == Method::PUT => {
                         self.expand_given(request, config, namespace).await
                     }
@@ -280,7 +285,14 @@ impl Subresources {
                     instancetype::expand(&self.client, &self.who, &self.vm(at).await?, config).await;
                 Ok(entity(&expanded.map_err(|error| Status::internal(&error.to_string()))?))
             }
-            (Method::GET, ["objectgraph"]) => Err(no_object_graph()),
+            (Method::GET, ["objectgraph"]) => {
+                graphs(config)?;
+                let vm = self.vm(at).await?;
+                let options = body(request).await?;
+                let pods = self.launchers(namespace).await?;
+                let launcher = object_graph::launcher(list(&pods, "/items"), name);
+                Ok(entity(&object_graph::of_vm(&vm, launcher, &options)))
+            }
             (_, [_, ..]) => {
                 tracing::debug!(namespace, name, ?verb, "virt-api does not serve this");
                 Err(nothing_there())
@@ -325,13 +337,70 @@ impl Subresources {
                 let png = self.nodes.screenshot(&vmi).map_err(|message| Failure::Plain(500, message))?;
                 Ok(typed("image/png", png))
             }
-            (Method::GET, ["objectgraph"]) => Err(no_object_graph()),
-            (_, ["sev", _]) => {
-                let message = "'WorkloadEncryptionSEV' feature gate is not enabled";
-                Err(Status::bad_request(message).into())
+            (Method::GET, ["objectgraph"]) => {
+                graphs(config)?;
+                let vmi = self.vmi(at).await?;
+                let options = body(request).await?;
+                let pods = self.launchers(at.0).await?;
+                let launcher = object_graph::launcher(list(&pods, "/items"), at.1);
+                Ok(entity(&object_graph::of_vmi(&vmi, launcher, &options)))
+            }
+            (Method::GET, ["vsock"]) => {
+                let query = request.uri().query().unwrap_or_default();
+                let port = query.split('&').find_map(|pair| pair.strip_prefix("port="));
+                let port = port.and_then(|port| port.parse().ok());
+                self.connect(request, at, Stream::Vsock(port)).await
+            }
+            (_, ["sev", verb]) => self.attest(request, config, at, verb).await,
+            (Method::PUT, [verb @ ("backup" | "redefine-checkpoint")]) => {
+                guest::may_back_up(&self.vmi(at).await?, verb)?;
+                // virt-controller asks launchers without this call; guests know of no other way.
+                Err(Status::internal(
+                    "unexpected return code 500 (500 Internal Server Error), message: \
+                    server error. command VirtualMachineBackup failed: create a VirtualMachineBackup",
+                )
+                .into())
             }
             _ => Err(nothing_there()),
         }
+    }
+
+    /// The launcher pods of a namespace.
+    async fn launchers(&self, namespace: &str) -> Result<Value> {
+        let path = format!("{}?labelSelector=kubevirt.io%3Dvirt-launcher", PODS.path(namespace, "", ""));
+        Ok(self.client.get(Some(&self.who), &path).await.map_err(|error| unable(&error))?)
+    }
+
+    /// Attestation of an encrypted guest.
+    async fn attest(
+        &self,
+        request: Request<Incoming>,
+        config: &ClusterConfig,
+        at: (&str, &str),
+        verb: &str,
+    ) -> Result<Answer> {
+        if !config.gate("WorkloadEncryptionSEV") {
+            let message = "'WorkloadEncryptionSEV' feature gate is not enabled";
+            return Err(Status::bad_request(message).into());
+        }
+        match (request.method().clone(), verb) {
+            (Method::GET, "fetchcertchain") => sev::may_fetch(&self.vmi(at).await?)?,
+            (Method::GET, "querylaunchmeasurement") | (Method::PUT, "injectlaunchsecret") => {
+                sev::may_attest(&self.vmi(at).await?)?;
+            }
+            (Method::PUT, "setupsession") => {
+                let options = body(request).await?;
+                sev::checked(&options)?;
+                let write = sev::set_up(&self.vmi(at).await?, &options)?;
+                self.write(&write, &options).await.map_err(|error| unable(&error))?;
+                return Ok(empty(StatusCode::ACCEPTED));
+            }
+            _ => return Err(nothing_there()),
+        }
+        Err(Status::internal(
+            "unexpected return code 500 (500 Internal Server Error), message: SEV is not available",
+        )
+        .into())
     }
 
     /// An order to the guest: pause and the like.
@@ -490,8 +559,25 @@ fn change_of(verb: &str) -> Change {
     if verb == "addvolume" { Change::Add } else { Change::Remove }
 }
 
-fn no_object_graph() -> Failure {
-    Status::bad_request("ObjectGraph feature gate not enabled: Unable to return object graph.").into()
+fn graphs(config: &ClusterConfig) -> Result<()> {
+    if config.gate("ObjectGraph") {
+        return Ok(());
+    }
+    let message = "ObjectGraph feature gate not enabled: Unable to return object graph.";
+    Err(Status::bad_request(message).into())
+}
+
+/// The answer to a request about profiles: components that are simulated have none.
+fn profile(verb: &str, config: &ClusterConfig) -> Failure {
+    if config.gate("ClusterProfiler") {
+        return Failure::Plain(500, "Internal error, no component pods found".into());
+    }
+    let what = match verb {
+        "dump-cluster-profiler" => "dump profiler results",
+        "stop-cluster-profiler" => "stop profiler",
+        _ => "start profiler",
+    };
+    Failure::Plain(403, format!("Unable to {what}. \"ClusterProfiler\" feature gate must be enabled"))
 }
 
 fn as_plain_500(failure: Failure) -> Failure {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::attachments::Attachments;
+use super::doubts::Doubts;
 use super::{Caches, PassError, WORKERS, networks, vmi};
 use crate::sim::cache::Change;
 use crate::sim::client::ClientError;
@@ -38,6 +39,8 @@ pub struct Migrations {
     queue: Queue,
     /// Held while the limits are looked at and a target pod is made (`migrationStartLock`).
     start: tokio::sync::Mutex<()>,
+    /// About target pods of migrations.
+    doubts: Doubts,
 }
 
 impl Migrations {
@@ -56,6 +59,7 @@ impl Migrations {
             hotplug: hotplug.clone(),
             queue: Queue::default(),
             start: tokio::sync::Mutex::default(),
+            doubts: Doubts::new(caches),
         });
         controller.listen();
         let queue = controller.queue.clone();
@@ -260,6 +264,13 @@ impl Migrations {
         let (Some(source), "Running") = (seen.source, text(seen.vmi, "/status/phase")) else {
             return Ok(None);
         };
+        let uid = json::uid(seen.migration);
+        let with = (json::namespace(seen.vmi), JOB_LABEL, uid);
+        let acting = (&self.writer, &self.caches, &self.who);
+        let of_vmi = |pod: &Value| json::controller_uid(pod) == json::uid(seen.vmi);
+        if self.doubts.settle(uid, with, acting, of_vmi).await?.is_some() {
+            return Ok(None);
+        }
         // What was written just before, the annotation among it, goes onto the pod.
         let vmi = self.caches.vmis.get(&json::key(seen.vmi));
         let vmi = vmi.as_deref().unwrap_or(seen.vmi);
@@ -287,7 +298,10 @@ impl Migrations {
                 self.recorder.note(&self.who, COMPONENT, Note::warning(seen.vmi, "FailedCreate", message));
                 Ok(Some(format!("failed to create vmi migration target pod: {}", error.message())))
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.doubts.add(uid);
+                Err(error)
+            }
         }
     }
 
