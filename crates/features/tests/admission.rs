@@ -401,3 +401,28 @@ fn a_malformed_object_is_an_error_of_the_feature() {
         assert!(denial.contains("it must be"), "{path}: {denial}");
     }
 }
+
+/// What fuzzing starts from are VMs that get what they ask for, so that it begins behind the first checks.
+#[test]
+fn seeds_of_the_fuzz_target_get_something() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/admit");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let seed: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut world = World { config: config_with(ErrorMode::AllowAndLog), ..World::default() };
+        world.config.qemu_arguments.allowed = vec!["-no-hpet".to_owned()];
+        world.cluster = serde_json::from_value(seed["facts"].clone()).unwrap();
+        let (object, old) = (&seed["object"], seed.get("old"));
+        let request = Request { namespace: "default", object, old_object: old };
+        for need in features::needs(&request, &world.config, &features::Lookups::new()) {
+            world.lookups.insert(need, Lookup::Found(seed["answer"].clone()));
+        }
+        let outcomes = results(&world.admit(object, old));
+        let given =
+            |result: &OutcomeResult| matches!(result, OutcomeResult::Applied | OutcomeResult::Removed);
+        assert!(outcomes.iter().any(|(_, result)| given(result)), "{}: {outcomes:?}", path.display());
+        read += 1;
+    }
+    assert!(read >= 8, "only {read} seeds");
+}
