@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct Snapshot {
     objects: Objects,
     name: String,
-    /// What the snapshot says about how good it is, for example that no agent froze the guest.
+    /// What the snapshot says it lacks, for example that no agent froze the guest.
     pub indications: Vec<String>,
 }
 
@@ -109,7 +109,9 @@ impl Snapshot {
                 let text = |one: &Value| {
                     one["message"].as_str().or_else(|| one["indication"].as_str()).map(str::to_owned)
                 };
-                return Ok(all.filter(|one| one["indication"] != "Online").filter_map(text).collect());
+                // These two are as good as it gets: of a running VM, frozen by its agent.
+                let good = |one: &&Value| one["indication"] == "Online" || one["indication"] == "GuestAgent";
+                return Ok(all.filter(|one| !good(one)).filter_map(text).collect());
             }
             let why = status["error"]["message"].as_str().unwrap_or_default();
             if status["phase"] == "Failed" {
