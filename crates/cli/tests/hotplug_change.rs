@@ -15,7 +15,9 @@ use sandbox::sim::{Release, SimConfig};
 use serde_json::{Value, json};
 
 fn config() -> SimConfig {
-    SimConfig { nodes: 2, release: Release::Main, ..SimConfig::default() }
+    let mut config = SimConfig { nodes: 2, release: Release::Main, ..SimConfig::default() };
+    config.feature_gates.push("IncrementalBackup".into());
+    config
 }
 
 /// A VM `v` on a cluster with the operator, and claims of a driver that forgives everything.
