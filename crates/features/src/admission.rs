@@ -166,10 +166,24 @@ impl Admission<'_> {
         record.unwrap_or_default()
     }
 
+    /// What is there, and the old object's record has and the new one's has not any more. Somebody edited the record, which
+    /// takes nothing from what was added: without this, a second call would undo what the first had left.
+    fn dropped(&self, feature: Feature, before: &Record) -> Vec<Addition> {
+        let (new, old) = (managed_text(self.request.object), self.request.old_object.and_then(managed_text));
+        if new.is_none() || new == old {
+            return Vec::new(); // nothing was edited, or the old record counts as it is
+        }
+        let old = old.and_then(|text| Record::parse(text).ok()).unwrap_or_default();
+        let mut dropped = old.additions(feature);
+        dropped.retain(|addition| !before.has(addition) && self.document.contains(addition));
+        dropped
+    }
+
     fn feature(&mut self, feature: Feature, wish: Option<&Wish<'_>>, before: &Record, after: &mut Record) {
         let owned = before.additions(feature);
         let (enabled, mode) = feature.policy(self.config);
         let Some(wish) = wish else {
+            let owned = [owned, self.dropped(feature, before)].concat();
             if !owned.is_empty() {
                 after.set(feature, Vec::new());
                 self.undo(feature, &owned, after);

@@ -195,6 +195,20 @@ fn a_record_lost_in_a_replace_is_taken_from_the_old_object() {
     assert_eq!(world.updated(&plain, &stored), stored);
 }
 
+/// It would be undone by the next call, which finds no record in the object and reads the old one.
+#[test]
+fn what_was_added_is_undone_at_once_also_where_its_record_was_edited() {
+    let world = World::default();
+    let plain = asking("pci-passthrough", NIC);
+    let stored = world.created(&plain);
+    let mut edited = without(&stored, "pci-passthrough");
+    let record = edited["metadata"]["annotations"][MANAGED].as_str().unwrap().replace("deviceName", "name");
+    edited["metadata"]["annotations"][MANAGED] = json!(record);
+    let once = world.updated(&edited, &stored);
+    assert_eq!(once, without(&plain, "pci-passthrough"));
+    assert_eq!(world.updated(&once, &stored), once);
+}
+
 #[test]
 fn an_unreadable_record_is_no_obstacle() {
     let world = World::default();
