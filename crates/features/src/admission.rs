@@ -163,18 +163,24 @@ impl Admission<'_> {
                 "the annotation {MANAGED} was not readable; it is written anew, and what it recorded is not undone"
             ));
         }
-        record.unwrap_or_default()
+        let mut record = record.unwrap_or_default();
+        if let Some(older) = self.older_record() {
+            record.keep_unknown(older);
+        }
+        record
     }
 
-    /// What is there, and the old object's record has and the new one's has not any more. Somebody edited the record, which
-    /// takes nothing from what was added: without this, a second call would undo what the first had left.
+    /// The record of the old object, where that of the new one is another: somebody edited it, or this is not the first call.
+    fn older_record(&self) -> Option<Record> {
+        let new = managed_text(self.request.object)?;
+        let old = managed_text(self.request.old_object?)?;
+        if new == old { None } else { Record::parse(old).ok() }
+    }
+
+    /// What is there, and the old object's record has and the new one's has not any more. An edit of the record takes nothing
+    /// from what was added: without this, a second call would undo what the first had left.
     fn dropped(&self, feature: Feature, before: &Record) -> Vec<Addition> {
-        let (new, old) = (managed_text(self.request.object), self.request.old_object.and_then(managed_text));
-        if new.is_none() || new == old {
-            return Vec::new(); // nothing was edited, or the old record counts as it is
-        }
-        let old = old.and_then(|text| Record::parse(text).ok()).unwrap_or_default();
-        let mut dropped = old.additions(feature);
+        let mut dropped = self.older_record().unwrap_or_default().additions(feature);
         dropped.retain(|addition| !before.has(addition) && self.document.contains(addition));
         dropped
     }

@@ -71,6 +71,18 @@ impl Record {
         values.flatten().any(|value| *value == addition.value)
     }
 
+    /// Takes over what an older record has and this release does not know: no edit may lose it.
+    pub(crate) fn keep_unknown(&mut self, older: Self) {
+        for (name, sites) in older.features {
+            let is_known = Feature::ALL.into_iter().any(|feature| feature.name() == name);
+            for (site, values) in sites {
+                if !is_known || Site::from_name(&site).is_none() {
+                    self.features.entry(name.clone()).or_default().entry(site).or_insert(values);
+                }
+            }
+        }
+    }
+
     /// Remembers what is added for a feature now, in place of what was.
     pub(crate) fn set(&mut self, feature: Feature, additions: Vec<Addition>) {
         let mut sites = self.features.remove(feature.name()).unwrap_or_default();
