@@ -82,6 +82,7 @@ pub(crate) fn admit(
         verdict: Verdict::default(),
         denials: Vec::new(),
         undone: false,
+        older: older_record(request),
     };
     admission.run(wishes, order)
 }
@@ -108,6 +109,13 @@ fn is_managed(request: &Request<'_>) -> bool {
     })
 }
 
+/// The record of the old object, where that of the new one is another: somebody edited it, or this is not the first call.
+fn older_record(request: &Request<'_>) -> Record {
+    let texts = managed_text(request.object).zip(request.old_object.and_then(managed_text));
+    let older = texts.filter(|(new, old)| new != old).and_then(|(_, old)| Record::parse(old).ok());
+    older.unwrap_or_default()
+}
+
 struct Admission<'a> {
     request: &'a Request<'a>,
     cluster: &'a ClusterFacts,
@@ -119,6 +127,8 @@ struct Admission<'a> {
     denials: Vec<String>,
     /// Something was taken away, so containers may be empty now.
     undone: bool,
+    /// The old object's record, where the new one's is another; otherwise empty.
+    older: Record,
 }
 
 impl Admission<'_> {
@@ -164,23 +174,14 @@ impl Admission<'_> {
             ));
         }
         let mut record = record.unwrap_or_default();
-        if let Some(older) = self.older_record() {
-            record.keep_unknown(older);
-        }
+        record.keep_unknown(&self.older);
         record
-    }
-
-    /// The record of the old object, where that of the new one is another: somebody edited it, or this is not the first call.
-    fn older_record(&self) -> Option<Record> {
-        let new = managed_text(self.request.object)?;
-        let old = managed_text(self.request.old_object?)?;
-        if new == old { None } else { Record::parse(old).ok() }
     }
 
     /// What is there, and the old object's record has and the new one's has not any more. An edit of the record takes nothing
     /// from what was added: without this, a second call would undo what the first had left.
     fn dropped(&self, feature: Feature, before: &Record) -> Vec<Addition> {
-        let mut dropped = self.older_record().unwrap_or_default().additions(feature);
+        let mut dropped = self.older.additions(feature);
         dropped.retain(|addition| !before.has(addition) && self.document.contains(addition));
         dropped
     }

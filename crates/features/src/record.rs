@@ -72,13 +72,14 @@ impl Record {
     }
 
     /// Takes over what an older record has and this release does not know: no edit may lose it.
-    pub(crate) fn keep_unknown(&mut self, older: Self) {
-        for (name, sites) in older.features {
+    pub(crate) fn keep_unknown(&mut self, older: &Self) {
+        for (name, sites) in &older.features {
             let is_known = Feature::ALL.into_iter().any(|feature| feature.name() == name);
-            for (site, values) in sites {
-                if !is_known || Site::from_name(&site).is_none() {
-                    self.features.entry(name.clone()).or_default().entry(site).or_insert(values);
-                }
+            for (site, values) in
+                sites.iter().filter(|(site, _)| !is_known || Site::from_name(site).is_none())
+            {
+                let own = self.features.entry(name.clone()).or_default();
+                own.entry(site.clone()).or_insert_with(|| values.clone());
             }
         }
     }
