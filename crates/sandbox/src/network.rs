@@ -21,7 +21,9 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, ReadHalf, WriteHalf,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::certs::{self, Authority};
 
@@ -261,6 +263,38 @@ impl Listener {
         };
         stream.set_nodelay(true)?;
         Ok(Link::Loopback(stream))
+    }
+
+    /// Takes connections until `stop`, each in a task of its own among `tasks`, at most `limit` at once: what comes beyond is
+    /// closed.
+    pub async fn serve<F>(
+        mut self,
+        limit: usize,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        connection: impl Fn(Link) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let slots = Arc::new(Semaphore::new(limit));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            let Ok(stream) = accepted else {
+                // Out of file descriptors, most likely: wait for some to be closed.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+            let served = connection(stream);
+            tasks.spawn(async move {
+                served.await;
+                drop(slot);
+            });
+        }
     }
 }
 

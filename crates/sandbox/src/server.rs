@@ -11,7 +11,6 @@ use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -80,33 +79,20 @@ impl Server {
     ) -> Result<Self, Error> {
         let tls = TlsAcceptor::from(Arc::new(tls(authority)?));
         let listening = |source| Error::Listen { port, source };
-        let mut listener = network.listen(port).await.map_err(listening)?;
+        let listener = network.listen(port).await.map_err(listening)?;
         let address = listener.address().map_err(listening)?;
         let server = Self { address, tasks: TaskTracker::new(), stop: api.shutdown.clone() };
-        let (tasks, stop) = (server.tasks.clone(), server.stop.clone());
-        server.tasks.spawn(async move {
-            let slots = Arc::new(Semaphore::new(CONNECTIONS));
-            loop {
-                let stream = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    accepted = listener.accept() => accepted,
-                };
-                let Ok(stream) = stream else {
-                    // Out of file descriptors, most likely: wait for some to be closed.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-                let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
-                tasks.spawn(async move {
-                    if let Err(error) = accept(stream, tls, api, stop).await {
-                        tracing::debug!(%error, "connection ended");
-                    }
-                    drop(slot);
-                });
+        let stop = server.stop.clone();
+        let connection = move |stream| {
+            let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
+            async move {
+                if let Err(error) = accept(stream, tls, api, stop).await {
+                    tracing::debug!(%error, "connection ended");
+                }
             }
-        });
+        };
+        let (tasks, stop) = (server.tasks.clone(), server.stop.clone());
+        server.tasks.spawn(listener.serve(CONNECTIONS, tasks, stop, connection));
         Ok(server)
     }
 

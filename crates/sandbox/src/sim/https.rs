@@ -12,9 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::virt_api::registration::{self, FrontProxy};
 use crate::certs::Authority;
@@ -72,33 +72,22 @@ pub fn acceptor(
 /// Serves until `stop`.
 pub async fn serve<C: Component>(
     component: Arc<C>,
-    mut listener: Listener,
+    listener: Listener,
     tls: TlsAcceptor,
     front: FrontProxy,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let proxies: Arc<[String]> = front.names.into();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok(stream) = accepted else {
-            // Out of file descriptors, most likely: wait for some to be closed.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+    let ended = stop.clone();
+    let connection = move |stream| {
         let (component, tls, proxies, stop) = (component.clone(), tls.clone(), proxies.clone(), stop.clone());
-        tokio::spawn(async move {
+        async move {
             if let Err(error) = connection(component, stream, &tls, &proxies, stop).await {
                 tracing::debug!(server = C::NAME, %error, "a connection ended");
             }
-            drop(slot);
-        });
-    }
+        }
+    };
+    listener.serve(CONNECTIONS, TaskTracker::new(), ended, connection).await;
 }
 
 async fn connection<C: Component>(

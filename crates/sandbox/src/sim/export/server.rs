@@ -29,9 +29,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::super::backup::guests::Job;
 use super::super::storage::disks::Disks;
@@ -159,27 +160,17 @@ impl Exports {
         lock(&self.0.served).remove(key);
     }
 
-    async fn accept(self, mut listener: Listener, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok(stream) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+    async fn accept(self, listener: Listener, stop: CancellationToken) {
+        let ended = stop.clone();
+        let connection = move |stream| {
             let (exports, stop) = (self.clone(), stop.clone());
-            tokio::spawn(async move {
+            async move {
                 if let Err(error) = exports.connection(stream, stop).await {
                     tracing::debug!(%error, "a connection to the simulated export server ended");
                 }
-                drop(slot);
-            });
-        }
+            }
+        };
+        listener.serve(CONNECTIONS, TaskTracker::new(), ended, connection).await;
     }
 
     async fn connection(self, stream: Link, stop: CancellationToken) -> Result<(), Failure> {
