@@ -6,6 +6,7 @@
 
 mod cost;
 mod optional;
+mod reach;
 mod value;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use kube_cel::cel;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value;
 
+pub use reach::Reach;
 pub(crate) use value::{Typed, is_duration};
 
 /// Longest expression, in bytes.
@@ -96,6 +98,11 @@ impl Program {
     /// Whether the expression refers to a variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.tree.references().has_variable(variable)
+    }
+
+    /// Adds what the expression looks at of a variable.
+    pub fn reach(&self, variable: &str, reach: &mut Reach) {
+        reach.add(&self.tree, variable);
     }
 
     /// Steps that an evaluation takes at most.

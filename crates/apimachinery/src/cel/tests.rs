@@ -3,15 +3,18 @@ use serde_json::json;
 
 use super::*;
 
-fn variables() -> Variables {
-    let object = json!({
+fn object() -> Value {
+    json!({
         "metadata": {"name": "a", "namespace": "n", "labels": {"app.kubernetes.io/name": "x"},
             "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"replicas": 3, "memory": "2Gi", "list": [{"name": "a"}, {"name": "b"}], "ratio": 0.5, "on": true},
-    });
+    })
+}
+
+fn variables() -> Variables {
     let request = json!({"operation": "UPDATE", "userInfo": {"username": "u", "groups": ["g", "h"]}, "dryRun": false,
         "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"}});
-    Variables::admission(&object, &Value::Null, &request)
+    Variables::admission(&object(), &Value::Null, &request)
 }
 
 fn bool_of(expression: &str) -> Result<bool, CelError> {
@@ -51,6 +54,36 @@ fn expressions_of_webhooks_and_policies() {
         "string(object.spec.replicas) == '3'",
     ] {
         assert_eq!(bool_of(expression), Ok(true), "{expression}");
+    }
+}
+
+#[test]
+fn an_object_cut_to_what_an_expression_names_gives_the_same() {
+    let object = object();
+    for (expression, cut) in [
+        (
+            "has(object.spec.list) && object.spec.list.all(i, has(i.name))",
+            json!({"spec": {"list": object["spec"]["list"]}}),
+        ),
+        (
+            "object.spec.replicas == 3 && object.metadata.name == 'a'",
+            json!({"spec": {"replicas": 3}, "metadata": {"name": "a"}}),
+        ),
+        ("!has(object.spec.missing)", json!({"spec": {}})),
+        ("object.spec.replicas.digits == 1", json!({"spec": {"replicas": 3}})),
+        ("object.nothing.at.all", json!({})),
+        ("object.spec.on && object.spec.size() == 5", json!({"spec": object["spec"]})),
+        ("object != oldObject", object.clone()),
+        ("object.?spec.on.orValue(false)", object.clone()),
+        ("'x' == 'x'", json!({})),
+    ] {
+        let program = Program::compile(expression).unwrap();
+        let mut reach = Reach::default();
+        program.reach("object", &mut reach);
+        assert_eq!(*reach.of(&object), cut, "{expression}");
+        let [whole, part] =
+            [&object, &cut].map(|object| Variables::admission(object, &Value::Null, &Value::Null));
+        assert_eq!(program.evaluate_bool(&part), program.evaluate_bool(&whole), "{expression}");
     }
 }
 

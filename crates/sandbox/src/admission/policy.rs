@@ -1,9 +1,9 @@
 //! `ValidatingAdmissionPolicy` and its bindings (`k8s.io/apiserver pkg/admission/plugin/policy/validating`, 1.36).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::cel::{Program, Variables};
+use apimachinery::cel::{Program, Reach, Variables};
 use apimachinery::selector::LabelSelector;
 use apimachinery::{Cause, Status};
 use serde_json::{Value, json};
@@ -44,15 +44,13 @@ const VARIABLES: [&str; 5] = ["object", "oldObject", "request", "params", "names
 
 /// Those that the expressions of a policy refer to: the others need not be made.
 #[derive(Default)]
-struct Uses(BTreeSet<&'static str>);
+struct Uses(BTreeMap<&'static str, Reach>);
 
 impl Uses {
     fn note(&mut self, program: &Program) {
-        self.0.extend(VARIABLES.iter().filter(|variable| program.uses(variable)));
-    }
-
-    fn has(&self, variable: &str) -> bool {
-        self.0.contains(variable)
+        for variable in VARIABLES.into_iter().filter(|variable| program.uses(variable)) {
+            program.reach(variable, self.0.entry(variable).or_default());
+        }
     }
 }
 
@@ -122,21 +120,18 @@ impl Policy {
         objects: &dyn Objects,
     ) -> Variables {
         let mut variables = Variables::default();
-        if self.uses.has("object") {
-            variables.bind("object", object);
-        }
-        if self.uses.has("oldObject") {
-            variables.bind("oldObject", request.old.unwrap_or(&Value::Null));
-        }
-        if self.uses.has("request") {
-            variables.bind("request", &cel_request(request, object));
-        }
-        if self.uses.has("params") {
-            variables.bind("params", param);
-        }
-        if self.uses.has("namespaceObject") {
-            let namespace = objects.get("", "namespaces", "", request.resource(object).namespace);
-            variables.bind("namespaceObject", namespace.as_deref().unwrap_or(&Value::Null));
+        for (name, reach) in &self.uses.0 {
+            let mut bind = |value: &Value| variables.bind(name, &reach.of(value));
+            match *name {
+                "object" => bind(object),
+                "oldObject" => bind(request.old.unwrap_or(&Value::Null)),
+                "request" => bind(&cel_request(request, object)),
+                "params" => bind(param),
+                _ => {
+                    let namespace = objects.get("", "namespaces", "", request.resource(object).namespace);
+                    bind(namespace.as_deref().unwrap_or(&Value::Null));
+                }
+            }
         }
         variables
     }
