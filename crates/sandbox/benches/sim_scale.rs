@@ -6,30 +6,16 @@
 use std::time::{Duration, Instant};
 
 use http::Request;
+use http_body_util::BodyExt as _;
+use kube::client::Body;
 use sandbox::sim::connect;
 use sandbox::{Options, Sandbox};
-use serde::Deserialize;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is looked at of a list of VMs; the rest is skipped, so that looking costs little.
-#[derive(Deserialize)]
-struct Vms {
-    items: Vec<Vm>,
-}
-
-#[derive(Deserialize)]
-struct Vm {
-    status: Option<VmStatus>,
-}
-
-#[derive(Deserialize)]
-struct VmStatus {
-    #[serde(default)]
-    ready: bool,
-}
-
+/// How a VM says that it is ready; nothing else in it reads so.
+const READY: &[u8] = br#""ready":true"#;
 /// VMs per node.
 const PER_NODE: usize = 250;
 
@@ -42,11 +28,8 @@ async fn main() {
     let created = started.elapsed();
     let client = connect(&sandbox.kubeconfig()).await.unwrap();
     loop {
-        let path = "/apis/kubevirt.io/v1/virtualmachines";
         let asked = Instant::now();
-        let list: Vms = client.request(Request::get(path).body(Vec::new()).unwrap()).await.unwrap();
-        let ready = |vm: &&Vm| vm.status.as_ref().is_some_and(|status| status.ready);
-        if list.items.iter().filter(ready).count() == vms {
+        if ready(&client).await == vms {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200).max(asked.elapsed() * 10)).await;
@@ -60,6 +43,19 @@ async fn main() {
         peak_mib()
     );
     sandbox.shutdown().await;
+}
+
+/// Counts the VMs that are ready while their list arrives: kept as a whole, it would be part of what is measured.
+async fn ready(client: &kube::Client) -> usize {
+    let request = Request::get("/apis/kubevirt.io/v1/virtualmachines").body(Body::empty()).unwrap();
+    let mut body = client.send(request).await.unwrap().into_body();
+    let (mut count, mut tail) = (0, Vec::new());
+    while let Some(frame) = body.frame().await {
+        tail.extend_from_slice(frame.unwrap().data_ref().unwrap());
+        count += memchr::memmem::find_iter(&tail, READY).count();
+        tail.drain(..tail.len().saturating_sub(READY.len() - 1));
+    }
+    count
 }
 
 fn status_line(key: &str) -> Option<u64> {

@@ -37,8 +37,8 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 const WATCH_PATIENCE: Duration = Duration::from_secs(330);
 /// The longest line of a watch: an object may have 1.5 MiB in etcd, and JSON on top of it.
 const LINE_LIMIT: usize = 8 << 20;
-/// So many objects are kept as trees.
-const FRESH: usize = 256;
+/// So many objects are kept as trees. Four times as many make nothing faster, as measured with 1,000 VMs.
+const FRESH: usize = 64;
 /// How many objects a list page has.
 const PAGE: usize = 500;
 
@@ -119,7 +119,8 @@ impl State {
         // It may have changed since, or be gone.
         let Some(held) = self.objects.get_mut(&key).filter(|held| held.version == version) else { return };
         if let Form::Tree(tree) = &held.form {
-            held.form = Form::Text(tree.to_string().into_bytes().into());
+            // Copied, as an allocator leaves a text that becomes shorter in the room that it grew into.
+            held.form = Form::Text(tree.to_string().as_bytes().into());
         }
     }
 

@@ -9,8 +9,8 @@ use super::{Error, object_key};
 
 /// Changes kept per kind, at most.
 const EVENTS: usize = 16_384;
-/// Bytes of changes kept per kind, at most; but never fewer than [`ALWAYS`] changes.
-const BYTES: usize = 8 << 20;
+/// Bytes of earlier states kept per kind, at most; but never fewer than [`ALWAYS`] changes.
+const BYTES: usize = 4 << 20;
 const ALWAYS: usize = 256;
 
 /// One change.
@@ -22,6 +22,14 @@ pub struct Event {
     pub object: Arc<Stored>,
     /// The object before the change.
     pub previous: Option<Arc<Stored>>,
+}
+
+impl Event {
+    /// Bytes that only this change keeps in memory: the state that it ended. What is there now is there anyway.
+    fn cost(&self) -> usize {
+        let before = self.previous.as_ref().map_or(0, |previous| previous.size());
+        if self.event == EventType::Deleted { before + self.object.size() } else { before }
+    }
 }
 
 /// A bounded ring of changes, oldest first.
@@ -41,11 +49,11 @@ impl History {
 
     /// Adds a change and forgets the oldest that no longer fit.
     pub fn push(&mut self, event: Event) {
-        self.bytes += event.object.size();
+        self.bytes += event.cost();
         self.events.push_back(Arc::new(event));
         while self.events.len() > EVENTS || (self.bytes > BYTES && self.events.len() > ALWAYS) {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.object.size();
+            self.bytes -= oldest.cost();
             self.floor = oldest.object.header().resource_version;
         }
     }

@@ -55,16 +55,25 @@ struct State {
 struct Placed {
     node: String,
     requests: Amounts,
-    /// What affinity looks at: a whole pod would be kept in memory as long as it runs.
-    outline: Value,
+    /// Has anti-affinity of its own.
+    repels: bool,
+    /// What anti-affinity looks at, as text: it is kept in memory as long as the pod runs, and read rarely.
+    outline: Box<[u8]>,
 }
 
-/// The part of a pod that affinity looks at.
+impl Placed {
+    fn outline(&self) -> Value {
+        // What was written here parses.
+        serde_json::from_slice(&self.outline).unwrap_or_default()
+    }
+}
+
+/// The part of a pod that anti-affinity looks at.
 fn outline(pod: &Value) -> Value {
     let mut outline =
         json!({"metadata": {"namespace": json::namespace(pod), "labels": pod["metadata"]["labels"]}});
-    if let Some(affinity) = pod.pointer("/spec/affinity") {
-        outline["spec"] = json!({"affinity": affinity});
+    if let Some(others) = pod.pointer("/spec/affinity/podAntiAffinity") {
+        outline["spec"] = json!({"affinity": {"podAntiAffinity": others}});
     }
     outline
 }
@@ -86,8 +95,10 @@ impl State {
         let info = self.nodes.entry(node.to_owned()).or_default();
         requests::add(&mut info.used, &requests);
         info.pods += 1;
-        self.repelling += usize::from(!fit::anti_affinity_terms(pod).is_empty());
-        self.placed.insert(uid, Placed { node: node.to_owned(), requests, outline: outline(pod) });
+        let repels = !fit::anti_affinity_terms(pod).is_empty();
+        self.repelling += usize::from(repels);
+        let outline = outline(pod).to_string().as_bytes().into();
+        self.placed.insert(uid, Placed { node: node.to_owned(), requests, repels, outline });
     }
 
     fn release(&mut self, uid: &str) -> bool {
@@ -96,7 +107,7 @@ impl State {
             requests::subtract(&mut info.used, &placed.requests);
             info.pods = info.pods.saturating_sub(1);
         }
-        self.repelling -= usize::from(!fit::anti_affinity_terms(&placed.outline).is_empty());
+        self.repelling -= usize::from(placed.repels);
         true
     }
 
@@ -146,9 +157,10 @@ impl State {
         if own.is_empty() && self.repelling == 0 {
             return nodes;
         }
-        for placed in self.placed.values() {
-            let theirs = fit::anti_affinity_terms(&placed.outline);
-            for (terms, owner, other) in [(own, pod, &placed.outline), (theirs, &placed.outline, pod)] {
+        for placed in self.placed.values().filter(|placed| placed.repels || !own.is_empty()) {
+            let outline = placed.outline();
+            let theirs = fit::anti_affinity_terms(&outline);
+            for (terms, owner, other) in [(own, pod, &outline), (theirs, &outline, pod)] {
                 for term in terms {
                     if fit::repels(std::slice::from_ref(term), owner, other) {
                         nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
