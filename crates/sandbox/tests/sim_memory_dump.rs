@@ -5,7 +5,7 @@
 mod sim;
 
 use http::Method;
-use sandbox::sim::SimConfig;
+use sandbox::sim::{Release, SimConfig};
 use serde_json::{Value, json};
 use sim::{Cluster, PODS, VMS, items, vm, vm_path, vmi_path};
 
@@ -140,7 +140,7 @@ async fn what_cannot_take_a_dump_is_refused_as_virt_api_does() {
     cluster.wait(&vmi_path("v"), "gone", |vmi| vmi.is_none()).await;
     assert_eq!(ask(&cluster, "memorydump", json!({"claimName": "block"})).await.0, 404, "there is no VMI");
     cluster.stop().await;
-    let cluster = Cluster::start(SimConfig::default()).await;
+    let cluster = Cluster::start(SimConfig { release: Release::V1_5, ..SimConfig::default() }).await;
     let (code, message) = ask(&cluster, "memorydump", json!({"claimName": "dump"})).await;
     assert_eq!(
         (code, message.as_str()),

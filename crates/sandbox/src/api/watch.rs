@@ -33,6 +33,8 @@ const BATCH: usize = 256;
 const PACE: Duration = Duration::from_millis(4);
 /// Bytes that are sent together.
 const FRAME: usize = 64 << 10;
+/// What was sent before a break goes out in this time: a broken connection takes along what it has not sent.
+const FLUSH: Duration = Duration::from_millis(5);
 /// Time between bookmarks of a quiet watch.
 const BOOKMARK: Duration = Duration::from_mins(1);
 /// A watch without `timeoutSeconds` ends after this and up to as much again.
@@ -157,6 +159,7 @@ impl Start {
 async fn through(watcher: &mut Watcher, faults: &RunningWatch) -> Option<io::Result<Bytes>> {
     loop {
         if faults.is_cut() {
+            tokio::time::sleep(FLUSH).await;
             return Some(Err(io::Error::new(io::ErrorKind::ConnectionReset, "broken by a fault")));
         }
         // Faults count events, and delay each of them.
