@@ -2,15 +2,23 @@
 //!
 //! ```text
 //! cargo run --release -p handoff --example storm -- RELEASE DRIVER block|filesystem FIRST-SEED LAST-SEED VMS [stories]
+//! cargo run --release -p handoff --example storm -- table FIRST-SEED LAST-SEED VMS [JOURNAL]
 //! ```
 //!
 //! A line for each side: what was broken, of how many VMs. With `stories`, the end of the story of each VM that was broken
-//! with the program. With `table FIRST-SEED LAST-SEED VMS` instead, a table of all releases and drivers, as in `docs/hotplug.md`.
+//! with the program. With `table`, a table of all releases and drivers, as in `docs/hotplug.md`; with a JOURNAL, a file, what
+//! has been run is noted there, so that a run that was broken off goes on where it was, and another process may run other
+//! seeds beside it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fs::OpenOptions;
+use std::io::Write as _;
 
 use handoff::storm::{Storm, Tally, one_vm, run};
 use handoff::{Absent, Driver, MOST_VOLUMES, Present, Release, Setup, Steward, Volumes};
+
+/// Seeds that are run between two notes in the journal.
+const BLOCK: u64 = 20;
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|error| format!("{text}: {error}"))
@@ -30,51 +38,141 @@ fn storm_of(release: Release, driver: Driver, filesystem: bool, vms: &str) -> Re
     Ok(Storm { setup, vms, volumes: MOST_VOLUMES, events: 12 })
 }
 
+/// A row of the table.
+#[derive(Clone, Copy)]
+struct Row {
+    release: Release,
+    driver: Driver,
+    filesystem: bool,
+}
+
+impl Row {
+    /// All of them. With a filesystem only what happens at the unstage differs, so one driver shows it.
+    fn all() -> Vec<Self> {
+        let mut rows = Vec::new();
+        for release in Release::ALL {
+            for driver in Driver::ALL {
+                rows.push(Self { release, driver, filesystem: false });
+                if driver == Driver::ForceTeardown {
+                    rows.push(Self { release, driver, filesystem: true });
+                }
+            }
+        }
+        rows
+    }
+
+    const fn mode(self) -> &'static str {
+        if self.filesystem { "filesystem" } else { "block" }
+    }
+
+    /// What the journal calls these seeds of it.
+    fn key(self, first: u64, last: u64, vms: &str) -> String {
+        format!("{} {} {} {vms} {first} {last}", self.release, self.driver, self.mode())
+    }
+
+    /// Without the program, and with it.
+    fn run(self, first: u64, last: u64, vms: &str) -> Result<Both, String> {
+        let storm = storm_of(self.release, self.driver, self.filesystem, vms)?;
+        let present = Present::whole(self.driver);
+        Ok([storms(&storm, first..=last, &Absent), storms(&storm, first..=last, &present)].map(Figures::of))
+    }
+}
+
+/// What the table shows of a tally.
+#[derive(Clone, Copy, Default)]
+struct Figures([u64; 6]);
+
+/// Without the program, and with it.
+type Both = [Figures; 2];
+
+impl Figures {
+    const fn of(tally: Tally) -> Self {
+        Self([tally.vms, tally.broken, tally.io_errors, tally.wedged, tally.unfinished, tally.taken_back])
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] + other.0[at]))
+    }
+}
+
+/// What has been run, by key.
+struct Journal {
+    path: Option<String>,
+    known: HashMap<String, Both>,
+}
+
+impl Journal {
+    /// Reads it; a line that was not finished is run again.
+    fn open(path: Option<&String>) -> Result<Self, String> {
+        let Some(path) = path else { return Ok(Self { path: None, known: HashMap::new() }) };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(format!("cannot read {path}: {error}")),
+        };
+        Ok(Self { path: Some(path.clone()), known: text.lines().filter_map(Self::read).collect() })
+    }
+
+    fn read(line: &str) -> Option<(String, Both)> {
+        let (key, numbers) = line.strip_suffix(" .")?.split_once(" : ")?;
+        let numbers: Vec<u64> = numbers.split(' ').filter_map(|number| number.parse().ok()).collect();
+        let (without, with) = numbers.split_at_checked(6)?;
+        Some((key.to_owned(), [Figures(without.try_into().ok()?), Figures(with.try_into().ok()?)]))
+    }
+
+    fn note(&mut self, key: String, both: Both) -> Result<(), String> {
+        if let Some(path) = &self.path {
+            let numbers: Vec<String> = both.iter().flat_map(|side| side.0).map(|one| one.to_string()).collect();
+            let failed = |error: std::io::Error| format!("cannot write {path}: {error}");
+            let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+            // In one write, which other processes do not come in between.
+            file.write_all(format!("{key} : {} .\n", numbers.join(" ")).as_bytes()).map_err(failed)?;
+        }
+        self.known.insert(key, both);
+        Ok(())
+    }
+}
+
 /// Each release with each driver, without and with the program side by side.
-fn table(first: u64, last: u64, vms: &str) -> Result<(), String> {
+fn table(first: u64, last: u64, vms: &str, journal: Option<&String>) -> Result<(), String> {
+    let mut journal = Journal::open(journal)?;
     println!(
         "| KubeVirt | driver | volumes | VMs | broken without | I/O error without | broken with | I/O error with | wedged with \
          | without an end with | taken back with |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    for release in Release::ALL {
-        for driver in Driver::ALL {
-            for filesystem in [false, true] {
-                // With a filesystem only what happens at the unstage differs.
-                if filesystem && driver != Driver::ForceTeardown {
-                    continue;
-                }
-                let storm = storm_of(release, driver, filesystem, vms)?;
-                let present = Present::whole(driver);
-                let (without, with) = std::thread::scope(|scope| {
-                    let without = scope.spawn(|| storms(&storm, first..=last, &Absent));
-                    let with = storms(&storm, first..=last, &present);
-                    without.join().map(|without| (without, with)).map_err(|_| "a storm broke off".to_owned())
-                })?;
-                println!(
-                    "| {release} | {driver} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                    if filesystem { "filesystem" } else { "block" },
-                    with.vms,
-                    without.broken,
-                    without.io_errors,
-                    with.broken,
-                    with.io_errors,
-                    with.wedged,
-                    with.unfinished,
-                    with.taken_back
-                );
+    for row in Row::all() {
+        let mut sum = Both::default();
+        for from in (first..=last).step_by(usize::try_from(BLOCK).unwrap_or(1)) {
+            let to = last.min(from + BLOCK - 1);
+            let key = row.key(from, to, vms);
+            if !journal.known.contains_key(&key) {
+                let both = row.run(from, to, vms)?;
+                journal.note(key.clone(), both)?;
             }
+            let both = journal.known.get(&key).copied().unwrap_or_default();
+            sum = [sum[0].plus(both[0]), sum[1].plus(both[1])];
         }
+        let [Figures([_, broken, errors, ..]), Figures(with)] = sum;
+        let with = with.map(|number| number.to_string());
+        println!(
+            "| {} | {} | {} | {} | {broken} | {errors} | {} |",
+            row.release,
+            row.driver,
+            row.mode(),
+            with[0],
+            with[1..].join(" | ")
+        );
     }
     Ok(())
 }
 
 fn main() -> Result<(), String> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let [what, first, last, vms] = words.as_slice()
+    if let [what, first, last, vms, journal @ ..] = words.as_slice()
         && what == "table"
     {
-        return table(number(first)?, number(last)?, vms);
+        return table(number(first)?, number(last)?, vms, journal.first());
     }
     let [release, driver, mode, first, last, vms, rest @ ..] = words.as_slice() else {
         return Err("RELEASE DRIVER block|filesystem FIRST-SEED LAST-SEED VMS [stories]".into());

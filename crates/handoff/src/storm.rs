@@ -6,6 +6,7 @@
 //! rate, the next one is drawn by weight, and the clock moves on by the mean time to it.
 
 use crate::action::Action;
+use crate::memory::Remembering;
 use crate::state::{Age, Guest, Migration, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::Volumes;
@@ -169,8 +170,9 @@ impl Waiting {
 
 /// Runs one seed.
 pub fn run(storm: &Storm, seed: u64, steward: &dyn Steward) -> Tally {
+    let steward = Remembering::new(steward, storm.setup);
     (0..storm.vms)
-        .fold(Tally::default(), |tally, vm| tally.plus(one_vm(storm, seed, vm, steward, &mut |_, _| ())))
+        .fold(Tally::default(), |tally, vm| tally.plus(one_vm(storm, seed, vm, &steward, &mut |_, _| ())))
 }
 
 /// Runs one VM of a seed, and shows what happens to it and how the world is then.

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::Seconds;
 use crate::guard::in_use;
@@ -29,6 +30,28 @@ pub struct Change<'a> {
     pub pods: Vec<AttachmentPod<'a>>,
     /// A migration of it has been asked for, and has not ended.
     pub migrating: bool,
+}
+
+impl<'a> Change<'a> {
+    /// The change from `old` to `new`, with what is about this VMI among all that its namespace holds: the attachment pods of
+    /// its launcher, given by uid, and a migration that names it. So no VM ever waits for another one.
+    pub fn among(
+        old: Instance<'a>,
+        new: Instance<'a>,
+        launcher: &str,
+        pods: &'a [Value],
+        migrations: &[Value],
+    ) -> Self {
+        let own = |pod: &AttachmentPod<'_>| pod.launcher == Some(launcher);
+        let pods = pods.iter().filter_map(AttachmentPod::read).filter(own).collect();
+        let migrating = migrations.iter().any(|migration| is_migrating(migration, old.name));
+        Self { old, new, pods, migrating }
+    }
+}
+
+fn is_migrating(migration: &Value, vmi: &str) -> bool {
+    migration["spec"]["vmiName"] == vmi
+        && !matches!(migration["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
 /// Why a change passes.

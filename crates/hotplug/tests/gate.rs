@@ -147,6 +147,36 @@ fn one_change_at_a_time() {
     );
 }
 
+/// A neighbour in the same namespace and on the same node is in the middle of everything that holds a VM: a handoff, a guest
+/// that keeps a volume, a migration. Whoever is not it changes its volumes at once.
+#[test]
+fn a_vm_that_is_held_holds_no_other_one() {
+    let of_other = |name: &str, ready: bool| {
+        let mut pod = pod(name, &[("a", Use::Device), ("x", Use::Device)]);
+        pod["metadata"]["ownerReferences"][0]["uid"] = "l2".into();
+        pod["status"]["containerStatuses"][0]["ready"] = ready.into();
+        pod
+    };
+    let pods = [of_other("theirs", true), pod("old", &[("a", Use::Device)]), of_other("theirs-next", false)];
+    let migrations = [
+        json!({"spec": {"vmiName": "other"}, "status": {"phase": "Running"}}),
+        json!({"spec": {"vmiName": "vm"}, "status": {"phase": "Succeeded"}}),
+    ];
+    let mut other = vmi(&["a"]);
+    other["metadata"] = json!({"name": "other", "uid": "v2", "namespace": "ns"});
+    other["status"]["volumeStatus"] = json!([ready("a", "u-theirs"), ready("gone", "u-theirs")]);
+    let verdict = |old: &Value, launcher: &str| {
+        let mut new = old.clone();
+        new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+        let change =
+            Change::among(Instance::read(old), Instance::read(&new), launcher, &pods, &migrations);
+        decide(&change, &Record::default(), &Limits::default(), NOW)
+    };
+    assert_eq!(verdict(&vmi(&["a"]), "l1"), Verdict::Allow(Reason::Settled));
+    let Verdict::Hold(hold) = verdict(&other, "l2") else { panic!("allowed") };
+    assert!(hold.migrating, "it waits for its own migration");
+}
+
 #[test]
 fn a_change_is_held_for_a_bounded_time() {
     let held = |ago: i64| {

@@ -8,7 +8,12 @@ const S1: &str = "S1 no I/O error";
 const S2: &str = "S2 every volume in the guest has a pod";
 const S4: &str = "S4 no spurious unplug";
 const S8: &str = "S8 the set is constant during a migration";
-const L1: &str = "L1 everything comes to rest";
+const S3: &str = "S3 allowed deletes leave every volume a pod";
+const S7: &str = "S7 no duplicate for good";
+const L1: &str = "L1 every request ends";
+const L2: &str = "L2 every pod that may go goes";
+const L3: &str = "L3 deletions and drains end";
+const L6: &str = "L6 one bad volume does not stop others";
 const S6: &str = "S6 what must pass passes";
 const W6: &str = "W6 no handoff is thrown away for the next change";
 const REMOUNT: &str = "no removed volume is mounted again";
@@ -257,6 +262,16 @@ pub fn crippled() -> Vec<Scenario> {
                 ..base("without the gate: a volume during a migration", Release::Main, ForceTeardown)
             },
             |present| present.gate = false,
+        ),
+        without(
+            Scenario {
+                attached: set(&[0, 1]),
+                split: true,
+                wants: vec![set(&[0, 1, 2])],
+                violates: &[S7],
+                ..base("without healing: a refused delete and a second pod (W8)", Release::Main, ForceTeardown)
+            },
+            |present| present.heal = false,
         ),
         without(
             Scenario {
