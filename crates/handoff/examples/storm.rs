@@ -65,25 +65,55 @@ impl Row {
         if self.filesystem { "filesystem" } else { "block" }
     }
 
-    /// What the journal calls these seeds of it.
-    fn key(self, first: u64, last: u64, vms: &str) -> String {
-        format!("{} {} {} {vms} {first} {last}", self.release, self.driver, self.mode())
+    /// What the journal calls these seeds of it. Releases with the same rules share them.
+    fn key(self, side: Side, seeds: &Seeds) -> String {
+        let (release, mode, side) = (self.release.eldest_alike(), self.mode(), side.name());
+        format!("{release} {} {mode} {side} {} {} {}", self.driver, seeds.vms, seeds.first, seeds.last)
     }
 
-    /// Without the program, and with it.
-    fn run(self, first: u64, last: u64, vms: &str) -> Result<Both, String> {
-        let storm = storm_of(self.release, self.driver, self.filesystem, vms)?;
-        let present = Present::whole(self.driver);
-        Ok([storms(&storm, first..=last, &Absent), storms(&storm, first..=last, &present)].map(Figures::of))
+    fn run(self, side: Side, seeds: &Seeds) -> Result<Figures, String> {
+        let storm = storm_of(self.release, self.driver, self.filesystem, &seeds.vms)?;
+        let seeds = seeds.first..=seeds.last;
+        Ok(Figures::of(match side {
+            Side::With => storms(&storm, seeds, &Present::whole(self.driver)),
+            Side::Without => storms(&storm, seeds, &Absent),
+        }))
+    }
+}
+
+/// With the program, or without it.
+#[derive(Clone, Copy)]
+enum Side {
+    With,
+    Without,
+}
+
+impl Side {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::With => "with",
+            Self::Without => "without",
+        }
+    }
+}
+
+/// Some seeds of so many VMs.
+struct Seeds {
+    first: u64,
+    last: u64,
+    vms: String,
+}
+
+impl Seeds {
+    fn blocks(&self) -> impl Iterator<Item = Self> {
+        let from = (self.first..=self.last).step_by(usize::try_from(BLOCK).unwrap_or(1));
+        from.map(|first| Self { first, last: self.last.min(first + BLOCK - 1), vms: self.vms.clone() })
     }
 }
 
 /// What the table shows of a tally.
 #[derive(Clone, Copy, Default)]
 struct Figures([u64; 6]);
-
-/// Without the program, and with it.
-type Both = [Figures; 2];
 
 impl Figures {
     const fn of(tally: Tally) -> Self {
@@ -98,7 +128,7 @@ impl Figures {
 /// What has been run, by key.
 struct Journal {
     path: Option<String>,
-    known: HashMap<String, Both>,
+    known: HashMap<String, Figures>,
 }
 
 impl Journal {
@@ -113,48 +143,56 @@ impl Journal {
         Ok(Self { path: Some(path.clone()), known: text.lines().filter_map(Self::read).collect() })
     }
 
-    fn read(line: &str) -> Option<(String, Both)> {
+    fn read(line: &str) -> Option<(String, Figures)> {
         let (key, numbers) = line.strip_suffix(" .")?.split_once(" : ")?;
         let numbers: Vec<u64> = numbers.split(' ').filter_map(|number| number.parse().ok()).collect();
-        let (without, with) = numbers.split_at_checked(6)?;
-        Some((key.to_owned(), [Figures(without.try_into().ok()?), Figures(with.try_into().ok()?)]))
+        Some((key.to_owned(), Figures(numbers.try_into().ok()?)))
     }
 
-    fn note(&mut self, key: String, both: Both) -> Result<(), String> {
+    /// What became of these seeds; runs them when nobody has.
+    fn figures(&mut self, row: Row, side: Side, seeds: &Seeds) -> Result<Figures, String> {
+        let key = row.key(side, seeds);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let figures = row.run(side, seeds)?;
         if let Some(path) = &self.path {
-            let numbers: Vec<String> = both.iter().flat_map(|side| side.0).map(|one| one.to_string()).collect();
             let failed = |error: std::io::Error| format!("cannot write {path}: {error}");
+            let numbers = figures.0.map(|number| number.to_string()).join(" ");
             let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
             // In one write, which other processes do not come in between.
-            file.write_all(format!("{key} : {} .\n", numbers.join(" ")).as_bytes()).map_err(failed)?;
+            file.write_all(format!("{key} : {numbers} .\n").as_bytes()).map_err(failed)?;
         }
-        self.known.insert(key, both);
-        Ok(())
+        self.known.insert(key, figures);
+        Ok(figures)
     }
 }
 
-/// Each release with each driver, without and with the program side by side.
-fn table(first: u64, last: u64, vms: &str, journal: Option<&String>) -> Result<(), String> {
+/// Each release with each driver, without and with the program side by side. What must not break is run first, and some
+/// seeds of each row before more of any, so that a run that is broken off has shown something.
+fn table(seeds: &Seeds, journal: Option<&String>) -> Result<(), String> {
     let mut journal = Journal::open(journal)?;
+    for side in [Side::With, Side::Without] {
+        for block in seeds.blocks() {
+            for row in Row::all() {
+                journal.figures(row, side, &block)?;
+            }
+        }
+    }
     println!(
         "| KubeVirt | driver | volumes | VMs | broken without | I/O error without | broken with | I/O error with | wedged with \
          | without an end with | taken back with |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for row in Row::all() {
-        let mut sum = Both::default();
-        for from in (first..=last).step_by(usize::try_from(BLOCK).unwrap_or(1)) {
-            let to = last.min(from + BLOCK - 1);
-            let key = row.key(from, to, vms);
-            if !journal.known.contains_key(&key) {
-                let both = row.run(from, to, vms)?;
-                journal.note(key.clone(), both)?;
-            }
-            let both = journal.known.get(&key).copied().unwrap_or_default();
-            sum = [sum[0].plus(both[0]), sum[1].plus(both[1])];
-        }
-        let [Figures([_, broken, errors, ..]), Figures(with)] = sum;
-        let with = with.map(|number| number.to_string());
+        let mut sum = |side| {
+            seeds.blocks().try_fold(Figures::default(), |sum, block| {
+                Ok::<_, String>(sum.plus(journal.figures(row, side, &block)?))
+            })
+        };
+        let (Figures([_, broken, errors, ..]), Figures(with)) = (sum(Side::Without)?, sum(Side::With)?);
+        let with = with.map(thousands);
+        let (broken, errors) = (thousands(broken), thousands(errors));
         println!(
             "| {} | {} | {} | {} | {broken} | {errors} | {} |",
             row.release,
@@ -167,12 +205,26 @@ fn table(first: u64, last: u64, vms: &str, journal: Option<&String>) -> Result<(
     Ok(())
 }
 
+/// 12,345
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 fn main() -> Result<(), String> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [what, first, last, vms, journal @ ..] = words.as_slice()
         && what == "table"
     {
-        return table(number(first)?, number(last)?, vms, journal.first());
+        let seeds = Seeds { first: number(first)?, last: number(last)?, vms: vms.clone() };
+        return table(&seeds, journal.first());
     }
     let [release, driver, mode, first, last, vms, rest @ ..] = words.as_slice() else {
         return Err("RELEASE DRIVER block|filesystem FIRST-SEED LAST-SEED VMS [stories]".into());

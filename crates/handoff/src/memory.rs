@@ -2,7 +2,6 @@
 //! step, of which most change something that no steward sees: a cache, a publication, the time.
 
 use std::cell::RefCell;
-use std::hash::{Hash, Hasher};
 
 use crate::state::{Device, Guest, Migration, Pod, Setup, Uid, VolumeState, World};
 use crate::steward::Steward;
@@ -24,7 +23,7 @@ struct Entry {
     answer: Answer,
 }
 
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Question {
     MayDelete(Uid),
     MayChange(Volumes),
@@ -41,7 +40,7 @@ enum Answer {
 }
 
 /// All that a steward sees of a world, but its pods.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 struct Rest {
     spec: Volumes,
     launcher: u8,
@@ -80,41 +79,57 @@ impl Rest {
 }
 
 /// Multiplies and rotates, as the hash of rustc does: short keys, and nobody who chooses them.
-#[derive(Default)]
 struct Mix(u64);
 
 impl Mix {
     const fn word(&mut self, word: u64) {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
+
+    /// Eight small numbers in a word.
+    const fn bytes(&mut self, bytes: [u8; 8]) {
+        self.word(u64::from_le_bytes(bytes));
+    }
 }
 
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0 >> 32
+/// Where an answer is looked for. Most of a storm's time goes here, so what belongs together is put into one word.
+fn slot_of(question: Question, rest: &Rest, pods: &[Pod]) -> usize {
+    let mut mix = Mix(0);
+    let (kind, about) = match question {
+        Question::MayDelete(uid) => (0, u64::from(uid)),
+        Question::MayChange(volumes) => (1, u64::from(volumes.bits())),
+        Question::MayMigrate => (2, 0),
+        Question::Learn => (3, 0),
+        Question::Heals => (4, 0),
+    };
+    mix.word(kind << 16 | about);
+    let (launcher, volumes) = match rest.migration {
+        Migration::None => (0, Volumes::NONE),
+        Migration::Requested => (1, Volumes::NONE),
+        Migration::Target { launcher, volumes } => (launcher, volumes),
+    };
+    let flags = [rest.deleting, rest.overdue, rest.lost, rest.terminating];
+    let flags = flags.into_iter().fold(0, |all, flag| all << 1 | u8::from(flag));
+    mix.bytes([rest.spec.bits(), rest.launcher, rest.guest as u8, launcher, volumes.bits(), flags, 0, 0]);
+    for (status, device) in rest.status.iter().zip(&rest.device) {
+        let from = match device {
+            Device::None => 0,
+            Device::Dead => 1 << 16,
+            Device::From(uid) => 2 << 16 | u64::from(*uid),
+        };
+        let known = u64::from(status.pod) << 8 | (status.phase as u64) << 1 | u64::from(status.target);
+        mix.word(known << 32 | from);
     }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.word(u64::from(*byte));
-        }
+    for four in rest.taken.chunks(4) {
+        mix.word(four.iter().fold(0, |word, uid| word << 16 | u64::from(*uid)));
     }
-
-    fn write_u8(&mut self, value: u8) {
-        self.word(u64::from(value));
+    for pod in pods {
+        let [low, high] = pod.uid.to_le_bytes();
+        let granted = u8::from(pod.granted);
+        let (phase, age) = (pod.phase as u8, pod.age as u8);
+        mix.bytes([low, high, pod.launcher, pod.volumes.bits(), pod.used.bits(), phase, age, granted]);
     }
-
-    fn write_u16(&mut self, value: u16) {
-        self.word(u64::from(value));
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.word(value as u64);
-    }
-
-    fn write_isize(&mut self, value: isize) {
-        self.word(value.cast_unsigned() as u64);
-    }
+    usize::try_from(mix.0 >> 40).unwrap_or_default() % SLOTS
 }
 
 impl<'s> Remembering<'s> {
@@ -123,15 +138,14 @@ impl<'s> Remembering<'s> {
     }
 
     fn answer(&self, world: &World, setup: Setup, question: Question) -> Answer {
-        if setup != self.setup {
+        if setup != self.setup || !self.steward.is_slow() {
             return ask(self.steward, world, setup, question);
         }
         let rest = Rest::of(world);
-        let mut mix = Mix::default();
-        (question, rest, &world.pods).hash(&mut mix);
         let mut slots = self.slots.borrow_mut();
-        let at = usize::try_from(mix.finish()).unwrap_or_default() % SLOTS;
-        let Some(slot) = slots.get_mut(at) else { return ask(self.steward, world, setup, question) };
+        let Some(slot) = slots.get_mut(slot_of(question, &rest, &world.pods)) else {
+            return ask(self.steward, world, setup, question);
+        };
         match slot {
             Some(entry)
                 if entry.question == question && entry.seen.rest == rest && entry.seen.pods == world.pods =>
@@ -177,6 +191,10 @@ impl Steward for Remembering<'_> {
         self.verdict(world, setup, Question::MayMigrate)
     }
 
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     fn exempts_namespace_controller(&self) -> bool {
         self.steward.exempts_namespace_controller()
     }
@@ -189,11 +207,22 @@ impl Steward for Remembering<'_> {
         self.steward.uses(setup, volumes, in_guest)
     }
 
+    fn notes_sources(&self) -> bool {
+        self.steward.notes_sources()
+    }
+
     fn learn(&self, world: &World, setup: Setup) -> Option<[Uid; MOST_VOLUMES]> {
+        if !self.notes_sources() {
+            return None;
+        }
         match self.answer(world, setup, Question::Learn) {
             Answer::Taken(taken) => taken,
             Answer::Verdict(_) | Answer::Pods(_) => None,
         }
+    }
+
+    fn suspects(&self, world: &World) -> bool {
+        self.steward.suspects(world)
     }
 
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {

@@ -120,6 +120,9 @@ impl Record {
             })
         };
         self.taken.retain(|volume, pod| has(volume) && pods.iter().any(|one| one.uid == pod));
+        if !classes.values().any(|class| class.pin) {
+            return;
+        }
         let pinned = |claim: &str| classes.get(claim).is_some_and(|class| class.pin);
         for status in &instance.status {
             if self.taken.contains_key(status.name) || self.taken.len() >= MOST || !has(status.name) {

@@ -168,8 +168,7 @@ fn a_vm_that_is_held_holds_no_other_one() {
     let verdict = |old: &Value, launcher: &str| {
         let mut new = old.clone();
         new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
-        let change =
-            Change::among(Instance::read(old), Instance::read(&new), launcher, &pods, &migrations);
+        let change = Change::among(Instance::read(old), Instance::read(&new), launcher, &pods, &migrations);
         decide(&change, &Record::default(), &Limits::default(), NOW)
     };
     assert_eq!(verdict(&vmi(&["a"]), "l1"), Verdict::Allow(Reason::Settled));

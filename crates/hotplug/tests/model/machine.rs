@@ -66,6 +66,10 @@ impl Steward for Strange {
         self.present.may_change(world, setup, volumes)
     }
 
+    fn suspects(&self, world: &World) -> bool {
+        self.present.suspects(world)
+    }
+
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
         self.present.heals(world, setup)
     }

@@ -50,7 +50,7 @@ pub fn unprotected() -> Vec<Scenario> {
     let mut all = vec![
         Scenario {
             wants: vec![set(&[])],
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("1.3.1: the last volume is removed", Release::V1_3_1, ForceTeardown)
         },
         Scenario {
@@ -62,18 +62,18 @@ pub fn unprotected() -> Vec<Scenario> {
         Scenario {
             wants: vec![],
             events: delete,
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("main: somebody deletes the pod (W9)", Release::Main, ForceTeardown)
         },
         Scenario {
             events: Events { claim_flaps: 1, ..Events::default() },
-            violates: &[S1, S2, S4, L1],
+            violates: &[S1, S2, S3, S4, L1],
             ..base("main: a claim flaps while another is added (W2)", Release::Main, ForceTeardown)
         },
         Scenario {
             wants: vec![],
             events: Events { kubelet_evictions: 1, ..Events::default() },
-            violates: &[L1],
+            violates: &[L2],
             ..base("main: the kubelet evicts the pod (W5)", Release::Main, ForceTeardown)
         },
         Scenario {
@@ -82,7 +82,7 @@ pub fn unprotected() -> Vec<Scenario> {
             ..base("main: another volume while the first comes in (W7)", Release::Main, ForceTeardown)
         },
         Scenario {
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("18862: a pending replacement is enough", Release::Pr18862, ForceTeardown)
         },
         Scenario {
@@ -113,19 +113,19 @@ pub fn unprotected() -> Vec<Scenario> {
             attached: set(&[0, 1]),
             wants: vec![set(&[0])],
             events: Events { migrations: 1, ..Events::default() },
-            violates: &[S8, L1],
+            violates: &[S8, L2],
             ..base("main: a migration while a removed volume is held", Release::Main, ForceTeardown)
         },
         Scenario {
             events: Events { careful_deletes: 1, ..Events::default() },
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("main: a delete that its cache does not know of (W1)", Release::Main, ForceTeardown)
         },
         Scenario {
             attached: set(&[0, 1]),
             split: true,
             wants: vec![set(&[0, 1, 2])],
-            violates: &[S1, S2, W6],
+            violates: &[S1, S2, S3, W6],
             ..base("main: two old pods, only the newest is kept (W3)", Release::Main, ForceTeardown)
         },
         Scenario {
@@ -242,7 +242,7 @@ pub fn crippled() -> Vec<Scenario> {
         without(
             Scenario {
                 events: Events { deletes: 2, ..Events::default() },
-                violates: &[S1, S2],
+                violates: &[S1, S2, S3],
                 ..base("without grants: two deletes in a handoff (S3)", Release::Main, ForceTeardown)
             },
             |present| present.grants = false,
@@ -268,8 +268,12 @@ pub fn crippled() -> Vec<Scenario> {
                 attached: set(&[0, 1]),
                 split: true,
                 wants: vec![set(&[0, 1, 2])],
-                violates: &[S7],
-                ..base("without healing: a refused delete and a second pod (W8)", Release::Main, ForceTeardown)
+                violates: &[S7, L2],
+                ..base(
+                    "without healing: a refused delete and a second pod (W8)",
+                    Release::Main,
+                    ForceTeardown,
+                )
             },
             |present| present.heal = false,
         ),
@@ -277,7 +281,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { kubelet_evictions: 1, ..Events::default() },
-                violates: &[L1],
+                violates: &[L2],
                 ..base("without healing: the kubelet evicts the pod", Release::Main, ForceTeardown)
             },
             |present| present.heal = false,
@@ -286,7 +290,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 setup: Setup { broken: set(&[1]), ..Setup::new(Release::Main, ForceTeardown) },
                 wants: vec![set(&[0, 1, 2])],
-                violates: &[L1],
+                violates: &[L1, L6],
                 ..base("without taking back: one bad volume", Release::Main, ForceTeardown)
             },
             |present| present.take_back = false,
@@ -305,7 +309,7 @@ pub fn crippled() -> Vec<Scenario> {
         without(
             Scenario {
                 setup: Setup { filesystem: set(&[0, 1]), ..Setup::new(Release::Main, ForceTeardown) },
-                violates: &[L1],
+                violates: &[L2],
                 ..base("strict cover without completed mounts", Release::Main, ForceTeardown)
             },
             |present| present.completes_mounts = false,
@@ -320,7 +324,7 @@ pub fn crippled() -> Vec<Scenario> {
         strange(
             Scenario {
                 wants: vec![set(&[])],
-                violates: &[L1],
+                violates: &[L2],
                 ..base("a guard that waits for UnMounted on 1.3.1", Release::V1_3_1, ForceTeardown)
             },
             |world, pod| {
@@ -333,7 +337,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { deletions: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that does not ask whether the guest is down", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
@@ -342,7 +346,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { node_losses: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that does not ask whether the node is lost", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
@@ -351,7 +355,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { namespace_deletions: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that is asked by the namespace controller (L3)", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),

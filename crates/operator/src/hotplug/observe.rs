@@ -406,13 +406,8 @@ impl Steward {
                 self.claims(ask.namespace, names),
             )
             .await?;
-            let change = Change::among(
-                old.clone(),
-                new.clone(),
-                launcher.uid,
-                items(&pods),
-                items(&migrations),
-            );
+            let change =
+                Change::among(old.clone(), new.clone(), launcher.uid, items(&pods), items(&migrations));
             let now = self.now();
             let mut record = stored.record.clone();
             record.learn(&change.old, &change.pods, &classes(&claims));
