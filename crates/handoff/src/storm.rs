@@ -416,5 +416,9 @@ mod tests {
                 assert_eq!(tally.broken, 0, "{release} {driver}, seed {seed}: {tally:?}");
             }
         }
+        // A volume that nobody had was let go while another one was on its way in, which was unplugged.
+        let driver = Driver::PerPublishDevice;
+        let tally = one_vm(&storm(Release::V1_9_0, driver), 269, 60, &Present::whole(driver), &mut |_, _| ());
+        assert_eq!(tally.broken, 0, "{tally:?}");
     }
 }

@@ -64,7 +64,7 @@ pub enum Reason {
     NotRunning,
     /// A migration moves volumes to other claims, and owns these fields.
     VolumeMigration,
-    /// It only takes away what no guest has.
+    /// It only takes away what no guest has, and no other volume is on its way into the guest.
     NeverAttached,
     /// Somebody has said so.
     BreakGlass,
@@ -136,7 +136,7 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
     if *migrating || old.migration.is_some_and(|migration| migration.is_running()) {
         return Verdict::Hold(Hold { migrating: true, waits: Vec::new(), since, until: None });
     }
-    if takes_only_what_nobody_has(change) {
+    if takes_only_what_nobody_has(change) && !is_another_arriving(change) {
         return Verdict::Allow(Reason::NeverAttached);
     }
     let mut waits = waits(old, pods);
@@ -242,6 +242,18 @@ fn same_volumes(old: &Instance<'_>, new: &Instance<'_>) -> bool {
         one.volumes.iter().all(|volume| other.volumes.contains(volume))
     };
     within(old, new) && within(new, old)
+}
+
+/// Whether a volume that stays is about to be mounted, or mounted and not yet seen in the guest. A change of the set sets it
+/// back, and virt-launcher takes it out again when it has come so far (W7), whatever was removed.
+fn is_another_arriving(change: &Change<'_>) -> bool {
+    change.new.hotplugged().filter(|volume| !volume.utility).any(|volume| {
+        change.old.status_of(volume.name).is_some_and(|status| {
+            let mounted = status.phase == Phase::MountedToPod && status.target.is_empty();
+            let next = status.phase == Phase::AttachedToNode && !status.attach_pod.is_empty();
+            mounted || next
+        })
+    })
 }
 
 /// A removal that no guest notices must not wait: it may be what everything else waits for.

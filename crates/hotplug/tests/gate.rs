@@ -257,6 +257,35 @@ fn what_must_not_wait_does_not() {
     }
 }
 
+/// What no guest has leaves at once, but not while another volume is on its way in: that one would be set back and, mounted
+/// as it is, unplugged. Not for ever: the volume may never arrive.
+#[test]
+fn what_no_guest_has_waits_for_a_volume_that_is_arriving() {
+    let verdict = |phase: &'static str, pod: &'static str, target: &'static str, held: i64| {
+        let change = |old: &mut Value, new: &mut Value, _: &mut Vec<Value>| {
+            old["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("never")]);
+            old["status"]["volumeStatus"] = json!([status("a", phase, pod, target)]);
+            new["spec"]["volumes"] = json!([spec_volume("a")]);
+            new["status"] = old["status"].clone();
+        };
+        let record = Record { held: Some(NOW - held), ..Record::default() };
+        gate(change, &record, false)
+    };
+    let at_once = Verdict::Allow(Reason::NeverAttached);
+    for (phase, pod, target) in [
+        ("Ready", "u-old", "sda"),
+        ("Bound", "", ""),
+        ("AttachedToNode", "", ""),
+        ("MountedToPod", "", "sda"),
+    ] {
+        assert_eq!(verdict(phase, pod, target, 0), at_once, "{phase}");
+    }
+    for (phase, pod, longest) in [("AttachedToNode", "u-old", 120), ("MountedToPod", "u-old", 240)] {
+        assert!(matches!(verdict(phase, pod, "", longest), Verdict::Hold(_)), "{phase}");
+        assert_eq!(verdict(phase, pod, "", longest + 1), Verdict::Allow(Reason::Overdue), "{phase}");
+    }
+}
+
 #[test]
 fn a_removal_that_a_guest_notices_waits() {
     let verdict = gate(
