@@ -67,7 +67,7 @@ pub fn unprotected() -> Vec<Scenario> {
         },
         Scenario {
             events: Events { claim_flaps: 1, ..Events::default() },
-            violates: &[S1, S2, S3, S4, L1],
+            violates: &[S1, S2, S3, S4],
             ..base("main: a claim flaps while another is added (W2)", Release::Main, ForceTeardown)
         },
         Scenario {
