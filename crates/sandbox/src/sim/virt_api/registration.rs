@@ -96,6 +96,12 @@ const VALIDATORS: [Hook; 10] = [
         "virtualmachinerestores",
     ),
     (
+        "virtualmachineexport-validator.export.kubevirt.io",
+        "/virtualmachineexports-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachineexports",
+    ),
+    (
         "virtualmachinebackup-validator.backup.kubevirt.io",
         "/virtualmachinebackups-validate",
         &["CREATE", "UPDATE"],
@@ -251,6 +257,7 @@ fn group_of(plural: &str) -> (&'static str, &'static [&'static str]) {
             ("snapshot.kubevirt.io", &["v1alpha1", "v1beta1"])
         }
         "virtualmachinebackups" | "virtualmachinebackuptrackers" => ("backup.kubevirt.io", &["v1alpha1"]),
+        "virtualmachineexports" => ("export.kubevirt.io", &["v1alpha1", "v1beta1", "v1"]),
         "virtualmachineclones" => ("clone.kubevirt.io", &["v1alpha1", "v1beta1"]),
         _ => ("kubevirt.io", &["v1alpha3", "v1"]),
     }
