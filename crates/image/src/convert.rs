@@ -187,7 +187,7 @@ pub fn stream_from<W: Write>(
     if options.format != Format::VmdkStream {
         return Err(Error::Unsupported {
             format: options.format.name(),
-            why: "its tables are known last and stand first, so it needs a file; vmdk can be piped".into(),
+            why: "its tables are known last and stand first, so it needs a file; vmdk, qcow2 and ova can be piped".into(),
         });
     }
     let size = disk.size();
