@@ -119,7 +119,7 @@ async fn read(vm: &Vm, backup: &Arc<Backup>, ready: &Ready) -> Result<Vec<Backup
             return Err(Problem::new(doing(), wrong, remedy).into());
         }
         let what = format!("volume {} of {}", volume.name, vm.describe());
-        let source = BackupSource::open(&what, &volume.name, backup, ready.incremental).await;
+        let source = BackupSource::open(&what, &volume.name, backup.clone(), ready.incremental).await;
         let remedy = "the exporter pod reaches the VM's launcher through a tunnel: see its log";
         out.push(source.map_err(|error| Problem::new(doing(), error, remedy))?);
     }

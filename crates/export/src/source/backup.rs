@@ -373,17 +373,22 @@ impl std::fmt::Debug for BackupSource {
 }
 
 impl BackupSource {
-    /// Reads the map of a volume.
+    /// Reads the map of a volume of a [`Backup`].
     ///
     /// # Errors
     /// When it cannot be read, or is none.
-    pub async fn open(name: &str, volume: &str, backup: &Arc<Backup>, incremental: bool) -> Result<Self> {
+    pub async fn open(
+        name: &str,
+        volume: &str,
+        backup: Arc<dyn Directory>,
+        incremental: bool,
+    ) -> Result<Self> {
         let map = persist(|| async {
             let connection = Connection::open(&format!("{volume}/map"), backup.clone()).await?;
             read_map(name, &connection, incremental).await
         })
         .await?;
-        let connection = Connection::open(&format!("{volume}/data"), backup.clone()).await?;
+        let connection = Connection::open(&format!("{volume}/data"), backup).await?;
         Ok(Self { name: name.into(), map, connection, buffers: Buffers::default() })
     }
 
