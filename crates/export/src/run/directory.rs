@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::follow::{Checkpoints, Follow};
 use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
 use crate::journal::{Head, Journal, Past, sync_parent};
-use crate::machine::machine;
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
 
@@ -31,8 +30,7 @@ pub async fn to_directory(
     stop: CancellationToken,
 ) -> Result<Report> {
     job.check(settings.target)?;
-    let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
-    machine.name.clone_from(&job.name);
+    let (mut machine, warnings) = job.machine();
     let mut report = job.report();
     if matches!(settings.target, Target::Ova | Target::Ovf) {
         for message in &warnings {

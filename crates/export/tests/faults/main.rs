@@ -82,6 +82,7 @@ fn job_of(source: Arc<dyn Source>, base: Option<image::Backing>) -> Job {
         name: "vm".into(),
         source: "VirtualMachine ns/vm".into(),
         vm: serde_json::Value::Null,
+        expanded: serde_json::Value::Null,
         vmi: None,
         disks,
         lineage: Lineage::default(),
