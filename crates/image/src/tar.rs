@@ -69,8 +69,8 @@ pub(crate) fn padding(size: u64) -> u64 {
 /// stands first is something else.
 pub(crate) fn first_name(storage: &dyn Storage) -> Result<Option<String>> {
     let (mut at, mut next) = (0, Overrides::default());
-    // A pax and a GNU header may each come once in front of a file.
-    for _ in 0..4 {
+    // A directory, and extension headers, may stand in front of it.
+    for _ in 0..8 {
         let mut block = [0; BLOCK_LEN];
         let got = read_up_to(storage, at, &mut block)?;
         let known = block.get(257..262) == Some(b"ustar") && checksum_fits(&block);
@@ -83,6 +83,7 @@ pub(crate) fn first_name(storage: &dyn Storage) -> Result<Option<String>> {
             b'0' | 0 | b'7' => return Ok(Some(next.name.take().unwrap_or_else(|| stored_name(&block)))),
             b'x' | b'L' if size <= MAX_EXTENSION => next.read(storage, kind, at + BLOCK, size)?,
             b'g' | b'K' if size <= MAX_EXTENSION => {}
+            b'5' => next = Overrides::default(),
             _ => return Ok(None),
         }
         at += BLOCK + size.next_multiple_of(BLOCK);
