@@ -216,6 +216,31 @@ async fn an_ova_and_an_ovf_hold_the_machine_and_a_pipe_gives_the_same_ova() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ova_describes_what_an_instance_type_gives() {
+    let cluster = Cluster::start().await;
+    let kind = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineClusterInstancetype",
+        "metadata": {"name": "medium"}, "spec": {"cpu": {"guest": 4}, "memory": {"guest": "3Gi"}}});
+    let group = "/apis/instancetype.kubevirt.io/v1beta1";
+    cluster.create(&format!("{group}/virtualmachineclusterinstancetypes"), kind).await;
+    // As `virtctl create vm` writes it: no disk is listed, its volume becomes one.
+    let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": "sized", "namespace": "default"},
+        "spec": {"runStrategy": "Halted", "instancetype": {"name": "medium"},
+            "template": {"spec": {"domain": {"devices": {}},
+                "volumes": [{"name": "root", "persistentVolumeClaim": {"claimName": "web-data"}}]}}}});
+    cluster.create("/apis/kubevirt.io/v1/namespaces/default/virtualmachines", vm).await;
+    let out = cluster.out();
+    cluster.succeeds(&["sized", "-f", "ova", "-O", out.to_str().unwrap(), "--quiet"]).await;
+    let archive = std::fs::read(out.join("sized.ova")).unwrap();
+    let text = String::from_utf8_lossy(&archive).into_owned();
+    assert!(text.contains("\"instancetype\": {"), "the manifest that travels along is the VM's own");
+    let package = image::ovf::Package::open_archive(std::sync::Arc::new(archive)).unwrap();
+    assert_eq!((package.machine.cpus, package.machine.memory_mib), (4, 3072));
+    assert_eq!(package.machine.disks.len(), 1);
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_and_the_jobs_of_a_file_are_exported_with_the_providers_configuration() {
     let cluster = Cluster::start().await;
     let out = cluster.out();
