@@ -1,6 +1,6 @@
 //! virt-api's admission of exports (`pkg/storage/admitters/vmexport.go`, v1.9, and its gate of the releases before).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::storage::{cause, changed, error, judged};
 use super::validate::INVALID;
@@ -46,6 +46,8 @@ pub fn export(request: &Value, config: &ClusterConfig) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn config(version: &str, gates: &[&str]) -> ClusterConfig {

@@ -52,7 +52,7 @@ const MUTATORS: [Hook; 4] = [
     ),
 ];
 /// The same of the validating configuration.
-const VALIDATORS: [Hook; 10] = [
+const VALIDATORS: [Hook; 11] = [
     (
         "virtualmachineinstances-create-validator.kubevirt.io",
         "/virtualmachineinstances-validate-create",
