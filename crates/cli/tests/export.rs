@@ -424,7 +424,8 @@ async fn the_pre_flight_names_what_is_in_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn older_releases_are_spoken_to_in_the_version_that_they_serve() {
-    for (release, version) in [(Release::V1_3, "v1beta1"), (Release::V1_8, "v1beta1"), (Release::V1_9, "v1")] {
+    for (release, version) in [(Release::V1_3, "v1beta1"), (Release::V1_8, "v1beta1"), (Release::V1_9, "v1")]
+    {
         let cluster = Cluster::of(release).await;
         let out = cluster.out();
         let arguments = ["web", "--disk", "data", "-O", out.to_str().unwrap(), "--quiet", "--keep"];
@@ -435,13 +436,18 @@ async fn older_releases_are_spoken_to_in_the_version_that_they_serve() {
             let kubevirts = "/apis/kubevirt.io/v1/kubevirts";
             let found = cluster.get(kubevirts).await.unwrap()["items"][0]["metadata"].clone();
             let of = |key: &str| found[key].as_str().unwrap().to_owned();
-            let path = format!("/apis/kubevirt.io/v1/namespaces/{}/kubevirts/{}", of("namespace"), of("name"));
+            let path =
+                format!("/apis/kubevirt.io/v1/namespaces/{}/kubevirts/{}", of("namespace"), of("name"));
             let gates = json!({"spec": {"configuration": {"developerConfiguration": {
                 "featureGates": ["HostDevices", "Sidecar", "VMExport"]}}}});
             cluster.send("PATCH", &path, &gates).await;
         }
         let dry = cluster.succeeds(&[&arguments[..], &["--dry-run"]].concat()).await;
-        assert!(text(&dry.stdout).contains(&format!("VirtualMachineExport {version}")), "{}", text(&dry.stdout));
+        assert!(
+            text(&dry.stdout).contains(&format!("VirtualMachineExport {version}")),
+            "{}",
+            text(&dry.stdout)
+        );
         cluster.succeeds(&arguments).await;
         cluster.same(&out.join("web-data.qcow2"), "web-data");
         let exports = format!("/apis/export.kubevirt.io/{version}/virtualmachineexports");

@@ -106,8 +106,8 @@ fn a_disk_that_begins_like_an_image_is_what_it_is_said_to_be() {
             ["convert", &made, "copy", "-f", "raw", "--input-format", "raw", "--verify", "--force", "-q"];
         let copied = image(dir.path(), &arguments);
         assert!(copied.status.success(), "{}", text(&copied.stderr));
-        let same = std::fs::read(dir.path().join("copy")).unwrap()
-            == std::fs::read(dir.path().join(&made)).unwrap();
+        let same =
+            std::fs::read(dir.path().join("copy")).unwrap() == std::fs::read(dir.path().join(&made)).unwrap();
         assert!(same, "{format}");
         let arguments = ["verify", &made, "--input-format", driver, "--against", "disk.raw"];
         let known = image(dir.path(), &[&arguments[..], &["--against-format", "raw"]].concat());

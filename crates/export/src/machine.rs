@@ -130,7 +130,8 @@ pub fn machine(
         } else {
             "a guest made for virtio may lack, in its boot image, the driver"
         };
-        warnings.push(format!("{guest} for VMware's controllers: convert it with virt-v2v if it does not boot"));
+        warnings
+            .push(format!("{guest} for VMware's controllers: convert it with virt-v2v if it does not boot"));
     }
     let kinds = ["tpm", "gpus", "hostDevices", "filesystems"];
     for kind in kinds.into_iter().filter(|kind| !domain["devices"][kind].is_null()) {
@@ -285,14 +286,14 @@ mod tests {
     #[test]
     fn what_an_instance_type_gives_is_described_and_a_volume_without_a_disk_is_one() {
         let vm = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {
-            "instancetype": {"name": "u1.large"}, "preference": {"name": "fedora"},
-            "template": {"spec": {
-                "domain": {"devices": {"filesystems": [{"name": "share", "virtiofs": {}}]}},
-                "volumes": [
-                    {"name": "root", "dataVolume": {"name": "web-root"}},
-                    {"name": "share", "persistentVolumeClaim": {"claimName": "web-share"}},
-                ],
-            }}}});
+        "instancetype": {"name": "u1.large"}, "preference": {"name": "fedora"},
+        "template": {"spec": {
+            "domain": {"devices": {"filesystems": [{"name": "share", "virtiofs": {}}]}},
+            "volumes": [
+                {"name": "root", "dataVolume": {"name": "web-root"}},
+                {"name": "share", "persistentVolumeClaim": {"claimName": "web-share"}},
+            ],
+        }}}});
         let mut expanded = vm.clone();
         let spec = expanded["spec"].as_object_mut().unwrap();
         spec.remove("instancetype");

@@ -109,8 +109,7 @@ pub async fn find(args: &Args) -> Result<Subject> {
         cluster.get(&path).await.map_err(|error| Problem::new(doing(), error, remedy))?;
         let volumes = vec![VmVolume::of_claim(&name)];
         let (manifest, expanded) = (Value::Null, Value::Null);
-        let vm =
-            Vm { cluster, namespace, name, manifest, expanded, vmi: None, volumes, is_claim: true };
+        let vm = Vm { cluster, namespace, name, manifest, expanded, vmi: None, volumes, is_claim: true };
         return Ok(Subject::Vm(Box::new(vm)));
     }
     let path = |plural: &str| format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}");

@@ -99,9 +99,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 let (machine, disks, stem) = package(args, &*source);
                 image::stream_ova(&machine, &disks, &stem, &[], sink, &options, &mut watch)
             }
-            FormatName::Qcow2 => image::measure(&*source, &options, &mut watch).and_then(|measured| {
-                image::stream_measured(&*source, sink, &options, &measured, &mut watch)
-            }),
+            FormatName::Qcow2 => image::measure(&*source, &options, &mut watch)
+                .and_then(|measured| image::stream_measured(&*source, sink, &options, &measured, &mut watch)),
             _ => image::stream(&*source, sink, &options, &mut watch),
         }
         .map_err(|error| failed(args, &error))?

@@ -77,7 +77,9 @@ impl<'a> Gather<'a> {
     pub fn done(mut self) -> Bytes {
         match self.data.take() {
             Some(data) => self.buffers.lend(data),
-            None if self.zeros <= ZEROS.len() => Bytes::from_static(ZEROS.get(..self.zeros).unwrap_or_default()),
+            None if self.zeros <= ZEROS.len() => {
+                Bytes::from_static(ZEROS.get(..self.zeros).unwrap_or_default())
+            }
             None => vec![0; self.zeros].into(),
         }
     }

@@ -17,7 +17,6 @@ use super::objects::Objects;
 use crate::retry::{Looks, pause};
 use crate::{Error, Result};
 
-
 /// A snapshot that was taken for an export.
 #[derive(Clone)]
 pub struct Snapshot {

@@ -366,7 +366,9 @@ mod tests {
         ] {
             assert_eq!(choose(&group(served)), Ok(spoken), "{served:?}");
         }
-        assert!(choose(&group(&["v2", "v3"])).is_err_and(|wrong| wrong.contains("serves v2, v3 and none of v1")));
+        assert!(
+            choose(&group(&["v2", "v3"])).is_err_and(|wrong| wrong.contains("serves v2, v3 and none of v1"))
+        );
         assert!(choose(&Value::Null).is_err_and(|wrong| wrong.contains("does not serve it")));
     }
 

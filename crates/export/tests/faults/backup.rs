@@ -77,13 +77,14 @@ impl Tunnel {
     async fn start(disk: Vec<u8>, before: Option<&[u8]>, seed: u64, percent: u64) -> Arc<Self> {
         let shared: Arc<OnceLock<Arc<Self>>> = Arc::default();
         let late = shared.clone();
-        let address = serve(move |request| {
-            let tunnel = late.get().cloned();
-            async move {
-                tunnel.map_or_else(|| full(StatusCode::SERVICE_UNAVAILABLE, ""), |t| t.answer(&request))
-            }
-        })
-        .await;
+        let address =
+            serve(move |request| {
+                let tunnel = late.get().cloned();
+                async move {
+                    tunnel.map_or_else(|| full(StatusCode::SERVICE_UNAVAILABLE, ""), |t| t.answer(&request))
+                }
+            })
+            .await;
         let dice = Dice::new(seed);
         let extents = extents(&disk, before, &dice);
         let (percent, faults, generation) = (percent.into(), 0.into(), 1.into());
@@ -118,9 +119,7 @@ impl Tunnel {
     fn map(&self, offset: usize, fault: Option<u64>) -> Response<Body> {
         let most = 1 + usize::try_from(self.dice.below(40)).unwrap();
         let rest: Vec<_> = self.extents.iter().filter(|(range, _)| range.start >= offset).collect();
-        let shown = |(range, flags): &&(Range<usize>, u64)| {
-            json!({"offset": range.start, "length": range.len(), "type": flags, "description": ""})
-        };
+        let shown = |(range, flags): &&(Range<usize>, u64)| json!({"offset": range.start, "length": range.len(), "type": flags, "description": ""});
         let mut page: Vec<Value> = rest.iter().take(most).map(shown).collect();
         let mut next = rest.get(most).map(|(range, _)| range.start);
         match fault {

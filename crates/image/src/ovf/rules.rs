@@ -84,7 +84,10 @@ fn vmware_finds_every_section_in_the_order_of_the_schema() {
         assert!(fields.is_sorted(), "{fields:?}");
     }
     assert_eq!(text(hardware.child("System").unwrap(), "VirtualSystemType"), "vmx-14");
-    assert_eq!(system(&envelope).child("OperatingSystemSection").unwrap().attribute("osType"), "fedora64Guest");
+    assert_eq!(
+        system(&envelope).child("OperatingSystemSection").unwrap().attribute("osType"),
+        "fedora64Guest"
+    );
 }
 
 #[test]
@@ -92,8 +95,12 @@ fn vmware_finds_files_disks_and_networks_by_what_refers_to_them() {
     let envelope = envelope();
     let files: BTreeMap<&str, &Element> =
         envelope.child("References").unwrap().all("File").map(|file| (file.attribute("id"), file)).collect();
-    let disks: BTreeMap<&str, &Element> =
-        envelope.child("DiskSection").unwrap().all("Disk").map(|disk| (disk.attribute("diskId"), disk)).collect();
+    let disks: BTreeMap<&str, &Element> = envelope
+        .child("DiskSection")
+        .unwrap()
+        .all("Disk")
+        .map(|disk| (disk.attribute("diskId"), disk))
+        .collect();
     assert_eq!((files.len(), disks.len()), (40, 40));
     for disk in disks.values() {
         // vSphere knows the disk's format by this very text, and wants to know how long the file is.
@@ -130,7 +137,8 @@ fn controllers_have_numbers_of_their_own_and_disks_a_place_on_one() {
     let mut places = BTreeSet::new();
     for disk in items(&envelope, "17") {
         let (parent, unit) = (text(disk, "Parent"), text(disk, "AddressOnParent").parse::<u32>().unwrap());
-        let controller = hardware(&envelope).all("Item").find(|item| text(item, "InstanceID") == parent).unwrap();
+        let controller =
+            hardware(&envelope).all("Item").find(|item| text(item, "InstanceID") == parent).unwrap();
         let scsi = text(controller, "ResourceType") == "6";
         assert!(!scsi || (unit != 7 && unit < 16), "unit 7 is the controller's own");
         assert!(places.insert((parent, unit)), "two disks at {parent}:{unit}");
@@ -150,7 +158,10 @@ fn virtualbox_can_count_what_it_finds() {
     }
     let memory = items(&envelope, "4");
     assert_eq!(memory.len(), 1);
-    assert!(["MegaBytes", "MB", "byte * 2^20", "GigaBytes", "GB", "byte * 2^30"].contains(&text(memory[0], "AllocationUnits")));
+    assert!(
+        ["MegaBytes", "MB", "byte * 2^20", "GigaBytes", "GB", "byte * 2^30"]
+            .contains(&text(memory[0], "AllocationUnits"))
+    );
     assert!(items(&envelope, "20").iter().all(|one| text(one, "ResourceSubType") == "AHCI"));
 }
 
@@ -159,7 +170,9 @@ fn virt_v2v_finds_machine_and_disks_where_it_looks() {
     // input/OVF.ml looks elements up with their prefixes, takes memory as MiB whatever its units, and knows the
     // firmware by two words.
     let text_of = render(&machine());
-    for prefix in ["rasd:ResourceType", "rasd:VirtualQuantity", "rasd:HostResource", "vmw:CoresPerSocket", "vmw:Config"] {
+    for prefix in
+        ["rasd:ResourceType", "rasd:VirtualQuantity", "rasd:HostResource", "vmw:CoresPerSocket", "vmw:Config"]
+    {
         assert!(text_of.contains(&format!("<{prefix}")), "{prefix}");
     }
     let envelope = envelope();
@@ -178,9 +191,15 @@ fn virt_v2v_finds_machine_and_disks_where_it_looks() {
     for disk in items(&envelope, "17") {
         let resource = text(disk, "HostResource");
         let id = resource.strip_prefix("ovf:").unwrap_or(resource).strip_prefix("/disk/").unwrap();
-        let stated = envelope.child("DiskSection").unwrap().all("Disk").find(|one| one.attribute("diskId") == id);
+        let stated =
+            envelope.child("DiskSection").unwrap().all("Disk").find(|one| one.attribute("diskId") == id);
         let file = stated.unwrap().attribute("fileRef");
-        let file = envelope.child("References").unwrap().all("File").find(|one| one.attribute("id") == file).unwrap();
+        let file = envelope
+            .child("References")
+            .unwrap()
+            .all("File")
+            .find(|one| one.attribute("id") == file)
+            .unwrap();
         assert!(["", "identity", "gzip"].contains(&file.attribute("compression")));
         let parent = text(disk, "Parent");
         let parent = hardware(&envelope).all("Item").find(|item| text(item, "InstanceID") == parent).unwrap();

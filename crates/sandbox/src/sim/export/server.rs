@@ -180,8 +180,7 @@ impl Exports {
             let identity = lock(&self.0.identity);
             (identity.1.clone(), identity.2.clone())
         };
-        let accepting =
-            tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(2 * PIECE)));
+        let accepting = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(2 * PIECE)));
         let stream = tokio::time::timeout(PATIENCE, accepting).await??;
         let service = service_fn(move |request| {
             let exports = self.clone();

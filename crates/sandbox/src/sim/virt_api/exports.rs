@@ -35,11 +35,7 @@ pub fn export(request: &Value, config: &ClusterConfig) -> Value {
     }
     if text(source, "/apiGroup") != *group {
         let wanted = if group.is_empty() { "missing or blank" } else { group };
-        causes.push(cause(
-            INVALID,
-            format!("{called} API group must be {wanted}"),
-            "spec.source.APIGroup",
-        ));
+        causes.push(cause(INVALID, format!("{called} API group must be {wanted}"), "spec.source.APIGroup"));
     }
     judged(&causes)
 }
@@ -78,9 +74,15 @@ mod tests {
         let new = config("v1.9.0", &[]);
         for (source, wrong) in [
             (json!({"kind": "PersistentVolumeClaim", "name": "a"}), ""),
-            (json!({"apiGroup": "x", "kind": "PersistentVolumeClaim", "name": "a"}), "PVC API group must be missing or blank"),
+            (
+                json!({"apiGroup": "x", "kind": "PersistentVolumeClaim", "name": "a"}),
+                "PVC API group must be missing or blank",
+            ),
             (json!({"kind": "VirtualMachine", "name": "a"}), "VM API group must be kubevirt.io"),
-            (json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine"}), "Virtual Machine name must not be empty"),
+            (
+                json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine"}),
+                "Virtual Machine name must not be empty",
+            ),
             (json!({"kind": "Pod", "name": "a"}), "invalid kind"),
         ] {
             let answer = export(&create(&source), &new);
