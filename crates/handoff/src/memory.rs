@@ -40,6 +40,7 @@ enum Answer {
 }
 
 /// All that a steward sees of a world, but its pods.
+#[allow(clippy::struct_excessive_bools, reason = "independent events")]
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Rest {
     spec: Volumes,
