@@ -12,7 +12,7 @@ use provider::{Error, Provider, VmId};
 use serde_json::{Value, json};
 
 use crate::cli::FAILED;
-use crate::connection::{Scope, duration, problem};
+use crate::connection::{Scope, VM, duration, object, problem};
 use crate::output::print;
 use crate::presented::{Document, document};
 use crate::problem::Problem;
@@ -97,7 +97,7 @@ impl Bulk {
         if !self.names.is_empty() {
             let mut vms = Vec::new();
             for name in &self.names {
-                let vm = VmId::parse(name, &namespace).map_err(problem)?;
+                let vm = object(VM, name, &namespace)?;
                 if !vms.contains(&vm) {
                     vms.push(vm);
                 }
@@ -151,7 +151,7 @@ impl Bulk {
                 Ok(()) => {
                     answer["result"] = operation.into();
                     if self.output.is_none() {
-                        print(&format!("virtualmachine.kubevirt.io/{} {operation}{dry}\n", vm.name()))?;
+                        print(&format!("{VM}/{} {operation}{dry}\n", vm.name()))?;
                     }
                 }
                 Err(error) => {

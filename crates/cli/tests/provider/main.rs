@@ -157,6 +157,32 @@ async fn callers_have_their_own_rights_and_no_more() {
 }
 
 #[test]
+fn every_write_is_one_line_also_when_its_caller_has_gone() {
+    let slow = "latency:ms=120000,verb=create,resource=virtualmachines.kubevirt.io,user=admin";
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator", "--fault", slow]);
+    let mut service = Service::start(&sandbox.kubeconfig, &[]);
+    let log = BufReader::new(service.child.stderr.take().unwrap());
+    assert_eq!(service.post("/kubevirt/vms/list", &json!({})).status, 200);
+    // a namespace may be called as questions are
+    assert_eq!(service.post("/kubevirt/vms/query", &json!({"kind": "Pod"})).status, 400);
+    let waiting =
+        service.open("POST", "/kubevirt/vms/default", &["X-Request-Id: gone"], &vm("web").to_string());
+    let hits = || {
+        let kubeconfig = sandbox.kubeconfig.to_str().unwrap();
+        program::virt_steward(&["sandbox", "fault", "log", "--kubeconfig", kubeconfig], "").stdout
+    };
+    while !hits().contains("latency") {}
+    drop(waiting);
+    let lines = log.lines().map_while(Result::ok).filter(|line| line.contains(" audit: "));
+    let lines: Vec<String> = lines.take(2).collect();
+    assert!(lines[0].contains("\"/kubevirt/vms/query\"") && lines[0].contains("status=400"), "{lines:?}");
+    assert!(
+        lines[1].contains("request=\"gone\"") && lines[1].contains("abandoned by its caller"),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn changes_are_followed_as_events() {
     let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator"]);
     let service = Service::start(&sandbox.kubeconfig, &[]);

@@ -63,6 +63,21 @@ impl Resource {
         (self.root.trim_start_matches("/apis/"), self.plural)
     }
 
+    /// What people call them, as in "listing snapshots".
+    pub(super) fn words(&self) -> &'static str {
+        match self.plural {
+            "virtualmachines" | "virtualmachineinstances" => "VMs",
+            "virtualmachineinstancemigrations" => "migrations",
+            "virtualmachinesnapshots" => "snapshots",
+            "virtualmachinetemplates" => "templates",
+            "virtualmachineinstancetypes" | "virtualmachineclusterinstancetypes" => "instance types",
+            "virtualmachinepreferences" | "virtualmachineclusterpreferences" => "preferences",
+            "persistentvolumeclaims" => "claims",
+            "vmexportjobs" => "export jobs",
+            plural => plural,
+        }
+    }
+
     /// One that is in no namespace.
     pub(super) fn cluster_object(&self, name: &str) -> String {
         format!("{}/{}/{name}", self.root, self.plural)

@@ -145,17 +145,16 @@ pub async fn serve(
     axum::serve(listener, router(config)).with_graceful_shutdown(stop).await
 }
 
-/// Lets a request in: who it is from, whether there is room, and what is written down about it.
+/// Lets a request in: who it is from, and whether there is room.
 async fn admit(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let id = request_id(&service, request.headers());
     let mut response =
         match enter(&service, request.headers(), request.extensions().get::<Peer>().cloned()).await {
             Ok((caller, _slot)) => {
-                let record = audit::Record::of(&request, &id, &caller.name);
-                request.extensions_mut().insert(caller);
-                let response = next.run(request).await;
-                record.write(response.status());
-                response
+                let extensions = request.extensions_mut();
+                extensions.insert(audit::RequestId(id.clone()));
+                extensions.insert(caller);
+                next.run(request).await
             }
             Err(error) => Problem::from(error).into_response(),
         };
