@@ -92,7 +92,15 @@ fn lines_of(text: &str) -> Vec<String> {
         .collect();
     let quoted = joined.split('`').skip(1).filter(|part| !part.contains('\n')).map(str::to_owned);
     let lines = joined.lines().map(|line| line.trim_start().trim_start_matches("$ ").to_owned());
-    let all = quoted.chain(lines).filter_map(|line| line.strip_prefix("virt-steward ").map(str::to_owned));
+    // a line of prose may begin with the name as well
+    let root = Cli::command();
+    let is_verb = |line: &String| {
+        let verb = line.strip_prefix("virt-steward ").and_then(|rest| rest.split(' ').next());
+        verb.is_some_and(|verb| root.find_subcommand(verb).is_some())
+    };
+    let all = quoted
+        .chain(lines.filter(is_verb))
+        .filter_map(|line| line.strip_prefix("virt-steward ").map(str::to_owned));
     all.collect()
 }
 
@@ -101,16 +109,25 @@ fn unknown(line: &str) -> Option<String> {
     let root = Cli::command();
     let mut command = &root;
     let end = ["|", ">", "<", "&&", "#", ";", "--"];
-    for word in line.split_whitespace().take_while(|word| !end.contains(word)) {
+    let mut words = line.split_whitespace().take_while(|word| !end.contains(word));
+    while let Some(word) = words.next() {
         let word = word.trim_matches(['"', '\'', ',', '.', ')', '(', '[', ']']);
         if let Some(flag) = word.strip_prefix("--") {
-            let flag = flag.split('=').next().unwrap_or_default();
-            if !has_flag(command, flag) && !["help", "version"].contains(&flag) {
-                return Some(format!("`{}` has no --{flag}", command.get_name()));
+            let name = flag.split('=').next().unwrap_or_default();
+            if !has_flag(command, name) && !["help", "version"].contains(&name) {
+                return Some(format!("`{}` has no --{name}", command.get_name()));
             }
-        } else if command.has_subcommands()
-            && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"-|".contains(&byte))
-        {
+            let takes = |one: &clap::Arg| one.get_long() == Some(name) && one.get_action().takes_values();
+            if !flag.contains('=') && command.get_arguments().any(takes) {
+                words.next();
+            }
+        } else if word.starts_with('-') {
+            words.next();
+        } else if command.has_subcommands() {
+            // what stands for something else is filled in later
+            if !word.bytes().all(|byte| byte.is_ascii_lowercase() || b"-|".contains(&byte)) {
+                return None;
+            }
             let mut found = word.split('|').map(|verb| command.find_subcommand(verb));
             match found.next().flatten() {
                 Some(first) if found.all(|one| one.is_some()) => command = first,

@@ -122,7 +122,7 @@ impl Bulk {
         }
         let names: Vec<String> = vms.iter().take(10).map(ToString::to_string).collect();
         let more = if vms.len() > 10 { ", …" } else { "" };
-        ask(&format!("{verb} {} VMs ({}{more})?", vms.len(), names.join(", ")))
+        ask(&format!("{verb} {} ({}{more})?", many(vms.len()), names.join(", ")))
     }
 
     /// Does one thing to each VM, some at a time, and says what came of it. `operation` names it in the
@@ -169,6 +169,11 @@ impl Bulk {
         }
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
+}
+
+/// As in `3 VMs`.
+pub fn many(count: usize) -> String {
+    format!("{count} VM{}", if count == 1 { "" } else { "s" })
 }
 
 /// Asks a person. Where nobody can answer, that is an error: nothing is done by silence.

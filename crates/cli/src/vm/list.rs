@@ -97,11 +97,12 @@ pub struct Args {
 /// Arguments of `vm get`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  virt-steward vm get
   virt-steward vm get web
   virt-steward vm get web prod/db -o yaml")]
 pub struct GetArgs {
-    /// VMs, as `name` or `namespace/name`
-    #[arg(value_name = "VM", required = true, add = crate::completing::vms())]
+    /// VMs, as `name` or `namespace/name`; without any, all of the namespace
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -205,10 +206,14 @@ const fn sort_by(column: Column) -> SortBy {
     }
 }
 
-/// Shows some VMs by name, in the order of the command line.
+/// Shows some VMs by name, in the order of the command line; or all.
 pub async fn get(args: GetArgs) -> Result<ExitCode> {
     let (provider, namespace) = args.scope.connect().await?;
     let mut vms = Vec::new();
+    if args.names.is_empty() {
+        let all = Selection { namespace: Some(namespace.clone()), ..Selection::default() };
+        vms = provider.list_all(all).await.map_err(problem)?;
+    }
     for name in &args.names {
         let vm = object(VM, name, &namespace)?;
         vms.push(provider.describe(&vm).await.map_err(problem)?.summary);

@@ -190,12 +190,8 @@ fn detach() -> VolumeChange {
 
 /// A job that exports a VM, under the VM's name.
 fn job(vm: &VmId) -> Request {
-    Request {
-        vm_path: vm.to_string(),
-        output_dir: "s3://backups/nightly".into(),
-        name: Some(vm.name().into()),
-        ..Request::default()
-    }
+    let file = json!({"vm_path": vm.to_string(), "output_dir": "s3://backups/nightly", "name": vm.name()});
+    provider::jobs::read(&file).unwrap().remove(0)
 }
 
 fn gpu() -> device::Wish {

@@ -97,7 +97,6 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
         ("create", "on", Kind::AlreadyExists, "already exists"),
         ("attach volume", "disk", Kind::AlreadyExists, "in the VM already"),
         ("detach volume", "disk", Kind::WrongState, "is not hotpluggable"),
-        ("detach volume", "on", Kind::NotFound, "there is no volume"),
         ("submit job", "on", Kind::AlreadyExists, "already exists"),
         ("resume job", "on", Kind::WrongState, "it is not cancelled"),
         ("cancel job", "off", Kind::WrongState, "it is cancelled already"),
@@ -105,7 +104,7 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
         ("guest file systems", "off", Kind::WrongState, "the VM is off"),
         ("vnc", "off", Kind::WrongState, "the VM is off"),
     ] {
-        let error = act(name)(cluster.provider.clone(), id(vm)).await.unwrap_err();
+        let error = act(name)(cluster.provider.clone(), id(vm)).await.expect_err(&format!("{name} {vm}"));
         assert_eq!(error.kind, kind, "{name} {vm}: {error:?}");
         assert!(error.wrong.contains(wrong), "{name} {vm}: {error:?}");
         readable(name, &error);
@@ -119,6 +118,17 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
     let error = cluster.provider.change_device(&id("on"), &now, false).await.unwrap_err();
     assert!(error.wrong.contains("cannot plug host devices"), "{error:?}");
     assert!(error.remedy.contains("--on-next-start"), "{error:?}");
+    let spare = json!({"apiVersion": "v1", "kind": "Node", "spec": {"unschedulable": true},
+        "metadata": {"name": "spare", "labels": {"kubernetes.io/hostname": "spare"}}});
+    cluster.create("/api/v1/nodes", spare).await;
+    for (node, kind, wrong) in [
+        ("nowhere", Kind::NotFound, "there is no node `nowhere`"),
+        ("spare", Kind::WrongState, "node `spare` is cordoned"),
+    ] {
+        let to = MigrateTo { node: Some(node.into()) };
+        let error = cluster.provider.migrate(&id("on"), &to, false).await.unwrap_err();
+        assert_eq!((error.kind, error.wrong.as_str()), (kind, wrong));
+    }
     let error = cluster.provider.expand_volume(&id("on"), "root", "20Gi", false).await.unwrap_err();
     assert_eq!(
         (error.kind, error.wrong.as_str()),
@@ -252,10 +262,9 @@ async fn time_that_is_up_says_where_it_stands() {
     assert!(error.wrong.contains("there is no such claim"), "{error:?}");
     readable("attach volume", &error);
 
-    // no node takes it, so it goes nowhere
-    let to = MigrateTo { node: Some("nowhere".into()) };
+    // nobody works on it, so it goes nowhere
     cluster.hold("virtualmachineinstancemigrations", "");
-    let migration = p.migrate(&id("on"), &to, false).await.unwrap();
+    let migration = p.migrate(&id("on"), &MigrateTo::default(), false).await.unwrap();
     late("migrate", p.wait_migration(&migration, short, quiet).await.map(drop), "Pending");
 
     for kind in ["virtualmachinesnapshots", "virtualmachinerestores", "virtualmachineclones"] {

@@ -120,8 +120,9 @@ impl Join {
             return Ok(None);
         }
         // side by side: the first answer is there after one round trip
-        let (vms, ()) = futures::try_join!(vms.next(provider), instances.ahead(provider))?;
-        let vms = vms.map(|(vms, _)| vms).unwrap_or_default();
+        let (vms, read) = futures::join!(vms.next(provider), instances.ahead(provider));
+        let vms = vms?.map(|(vms, _)| vms).unwrap_or_default();
+        read?;
         if let Some(last) = vms.last().map(key) {
             instances.cover(provider, &last).await?;
         }

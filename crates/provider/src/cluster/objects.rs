@@ -118,10 +118,10 @@ impl Provider {
 
     /// A VM and, when there is one, its instance.
     pub(super) async fn observe(&self, vm: &VmId, doing: &str) -> Result<(Value, Option<Value>), Error> {
-        let (object, instance) = futures::try_join!(async { self.vm_object(vm, doing).await }, async {
-            self.find(&VMIS.of(vm), doing).await
-        })?;
-        Ok((object, instance))
+        let instance = VMIS.of(vm);
+        let (object, instance) = futures::join!(self.vm_object(vm, doing), self.find(&instance, doing));
+        // what is wrong with both is said of the VM, whichever answer came first
+        Ok((object?, instance?))
     }
 
     /// The KubeVirt object, when there is one that the caller may read.

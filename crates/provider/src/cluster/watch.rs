@@ -81,10 +81,11 @@ impl Provider {
         let namespace = selection.namespace.clone();
         let namespace = namespace.as_deref();
         // all pages are of the first one's version, and the watches go on from there
-        let ((vms, at_vms), (vmis, at_vmis)) = futures::try_join!(
+        let (vms, vmis) = futures::join!(
             self.all_at(&VMS, namespace, &labels, |vm| slim::vm(&vm)),
             self.all_at(&VMIS, namespace, "", |vmi| slim::vmi(&vmi))
-        )?;
+        );
+        let ((vms, at_vms), (vmis, at_vmis)) = (vms?, vmis?);
         let of_vms = self.events(&VMS, namespace, &labels, &at_vms).await?.map(|event| (true, event));
         let of_vmis = self.events(&VMIS, namespace, "", &at_vmis).await?.map(|event| (false, event));
         let mut tables =
