@@ -36,7 +36,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -133,6 +133,7 @@ pub fn router(config: Config) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(service.clone(), admit))
         .merge(routes::add(true))
+        .layer(from_fn(problem::in_one_form))
         .with_state(service)
 }
 
