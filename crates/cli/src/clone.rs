@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use provider::clone::{Origin, Wish};
 
-use crate::connection::problem;
+use crate::connection::{VM, object, problem};
 use crate::problem::Problem;
 use crate::verbs::How;
 use crate::vm::Progress;
@@ -15,13 +15,14 @@ use crate::vm::Progress;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward clone web web-copy --wait
+  virt-steward clone shop/web web-copy --dry-run
   virt-steward clone --snapshot before-upgrade web-copy --wait
   virt-steward clone web web-copy --mac default=02:00:00:12:34:56 --serial SN-7
 
 The copy is in the same namespace, off, with MAC addresses and a serial number of its own: those that are
 given, or others that KubeVirt draws.")]
 pub struct Args {
-    /// The VM; left away with `--snapshot`
+    /// The VM, as `name` or `namespace/name`, and the name of the copy; with `--snapshot` only the latter
     #[arg(value_name = "VM", num_args = 1..=2, required = true, add = crate::completing::vms())]
     names: Vec<String>,
 
@@ -46,9 +47,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let wrong = |wrong: &str, remedy: &str| -> anyhow::Error {
         Problem::new("reading the arguments", wrong, remedy).into()
     };
-    let (origin, target) = match (args.snapshot, args.names.as_slice()) {
-        (None, [vm, target]) => (Origin::Vm(vm.clone()), target.clone()),
-        (Some(snapshot), [target]) => (Origin::Snapshot(snapshot), target.clone()),
+    let (from, name, target) = match (&args.snapshot, args.names.as_slice()) {
+        (None, [vm, target]) => (VM, vm, target.clone()),
+        (Some(snapshot), [target]) => (crate::snapshot::RESOURCE, snapshot, target.clone()),
         _ => {
             let remedy = "see the examples of `virt-steward clone --help`";
             return Err(wrong(
@@ -71,13 +72,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     let how = args.how;
     let (provider, namespace) = how.scope.connect().await?;
+    // the copy is where its origin is
+    let id = object(from, name, &namespace)?;
+    let named = id.name().to_owned();
+    let origin = if args.snapshot.is_some() { Origin::Snapshot(named) } else { Origin::Vm(named) };
     let wish = Wish { target, macs, serial: args.serial };
-    let clone = provider.clone_vm(&namespace, &origin, &wish, how.dry_run).await.map_err(problem)?;
+    let clone = provider.clone_vm(id.namespace(), &origin, &wish, how.dry_run).await.map_err(problem)?;
     if let Some(timeout) = how.waits() {
         let mut progress = Progress::of(&clone.name);
         let note = &mut |standing: &str| progress.note(standing);
         provider.wait_clone(&clone, timeout, note).await.map_err(problem)?;
     }
-    how.tell(&format!("virtualmachine.kubevirt.io/{} cloned", wish.target), &clone)?;
+    how.tell(&format!("{VM}/{} cloned", wish.target), &clone)?;
     Ok(ExitCode::SUCCESS)
 }

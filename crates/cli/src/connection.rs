@@ -78,10 +78,24 @@ impl Scope {
 
     /// Connects, and reads the name of one VM.
     pub async fn connect_for(&self, name: &str) -> Result<(Provider, VmId)> {
-        let (provider, namespace) = self.connect().await?;
-        let vm = VmId::parse(name, &namespace).map_err(problem)?;
-        Ok((provider, vm))
+        self.connect_to(VM, name).await
     }
+
+    /// Connects, and reads the name of one object of a kind.
+    pub async fn connect_to(&self, resource: &str, name: &str) -> Result<(Provider, VmId)> {
+        let (provider, namespace) = self.connect().await?;
+        Ok((provider, object(resource, name, &namespace)?))
+    }
+}
+
+/// VMs, as kubectl names them.
+pub const VM: &str = "virtualmachine.kubevirt.io";
+
+/// Reads `name` or `namespace/name`, or a name as `-o name` prints it: `virtualmachine.kubevirt.io/name`. Which of them
+/// it is cannot be mistaken, since namespaces have no dots.
+pub fn object(resource: &str, text: &str, namespace: &str) -> Result<VmId> {
+    let bare = text.strip_prefix(resource).and_then(|rest| rest.strip_prefix('/'));
+    VmId::parse(bare.unwrap_or(text), namespace).map_err(problem)
 }
 
 /// An error of an operation in the program's one form.
@@ -122,6 +136,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_printed() {
+        for (text, expected) in [
+            ("web", Some("default/web")),
+            ("shop/web", Some("shop/web")),
+            ("virtualmachine.kubevirt.io/web", Some("default/web")),
+            ("virtualmachine.kubevirt.io/shop/web", Some("shop/web")),
+            ("virtualmachinesnapshot.snapshot.kubevirt.io/web", None),
+            ("virtualmachine.kubevirt.io/", None),
+        ] {
+            let found = object(VM, text, "default").ok().map(|id| id.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_kubectl_writes_them() {

@@ -98,7 +98,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::List(ListArgs { listing }) => {
             let (provider, namespace) = listing.place().await?;
             let found = provider.instancetypes(namespace.as_deref()).await.map_err(problem)?;
-            listing.show("instance types", &found, types)
+            listing.show("instance types", &found, |one| named(&one.kind, &one.name), types)
         }
     }?;
     Ok(ExitCode::SUCCESS)
@@ -115,10 +115,15 @@ pub async fn preferences(args: PreferenceArgs) -> Result<ExitCode> {
         PreferenceVerb::List(PreferenceListArgs { listing }) => {
             let (provider, namespace) = listing.place().await?;
             let found = provider.preferences(namespace.as_deref()).await.map_err(problem)?;
-            listing.show("preferences", &found, wishes)
+            listing.show("preferences", &found, |one| named(&one.kind, &one.name), wishes)
         }
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As kubectl names it.
+fn named(kind: &str, name: &str) -> String {
+    format!("{}.instancetype.kubevirt.io/{name}", kind.to_lowercase())
 }
 
 fn place(namespace: Option<&String>) -> String {

@@ -14,6 +14,9 @@ use crate::table;
 use crate::verbs::{AtOnce, Listing, Showing};
 use crate::vm::{Patience, Progress};
 
+/// As kubectl names them.
+const RESOURCE: &str = "virtualmachineinstancemigration.kubevirt.io";
+
 /// Arguments of `migration`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -91,7 +94,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 async fn cancel(CancelArgs { name, vm, how }: CancelArgs) -> Result<()> {
     let ended = match (&name, &vm) {
         (Some(name), _) => {
-            let (provider, id) = how.scope.connect_for(name).await?;
+            let (provider, id) = how.scope.connect_to(RESOURCE, name).await?;
             provider.end_migration(&id, how.dry_run).await
         }
         (None, vm) => {
@@ -100,11 +103,11 @@ async fn cancel(CancelArgs { name, vm, how }: CancelArgs) -> Result<()> {
         }
     }
     .map_err(problem)?;
-    how.tell(&format!("virtualmachineinstancemigration.kubevirt.io/{} cancelled", ended.name), &ended)
+    how.tell(&format!("{RESOURCE}/{} cancelled", ended.name), &ended)
 }
 
 async fn get(GetArgs { name, patience, showing }: GetArgs) -> Result<()> {
-    let (provider, id) = showing.scope.connect_for(&name).await?;
+    let (provider, id) = showing.scope.connect_to(RESOURCE, &name).await?;
     let mut found = provider.migration(&id).await.map_err(problem)?;
     if patience.wait && !found.is_over() {
         let mut progress = Progress::of(&id);
@@ -118,7 +121,7 @@ async fn list(ListArgs { active, vm, listing }: ListArgs) -> Result<()> {
     let (provider, namespace) = listing.place().await?;
     let mut found = provider.migrations(namespace.as_deref()).await.map_err(problem)?;
     found.retain(|one| (!active || !one.is_over()) && vm.as_ref().is_none_or(|vm| one.vm == *vm));
-    listing.show("migrations", &found, present)
+    listing.show("migrations", &found, |one| format!("{RESOURCE}/{}", one.name), present)
 }
 
 /// One migration, and what is known of how far it is.

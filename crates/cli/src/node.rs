@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::connection::{ClusterArgs, Scope, problem};
 use crate::output::print;
-use crate::presented::{Document, document, or_none, size};
+use crate::presented::{Document, Format, document, or_none, size};
 use crate::style::{Style, Tone};
 use crate::table;
 
@@ -53,7 +53,7 @@ struct ListArgs {
     cluster: ClusterArgs,
     /// Form of the answer
     #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    output: Option<Format>,
 }
 
 /// Runs the verb.
@@ -71,8 +71,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             let (provider, _) = Scope::of(args.cluster).connect().await?;
             let nodes = provider.nodes().await.map_err(problem)?;
             match args.output {
-                Some(format) => document(format, &json!({"items": nodes})),
-                None => print(&table::fit(&rows(&nodes))),
+                Some(Format::Json) => document(Document::Json, &json!({"items": nodes})),
+                Some(Format::Yaml) => document(Document::Yaml, &json!({"items": nodes})),
+                Some(Format::Name) => {
+                    print(&nodes.iter().map(|one| format!("node/{}\n", one.name)).collect::<String>())
+                }
+                Some(Format::Wide) | None => print(&table::fit(&rows(&nodes))),
             }
         }
     }?;

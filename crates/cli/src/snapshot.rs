@@ -15,7 +15,7 @@ use crate::verbs::{AtOnce, How, Listing, Showing};
 use crate::vm::Progress;
 
 /// As kubectl names them.
-const RESOURCE: &str = "virtualmachinesnapshot.snapshot.kubevirt.io";
+pub const RESOURCE: &str = "virtualmachinesnapshot.snapshot.kubevirt.io";
 
 /// Arguments of `snapshot`.
 #[derive(Debug, clap::Args)]
@@ -136,13 +136,13 @@ async fn create(CreateArgs { vm, name, how }: CreateArgs) -> Result<()> {
 }
 
 async fn delete(DeleteArgs { name, how }: DeleteArgs) -> Result<()> {
-    let (provider, id) = how.scope.connect_for(&name).await?;
+    let (provider, id) = how.scope.connect_to(RESOURCE, &name).await?;
     provider.delete_snapshot(id.namespace(), id.name(), how.dry_run).await.map_err(problem)?;
     how.deleted(RESOURCE, &id)
 }
 
 async fn get(GetArgs { name, showing }: GetArgs) -> Result<()> {
-    let (provider, id) = showing.scope.connect_for(&name).await?;
+    let (provider, id) = showing.scope.connect_to(RESOURCE, &name).await?;
     let snapshot = provider.get_snapshot(id.namespace(), id.name()).await.map_err(problem)?;
     showing.show(&snapshot, |one| present(std::slice::from_ref(one)))
 }
@@ -150,11 +150,11 @@ async fn get(GetArgs { name, showing }: GetArgs) -> Result<()> {
 async fn list(ListArgs { vm, listing }: ListArgs) -> Result<()> {
     let (provider, namespace) = listing.place().await?;
     let found = provider.snapshots(namespace.as_deref(), vm.as_deref()).await.map_err(problem)?;
-    listing.show("snapshots", &found, present)
+    listing.show("snapshots", &found, |one| format!("{RESOURCE}/{}", one.name), present)
 }
 
 async fn restore(RestoreArgs { name, to, stop, how }: RestoreArgs) -> Result<()> {
-    let (provider, id) = how.scope.connect_for(&name).await?;
+    let (provider, id) = how.scope.connect_to(RESOURCE, &name).await?;
     let target = match to {
         Some(name) => name,
         None => provider.get_snapshot(id.namespace(), id.name()).await.map_err(problem)?.vm,

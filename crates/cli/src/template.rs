@@ -185,7 +185,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 
 async fn create(CreateArgs { name, values, start, how }: CreateArgs) -> Result<()> {
     let values = values.read()?;
-    let (provider, template) = how.scope.connect_for(&name).await?;
+    let (provider, template) = how.scope.connect_to(RESOURCE, &name).await?;
     let done = provider.create_from_template(&template, &values, how.dry_run).await.map_err(problem)?;
     let vm = &done.virtual_machine;
     let (namespace, name) = (text(vm, "/metadata/namespace"), text(vm, "/metadata/name"));
@@ -209,13 +209,13 @@ fn tell(done: &Processed) {
 }
 
 async fn delete(DeleteArgs { name, how }: DeleteArgs) -> Result<()> {
-    let (provider, template) = how.scope.connect_for(&name).await?;
+    let (provider, template) = how.scope.connect_to(RESOURCE, &name).await?;
     provider.delete_template(&template, how.dry_run).await.map_err(problem)?;
     how.deleted(RESOURCE, &template)
 }
 
 async fn get(GetArgs { name, showing }: GetArgs) -> Result<()> {
-    let (provider, template) = showing.scope.connect_for(&name).await?;
+    let (provider, template) = showing.scope.connect_to(RESOURCE, &name).await?;
     let found = Template::of(&provider.template_object(&template).await.map_err(problem)?);
     showing.show(&found, page)
 }
@@ -244,7 +244,7 @@ fn page(one: &Template) -> String {
 async fn list(ListArgs { listing }: ListArgs) -> Result<()> {
     let (provider, namespace) = listing.place().await?;
     let found = provider.templates(namespace.as_deref()).await.map_err(problem)?;
-    listing.show("templates", &found, present)
+    listing.show("templates", &found, |one| format!("{RESOURCE}/{}", one.name), present)
 }
 
 fn present(found: &[Template]) -> String {
@@ -289,7 +289,7 @@ async fn processed(args: ProcessArgs) -> Result<()> {
         }
         (None, name) => {
             let name = name.as_deref().unwrap_or_default();
-            let (provider, template) = args.scope.connect_for(name).await?;
+            let (provider, template) = args.scope.connect_to(RESOURCE, name).await?;
             provider.process_template(&template, &values).await.map_err(problem)?
         }
     };

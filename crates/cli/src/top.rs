@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use jiff::Timestamp;
 use provider::cluster::Prometheus;
-use provider::usage::{MemoryOf, Source, Usage};
+use provider::usage::{Source, Usage};
 
 use crate::connection::{Scope, problem};
 use crate::output::print;
@@ -127,16 +127,22 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let header = ["NAMESPACE", "NAME", "CPU", "MEMORY", "READ", "WRITE", "RECEIVE", "SEND", "AGE"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(report.items.iter().map(|one| row(one, now)));
-    print(&table::fit(&rows))?;
-    let of = match report.items.first().map(|one| one.memory_of) {
-        Some(MemoryOf::Launcher) => ", memory as QEMU uses it on the node",
-        _ => "",
-    };
-    eprintln!("Source: {}{of}", report.source.name());
-    for note in &report.notes {
+    if report.items.is_empty() {
+        eprintln!("No VMs found that run.");
+    } else {
+        print(&table::fit(&rows))?;
+    }
+    tell(report.source, &report.notes);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where figures are from, and which better sources could not be used.
+pub fn tell(source: Source, notes: &[String]) {
+    let of = if source == Source::Pods { ", memory as QEMU uses it on the node" } else { "" };
+    eprintln!("Source: {}{of}", source.name());
+    for note in notes {
         eprintln!("Not used: {note}");
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn row(one: &Usage, now: Timestamp) -> Vec<String> {

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::connection::Scope;
 use crate::output::print;
-use crate::presented::{Document, document};
+use crate::presented::{Document, Format, document};
 use crate::vm::Patience;
 
 /// What a list takes.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Listing {
     #[command(flatten)]
     pub scope: Scope,
@@ -22,7 +22,7 @@ pub struct Listing {
     pub all_namespaces: bool,
     /// Form of the answer
     #[arg(short, long, value_enum)]
-    pub output: Option<Document>,
+    pub output: Option<Format>,
 }
 
 impl Listing {
@@ -32,26 +32,34 @@ impl Listing {
         Ok((provider, (!self.all_namespaces).then_some(namespace)))
     }
 
-    /// Shows what was found; `what` names it where nothing was.
+    /// Whether more columns are wanted.
+    pub fn is_wide(&self) -> bool {
+        self.output == Some(Format::Wide)
+    }
+
+    /// Shows what was found; `what` names it where nothing was, and `name` is an object as kubectl names it.
     pub fn show<T: Serialize>(
         &self,
         what: &str,
         found: &[T],
+        name: impl Fn(&T) -> String,
         table: impl FnOnce(&[T]) -> String,
     ) -> Result<()> {
         match self.output {
-            Some(format) => document(format, &json!({"items": found})),
-            None if found.is_empty() => {
+            Some(Format::Json) => document(Document::Json, &json!({"items": found})),
+            Some(Format::Yaml) => document(Document::Yaml, &json!({"items": found})),
+            Some(Format::Name) => print(&found.iter().map(|one| name(one) + "\n").collect::<String>()),
+            Some(Format::Wide) | None if found.is_empty() => {
                 eprintln!("No {what} found.");
                 Ok(())
             }
-            None => print(&table(found)),
+            Some(Format::Wide) | None => print(&table(found)),
         }
     }
 }
 
 /// What it takes to show one thing.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Showing {
     #[command(flatten)]
     pub scope: Scope,
@@ -102,7 +110,7 @@ impl How {
 }
 
 /// What a change takes that is done at once.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct AtOnce {
     #[command(flatten)]
     pub scope: Scope,

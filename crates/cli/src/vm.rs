@@ -42,7 +42,7 @@ enum Verb {
     Describe(describe::Args),
     /// Detach a GPU or another host device, on the next start
     DetachDevice(device::DetachArgs),
-    /// Show some VMs by name
+    /// Show some VMs by name, or all
     Get(list::GetArgs),
     /// Show what the guest agent tells: system, users, file systems
     Guest(guest::Args),

@@ -11,10 +11,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 use hotplug::plan::{Addition, Bus, DiskKind, Source};
-use volumes::{Change, Error, Machine, Outcome};
+use provider::VmId;
+use provider::cluster::volume_failure;
+use volumes::{Change, Machine, Outcome};
 
 use crate::cli::FAILED;
-use crate::connection::Scope;
+use crate::connection::{Scope, duration, problem};
 use crate::output::print;
 use crate::problem::Problem;
 
@@ -55,8 +57,8 @@ struct Target {
 /// How a change is carried out.
 #[derive(Debug, clap::Args)]
 struct Pace {
-    /// Seconds after which additions that are not in the guest are taken back
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(i64).range(5..=86_400))]
+    /// How long additions have to get into the guest, as in `90s` or `5m`; what did not is taken back then
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = limit)]
     timeout: i64,
 
     /// Return when the change is written, without waiting for the guest
@@ -66,6 +68,13 @@ struct Pace {
     /// Show the patch, change nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// Reads the time for additions in seconds, from 5 seconds to a day: what is taken back sooner had no chance.
+fn limit(text: &str) -> Result<i64, String> {
+    let seconds = duration(text)?.as_secs();
+    let seconds = i64::try_from(seconds).ok().filter(|seconds| (5..=86_400).contains(seconds));
+    seconds.ok_or_else(|| format!("`{text}` is not from 5s to 24h"))
 }
 
 /// What is attached, and how.
@@ -175,9 +184,9 @@ struct Status {
 }
 
 /// Finds the VM that a command is about.
-async fn connect(target: Target) -> Result<Machine> {
-    let (provider, id) = target.scope.connect_for(&target.vm).await?;
-    Ok(Machine::new(provider.client(), id.namespace(), id.name()))
+async fn connect(target: Target) -> Result<(Machine, VmId)> {
+    let (provider, vm) = target.scope.connect_for(&target.vm).await?;
+    Ok((Machine::new(provider.client(), vm.namespace(), vm.name()), vm))
 }
 
 /// Characters that may go into a path as they are.
@@ -248,12 +257,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             let change = Change { add, remove: swap.remove, detach_others: swap.detach_others };
             carry_out(swap.target, change, &swap.pace).await
         }
-        Verb::Status(wanted) => status::run(&connect(wanted.target).await?, &wanted.output).await,
+        Verb::Status(wanted) => {
+            let (machine, vm) = connect(wanted.target).await?;
+            status::run(&machine, &vm, &wanted.output).await
+        }
     }
 }
 
 async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCode> {
-    let machine = connect(target).await?;
+    let (machine, vm) = connect(target).await?;
     let pace = volumes::Pace {
         limit: pace.timeout,
         wait: !pace.no_wait,
@@ -261,10 +273,9 @@ async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCo
         holder: holder(&machine),
         ..volumes::Pace::default()
     };
-    let outcome = machine
-        .change(change, &pace, &mut |news| eprintln!("{news}"))
-        .await
-        .map_err(|error| problem(&error))?;
+    let outcome = machine.change(change, &pace, &mut |news| eprintln!("{news}")).await.map_err(|error| {
+        problem(volume_failure(&format!("changing the volumes of VM `{vm}`"), &vm, error))
+    })?;
     match outcome {
         Outcome::Done => Ok(ExitCode::SUCCESS),
         Outcome::Planned(patch) => {
@@ -275,9 +286,8 @@ async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCo
         }
         Outcome::TakenBack(volumes) => {
             eprintln!(
-                "error: attaching to {}: volume {} did not reach the guest within {} s and was taken back\n  \
+                "error: attaching to VM `{vm}`: volume {} did not reach the guest within {} s and was taken back\n  \
                  try: `kubectl describe pod -l kubevirt.io=hotplug-disk` while it is tried again, or a longer `--timeout`",
-                machine.label(),
                 volumes.join(", "),
                 pace.limit
             );
@@ -290,25 +300,4 @@ async fn carry_out(target: Target, change: Change, pace: &Pace) -> Result<ExitCo
 fn holder(machine: &Machine) -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{} ({:x}-{:x})", machine.label(), std::process::id(), since.as_nanos())
-}
-
-/// What to do about each kind of error.
-fn problem(error: &Error) -> Problem {
-    let remedy = match error {
-        Error::Api { code: 0, .. } => "check the connection: `kubectl cluster-info`".to_owned(),
-        Error::Api { code: 403, wrong, .. } if wrong.contains("is forbidden") => {
-            "check your rights: `kubectl auth can-i --list`".to_owned()
-        }
-        Error::Api { .. } => "see the API server's message, and `virt-steward volume status`".to_owned(),
-        Error::NoSuchMachine(_) => "see `kubectl get virtualmachines`".to_owned(),
-        Error::NoKubeVirt => "install KubeVirt".to_owned(),
-        Error::SwitchedOff { gate } => {
-            format!("add `{gate}` to spec.configuration.developerConfiguration.featureGates")
-        }
-        Error::Contended(_) => "try again later".to_owned(),
-        Error::Plan { .. } | Error::NotSettled { .. } => "see `virt-steward volume status`".to_owned(),
-    };
-    let text = error.to_string();
-    let (doing, wrong) = text.split_once(": ").unwrap_or((text.as_str(), "it failed"));
-    Problem::new(doing, wrong, remedy)
 }

@@ -179,6 +179,7 @@ async fn a_job_exports_every_vm_that_a_selector_matches_to_a_claim() {
         .succeeds(&["export", "job", "submit", "job.json", "--wait", "--timeout", "3m", "-o", "json"])
         .await;
     let jobs: Value = serde_json::from_str(&out).unwrap();
+    let jobs = &jobs["items"];
     assert_eq!((&jobs[0]["status"], &jobs[0]["progress"]["percent"]), (&json!("completed"), &json!(100)));
     for vm in ["web", "db"] {
         let runs = cluster.runs("backups", vm);
@@ -283,9 +284,18 @@ async fn jobs_are_submitted_followed_and_cancelled_over_rest() {
     assert!(logs["logs"][0]["log"].as_str().unwrap().contains("done"), "{logs}");
     let (_, list) = call(&base, "POST", "/jobs/query", &json!({"status": ["completed"]})).await;
     assert_eq!(list["total"], 1);
-    let (status, cancelled) =
-        call(&base, "POST", "/jobs/cancel", &json!({"job_ids": [id, "default.nobody"]})).await;
-    assert_eq!((status, &cancelled["errors"][0]["code"]), (202, &json!("not-found")), "{cancelled}");
+    // what is over has nothing to be cancelled; a schedule has, and one job that is not there stops no other
+    let (status, problem) = call(&base, "POST", "/jobs/cancel", &json!({"job_ids": [id]})).await;
+    assert_eq!((status, &problem["detail"]), (409, &json!("it is over: completed")), "{problem}");
+    let yearly = json!({"vm_path": "default/web", "output_dir": "/nightly", "name": "yearly",
+        "metadata": {"claim": "backups", "schedule": "0 0 1 1 *"}});
+    call(&base, "POST", "/jobs/submit", &yearly).await;
+    let both = json!({"job_ids": ["default.yearly", "default.nobody"]});
+    for (verb, done) in [("cancel", "cancelled"), ("resume", "resumed"), ("delete", "deleted")] {
+        let (status, answer) = call(&base, "POST", &format!("/jobs/{verb}"), &both).await;
+        let seen = (status, &answer[done], &answer["errors"][0]["code"]);
+        assert_eq!(seen, (202, &json!(["default.yearly"]), &json!("not-found")), "{answer}");
+    }
     let (status, problem) = call(&base, "GET", "/jobs/default.nobody", &Value::Null).await;
     assert_eq!((status, &problem["code"]), (404, &json!("not-found")));
     stop.cancel();

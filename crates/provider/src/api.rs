@@ -29,6 +29,7 @@ use crate::cluster::{
 };
 use crate::disposal::{Disks, Plan};
 use crate::instancetype::{Instancetype, Preference};
+use crate::jobs::{Job, Request};
 use crate::order::Order;
 use crate::select::Selection;
 use crate::snapshot::Snapshot;
@@ -154,6 +155,8 @@ capability! {
         fn volumes(vm: &VmId) -> Vec<Volume>;
         /// The next step of a change.
         fn step_volumes(vm: &VmId, change: &VolumeChange, dry_run: bool) -> Changed;
+        /// Carries a change out; what does not reach the guest in time is taken back.
+        fn change_volumes(vm: &VmId, change: &VolumeChange, timeout: Duration, note: Note<'_>) -> Changed;
         /// Makes a claim larger.
         fn expand_volume(vm: &VmId, volume: &str, size: &str, dry_run: bool) -> Expansion;
         /// Waits until it is.
@@ -172,6 +175,24 @@ capability! {
         fn wait_export(export: &Export, timeout: Duration, note: Note<'_>) -> Export;
         /// Ends one.
         fn delete_export(id: &VmId, dry_run: bool) -> ();
+    }
+}
+
+capability! {
+    /// Exports that the cluster carries out by itself.
+    Jobs {
+        /// Makes a job.
+        fn submit_job(request: &Request, dry_run: bool) -> Job;
+        /// Those of a namespace, or all.
+        fn jobs(namespace: Option<&str>) -> Vec<Job>;
+        /// One of them.
+        fn job(namespace: &str, name: &str) -> Job;
+        /// Cancels one, or lets one that was cancelled go on.
+        fn suspend_job(namespace: &str, name: &str, suspend: bool, dry_run: bool) -> Job;
+        /// What its pods said: their names, and the ends of their logs.
+        fn job_logs(namespace: &str, name: &str) -> Vec<(String, String)>;
+        /// Deletes one; what it exported stays.
+        fn delete_job(namespace: &str, name: &str, dry_run: bool) -> ();
     }
 }
 

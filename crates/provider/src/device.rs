@@ -69,8 +69,10 @@ pub struct Change {
 /// Decides. `kubevirt` is the `KubeVirt` object, when the caller may read it.
 pub fn plan(vm: &Value, vmi: Option<&Value>, kubevirt: Option<&Value>, wish: &Wish) -> Result<Change, Error> {
     let id = format!("{}/{}", text(vm, "/metadata/namespace"), text(vm, "/metadata/name"));
-    let verb = if wish.device.is_some() { "attaching device" } else { "detaching device" };
-    let doing = format!("{verb} `{}` of VM `{id}`", wish.name);
+    let doing = match wish.device {
+        Some(_) => format!("attaching device `{}` to VM `{id}`", wish.name),
+        None => format!("detaching device `{}` from VM `{id}`", wish.name),
+    };
     identity::label("device", &wish.name)?;
     let running = vmi.is_some_and(|vmi| !matches!(text(vmi, "/status/phase"), "Succeeded" | "Failed"));
     if running && !wish.on_next_start {
@@ -91,7 +93,8 @@ pub fn plan(vm: &Value, vmi: Option<&Value>, kubevirt: Option<&Value>, wish: &Wi
                 [] => "it has none".to_owned(),
                 names => format!("it has no such device; it has {}", names.join(", ")),
             };
-            return Err(Error::new(Kind::NotFound, doing, wrong, "see `virt-steward vm describe`"));
+            let remedy = format!("look at the VM: `virt-steward vm describe {id}`");
+            return Err(Error::new(Kind::NotFound, doing, wrong, remedy));
         }
         (None, Some(at)) => drop(devices.remove(at)),
         (Some(device), None) => {
@@ -118,7 +121,7 @@ fn permitted(kubevirt: Option<&Value>, device: &str, doing: &str) -> Result<(), 
         [] => "KubeVirt permits no host device".to_owned(),
         known => format!("KubeVirt does not permit `{device}`; it permits {}", known.join(", ")),
     };
-    let remedy = "see `virt-steward devices list`, and have it permitted: `virt-steward devices permit`";
+    let remedy = "see `virt-steward devices`, and have it permitted: `virt-steward devices permit`";
     Err(Error::new(Kind::MissingCapability, doing, wrong, remedy))
 }
 

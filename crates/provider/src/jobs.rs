@@ -304,6 +304,22 @@ impl Job {
     }
 }
 
+/// Why a job cannot be cancelled, or with `suspend` off resumed, and what to do; `None`: it can be. What counts is what
+/// the job was told, since its status comes later. A schedule is never over.
+pub(crate) fn unsuspendable(object: &Value, suspend: bool) -> Option<(String, &'static str)> {
+    const NOTHING: &str = "nothing is to be done";
+    let job = Job::of(object);
+    let suspended = object["spec"]["suspend"] == true;
+    match (suspend, suspended) {
+        (true, true) => Some(("it is cancelled already".into(), NOTHING)),
+        (true, false) if job.schedule.is_none() && job.is_over() && job.status != "cancelled" => {
+            Some((format!("it is over: {}", job.status), NOTHING))
+        }
+        (false, false) => Some(("it is not cancelled".into(), NOTHING)),
+        _ => None,
+    }
+}
+
 /// Namespace and name of an id; a name alone is in `namespace`.
 ///
 /// # Errors
@@ -371,6 +387,26 @@ mod tests {
         assert_eq!(parse_id("nightly", "x").unwrap(), ("x".into(), "nightly".into()));
         assert_eq!(parse_id("shop/nightly", "x").unwrap(), ("shop".into(), "nightly".into()));
         assert!(parse_id("../x", "y").is_err());
+    }
+
+    #[test]
+    fn what_goes_on_is_cancelled_and_what_is_cancelled_is_resumed() {
+        let job = |phase: &str, suspend: bool, schedule: Option<&str>| json!({"spec": {"suspend": suspend, "schedule": schedule}, "status": {"phase": phase}});
+        for (object, cancel, resume) in [
+            (job("", false, None), true, false),
+            (job("Running", false, None), true, false),
+            (job("Succeeded", false, None), false, false),
+            (job("Failed", false, None), false, false),
+            (job("Failed", false, Some("@daily")), true, false),
+            (job("Scheduled", false, Some("@daily")), true, false),
+            // the status comes after the wish
+            (job("Running", true, None), false, true),
+            (job("Suspended", true, None), false, true),
+            (job("Suspended", false, None), true, false),
+        ] {
+            assert_eq!(unsuspendable(&object, true).is_none(), cancel, "{object}");
+            assert_eq!(unsuspendable(&object, false).is_none(), resume, "{object}");
+        }
     }
 
     #[test]

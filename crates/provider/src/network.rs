@@ -162,7 +162,7 @@ fn add(vm: &Value, vmi: Option<&Value>, nic: &Nic, default: &str, doing: &str) -
     }
     let named = |one: &Value| text(one, "/name") == nic.name;
     if interfaces.iter().chain(&networks).any(named) {
-        let remedy = "choose another name, or see `virt-steward nic list`";
+        let remedy = "choose another name, or remove that one first";
         return Err(Error::new(Kind::AlreadyExists, doing, "an interface of this name is there", remedy));
     }
     let mut interface = json!({"name": nic.name, nic.binding.key(): {}});
@@ -205,11 +205,8 @@ fn position(vm: &Value, name: &str, doing: &str) -> Result<(usize, Value), Error
     found.map(|(at, one)| (at, one.clone())).ok_or_else(|| {
         let names: Vec<&str> = list(vm, INTERFACES).iter().map(|one| text(one, "/name")).collect();
         let (wrong, remedy) = match names.as_slice() {
-            [] => ("its spec names no interface".to_owned(), "see `virt-steward nic list`"),
-            names => {
-                let wrong = format!("it has no such interface; it has {}", names.join(", "));
-                (wrong, "name one of these: `virt-steward nic list`")
-            }
+            [] => ("its spec names no interface".to_owned(), "there is nothing to change: add one first"),
+            names => (format!("it has no such interface; it has {}", names.join(", ")), "name one of these"),
         };
         Error::new(Kind::NotFound, doing, wrong, remedy)
     })

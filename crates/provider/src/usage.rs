@@ -14,7 +14,7 @@ mod exposition;
 use std::collections::BTreeMap;
 
 use apimachinery::quantity;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::view::migration::TRANSFER;
@@ -208,17 +208,42 @@ pub fn queries(namespace: Option<&str>) -> Vec<(Figure, String, f64)> {
     all
 }
 
+/// What Prometheus answers to an instant query, as far as it is read: ten thousand series in each of six answers are too
+/// many for trees of values.
+#[derive(Debug, Deserialize)]
+pub struct Answer {
+    data: Data,
+}
+
+#[derive(Debug, Deserialize)]
+struct Data {
+    result: Vec<Series>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Series {
+    metric: Labels,
+    /// A time, and a figure as text.
+    value: (f64, String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    namespace: String,
+    name: String,
+}
+
 /// Puts answers of Prometheus together; `at` is when it was asked, for answers that do not say.
-pub fn of_prometheus(answers: &[(Figure, f64, Value)], at: &str) -> Vec<Usage> {
+pub fn of_prometheus(answers: Vec<(Figure, f64, Answer)>, at: &str) -> Vec<Usage> {
     let mut found: BTreeMap<Key, Usage> = BTreeMap::new();
     for (figure, factor, answer) in answers {
-        for series in list(answer, "/data/result") {
-            let key: Key = (text(series, "/metric/namespace").into(), text(series, "/metric/name").into());
-            let Some(value) = series.pointer("/value/1").and_then(Value::as_str) else { continue };
-            let Ok(value) = value.parse::<f64>() else { continue };
-            let usage =
-                found.entry(key).or_insert_with_key(|key| Usage::empty(key, Source::Prometheus, at, WINDOW));
-            usage.set(*figure, value * factor);
+        for Series { metric, value } in answer.data.result {
+            let Ok(value) = value.1.parse::<f64>() else { continue };
+            let usage = found
+                .entry((metric.namespace, metric.name))
+                .or_insert_with_key(|key| Usage::empty(key, Source::Prometheus, at, WINDOW));
+            usage.set(figure, value * factor);
         }
     }
     found.into_values().collect()
@@ -325,16 +350,17 @@ mod tests {
 
     #[test]
     fn answers_of_prometheus_are_joined_by_vm() {
-        let answer = |name: &str, value: &str| {
-            json!({"status": "success", "data": {"resultType": "vector", "result": [
-                {"metric": {"namespace": "a", "name": name}, "value": [1_700_000_000.0, value]}]}})
+        let answer = |name: &str, value: &str| -> Answer {
+            let answer = json!({"status": "success", "data": {"resultType": "vector", "result": [
+                {"metric": {"namespace": "a", "name": name}, "value": [1_700_000_000.0, value]}]}});
+            serde_json::from_value(answer).unwrap()
         };
-        let answers = [
+        let answers = vec![
             (Figure::Cpu, 1000.0, answer("web", "0.25")),
             (Figure::Memory, 1.0, answer("web", "512")),
             (Figure::Receive, 1.0, answer("db", "NaN")),
         ];
-        let found = of_prometheus(&answers, "t");
+        let found = of_prometheus(answers, "t");
         assert_eq!((found[1].cpu_milli, found[1].memory_bytes), (Some(250), Some(512)));
         assert_eq!((found[0].name.as_str(), found[0].network_receive_bytes_per_second), ("db", None));
         let query = &queries(Some("a"))[0].1;

@@ -6,18 +6,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ::provider::Provider;
-use ::provider::jobs::{self, Job};
+use ::provider::jobs::Job;
+use ::provider::{Provider, VmId};
 use anyhow::Result;
 use clap::Subcommand;
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::cli::FAILED;
 use crate::connection::{Scope, duration, problem};
 use crate::output::print;
-use crate::presented::{Document, Format, age, document, or_none, size};
+use crate::presented::{Document, age, document, or_none, size};
 use crate::problem::Problem;
 use crate::table;
+use crate::verbs::{AtOnce, Listing, Showing, dry};
+use crate::vm::Progress;
+
+/// As kubectl names them.
+const RESOURCE: &str = "vmexportjob.vm-feature-manager.io";
 
 /// How often a job is looked at that is waited for.
 const POLL: Duration = Duration::from_secs(1);
@@ -42,11 +48,11 @@ enum Verb {
     /// Wait until a job is over
     Wait(WaitArgs),
     /// Show what the pods of a job said
-    Logs(OneArgs),
+    Logs(LogsArgs),
     /// End what a job is doing; it can be resumed
-    Cancel(OneArgs),
+    Cancel(CancelArgs),
     /// Let a cancelled job go on where it was
-    Resume(OneArgs),
+    Resume(ResumeArgs),
     /// Delete a job; what it exported stays
     Delete(DeleteArgs),
 }
@@ -85,13 +91,7 @@ struct SubmitArgs {
   virt-steward export job list -A -o json")]
 struct ListArgs {
     #[command(flatten)]
-    scope: Scope,
-    /// Every namespace
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
-    /// Form of the list
-    #[arg(short, long, value_enum)]
-    output: Option<Format>,
+    listing: Listing,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -103,10 +103,7 @@ struct GetArgs {
     #[arg(value_name = "JOB")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Form of the answer
-    #[arg(short, long, value_enum)]
-    output: Option<Document>,
+    showing: Showing,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -128,9 +125,8 @@ struct WaitArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   virt-steward export job logs nightly
-  virt-steward export job cancel shop/nightly
-  virt-steward export job resume shop/nightly")]
-struct OneArgs {
+  virt-steward export job logs shop/nightly")]
+struct LogsArgs {
     /// The job, as `name` or `namespace/name`
     #[arg(value_name = "JOB")]
     name: String,
@@ -140,16 +136,38 @@ struct OneArgs {
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
-  virt-steward export job delete nightly")]
+  virt-steward export job cancel nightly
+  virt-steward export job cancel shop/nightly --dry-run")]
+struct CancelArgs {
+    /// The job, as `name` or `namespace/name`
+    #[arg(value_name = "JOB")]
+    name: String,
+    #[command(flatten)]
+    how: AtOnce,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward export job resume nightly
+  virt-steward export job resume shop/nightly --dry-run -o json")]
+struct ResumeArgs {
+    /// The job, as `name` or `namespace/name`
+    #[arg(value_name = "JOB")]
+    name: String,
+    #[command(flatten)]
+    how: AtOnce,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  virt-steward export job delete nightly
+  virt-steward export job delete nightly --dry-run")]
 struct DeleteArgs {
     /// The job, as `name` or `namespace/name`
     #[arg(value_name = "JOB")]
     name: String,
     #[command(flatten)]
-    scope: Scope,
-    /// Only let the API server check it
-    #[arg(long)]
-    dry_run: bool,
+    how: AtOnce,
 }
 
 /// Runs the verb.
@@ -157,36 +175,22 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Submit(args) => return submit(args).await,
         Verb::Wait(args) => {
-            let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-            let over = wait(&provider, &[(namespace, name)], args.timeout).await?;
+            let (provider, id) = args.scope.connect_to(RESOURCE, &args.name).await?;
+            let over = wait(&provider, &[id], args.timeout).await?;
             return Ok(verdict(&over));
         }
         Verb::List(args) => list(&args).await?,
         Verb::Get(args) => get(&args).await?,
         Verb::Logs(args) => logs(&args).await?,
-        Verb::Cancel(args) => suspend(&args, true).await?,
-        Verb::Resume(args) => suspend(&args, false).await?,
-        Verb::Delete(args) => {
-            let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-            provider.delete_job(&namespace, &name, args.dry_run).await.map_err(problem)?;
-            print(&format!("vmexportjob.vm-feature-manager.io/{name} deleted{}\n", dry(args.dry_run)))?;
+        Verb::Cancel(args) => suspend(&args.name, &args.how, true).await?,
+        Verb::Resume(args) => suspend(&args.name, &args.how, false).await?,
+        Verb::Delete(DeleteArgs { name, how }) => {
+            let (provider, id) = how.scope.connect_to(RESOURCE, &name).await?;
+            provider.delete_job(id.namespace(), id.name(), how.dry_run).await.map_err(problem)?;
+            how.deleted(RESOURCE, &id)?;
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn dry(dry_run: bool) -> &'static str {
-    if dry_run { " (dry run)" } else { "" }
-}
-
-async fn find(scope: &Scope, name: &str) -> Result<(Provider, (String, String))> {
-    let (provider, namespace) = scope.connect().await?;
-    // `namespace/name` as everywhere; a bare name may have dots, unlike the ids of the REST service
-    let found = match name.split_once('/') {
-        Some(_) => jobs::parse_id(name, &namespace),
-        None => jobs::parse_id(&format!("{namespace}/{name}"), &namespace),
-    };
-    Ok((provider, found.map_err(problem)?))
 }
 
 async fn submit(args: SubmitArgs) -> Result<ExitCode> {
@@ -197,33 +201,29 @@ async fn submit(args: SubmitArgs) -> Result<ExitCode> {
         request.metadata.namespace.get_or_insert_with(|| namespace.clone());
         let job = provider.submit_job(&request, args.dry_run).await.map_err(problem)?;
         if args.output.is_none() {
-            print(&format!("vmexportjob.vm-feature-manager.io/{} created{}\n", job.name, dry(args.dry_run)))?;
+            print(&format!("{RESOURCE}/{} created{}\n", job.name, dry(args.dry_run)))?;
         }
         made.push(job);
     }
     if args.wait {
-        let names: Vec<_> = made.iter().map(|job| (job.namespace.clone(), job.name.clone())).collect();
-        made = wait(&provider, &names, args.timeout).await?;
+        let ids: Result<Vec<VmId>, _> = made.iter().map(|job| VmId::new(&job.namespace, &job.name)).collect();
+        made = wait(&provider, &ids.map_err(problem)?, args.timeout).await?;
     }
     if let Some(format) = args.output {
-        document(format, &made)?;
+        document(format, &json!({"items": made}))?;
     }
     Ok(if args.wait { verdict(&made) } else { ExitCode::SUCCESS })
 }
 
 /// Waits until jobs are over, and says how far they are.
-async fn wait(provider: &Provider, names: &[(String, String)], within: Duration) -> Result<Vec<Job>> {
+async fn wait(provider: &Provider, ids: &[VmId], within: Duration) -> Result<Vec<Job>> {
     let end = tokio::time::Instant::now() + within;
-    let mut said = BTreeMap::new();
+    let mut said: BTreeMap<&VmId, Progress> = BTreeMap::new();
     loop {
         let mut found = Vec::new();
-        for (namespace, name) in names {
-            let job = provider.job(namespace, name).await.map_err(problem)?;
-            let line = standing(&job);
-            if said.get(name) != Some(&line) {
-                eprintln!("{name}: {line}");
-                said.insert(name.clone(), line);
-            }
+        for id in ids {
+            let job = provider.job(id.namespace(), id.name()).await.map_err(problem)?;
+            said.entry(id).or_insert_with(|| Progress::of(id)).note(&standing(&job));
             found.push(job);
         }
         // Between two runs a schedule is never over: one run is what is waited for.
@@ -261,26 +261,21 @@ fn standing(job: &Job) -> String {
     }
 }
 
-async fn list(args: &ListArgs) -> Result<()> {
-    let (provider, namespace) = args.scope.connect().await?;
-    let jobs = provider.jobs((!args.all_namespaces).then_some(namespace.as_str())).await.map_err(problem)?;
-    match args.output {
-        Some(Format::Json) => return document(Document::Json, &jobs),
-        Some(Format::Yaml) => return document(Document::Yaml, &jobs),
-        Some(Format::Name) => {
-            let names = jobs.iter().map(|job| format!("vmexportjob.vm-feature-manager.io/{}\n", job.name));
-            return print(&names.collect::<String>());
-        }
-        Some(Format::Wide) | None => {}
-    }
+async fn list(ListArgs { listing }: &ListArgs) -> Result<()> {
+    let (provider, namespace) = listing.place().await?;
+    let jobs = provider.jobs(namespace.as_deref()).await.map_err(problem)?;
+    let table = |jobs: &[Job]| present(jobs, listing.is_wide());
+    listing.show("export jobs", &jobs, |job| format!("{RESOURCE}/{}", job.name), table)
+}
+
+fn present(jobs: &[Job], wide: bool) -> String {
     let now = Timestamp::now();
-    let wide = args.output == Some(Format::Wide);
     let mut header = vec!["NAMESPACE", "NAME", "STATUS", "DONE", "VMS", "FAILED", "ETA", "SCHEDULE", "AGE"];
     if wide {
         header.extend(["FORMAT", "DESTINATION", "STORED", "NEXT", "MESSAGE"]);
     }
     let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
-    for job in &jobs {
+    for job in jobs {
         let mut row = vec![
             job.namespace.clone(),
             job.name.clone(),
@@ -303,7 +298,7 @@ async fn list(args: &ListArgs) -> Result<()> {
         }
         rows.push(row);
     }
-    print(&table::render(&rows))
+    table::fit(&rows)
 }
 
 fn place(job: &Job) -> String {
@@ -316,14 +311,16 @@ fn place(job: &Job) -> String {
     }
 }
 
-async fn get(args: &GetArgs) -> Result<()> {
-    let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-    let job = provider.job(&namespace, &name).await.map_err(problem)?;
-    if let Some(format) = args.output {
-        return document(format, &job);
-    }
-    let mut out = format!("{}/{}  {}\n", job.namespace, job.name, standing(&job));
-    let _ = write!(out, "Destination  {}\nFormat       {}\n", place(&job), job.format);
+async fn get(GetArgs { name, showing }: &GetArgs) -> Result<()> {
+    let (provider, id) = showing.scope.connect_to(RESOURCE, name).await?;
+    let job = provider.job(id.namespace(), id.name()).await.map_err(problem)?;
+    showing.show(&job, page)
+}
+
+/// A job, with each of its VMs.
+fn page(job: &Job) -> String {
+    let mut out = format!("{}/{}  {}\n", job.namespace, job.name, standing(job));
+    let _ = write!(out, "Destination  {}\nFormat       {}\n", place(job), job.format);
     if let Some(schedule) = &job.schedule {
         let _ = writeln!(out, "Schedule     {schedule}, next {}", or_none(job.next.clone()));
     }
@@ -344,22 +341,22 @@ async fn get(args: &GetArgs) -> Result<()> {
     }
     if rows.len() > 1 {
         out += "\n";
-        out += &table::render(&rows);
+        out += &table::fit(&rows);
     }
-    print(&out)
+    out
 }
 
-async fn logs(args: &OneArgs) -> Result<()> {
-    let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-    for (pod, text) in provider.job_logs(&namespace, &name).await.map_err(problem)? {
+async fn logs(args: &LogsArgs) -> Result<()> {
+    let (provider, id) = args.scope.connect_to(RESOURCE, &args.name).await?;
+    for (pod, text) in provider.job_logs(id.namespace(), id.name()).await.map_err(problem)? {
         print(&format!("==> {pod}\n{text}"))?;
     }
     Ok(())
 }
 
-async fn suspend(args: &OneArgs, suspend: bool) -> Result<()> {
-    let (provider, (namespace, name)) = find(&args.scope, &args.name).await?;
-    let job = provider.suspend_job(&namespace, &name, suspend, false).await.map_err(problem)?;
+async fn suspend(name: &str, how: &AtOnce, suspend: bool) -> Result<()> {
+    let (provider, id) = how.scope.connect_to(RESOURCE, name).await?;
+    let job = provider.suspend_job(id.namespace(), id.name(), suspend, how.dry_run).await.map_err(problem)?;
     let done = if suspend { "cancelled" } else { "resumed" };
-    print(&format!("vmexportjob.vm-feature-manager.io/{} {done}\n", job.name))
+    how.tell(&format!("{RESOURCE}/{} {done}", job.name), &job)
 }

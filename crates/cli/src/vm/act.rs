@@ -12,7 +12,7 @@ use provider::{Error, Provider, VmId};
 use serde_json::{Value, json};
 
 use crate::cli::FAILED;
-use crate::connection::{Scope, duration, problem};
+use crate::connection::{Scope, VM, duration, object, problem};
 use crate::output::print;
 use crate::presented::{Document, document};
 use crate::problem::Problem;
@@ -97,7 +97,7 @@ impl Bulk {
         if !self.names.is_empty() {
             let mut vms = Vec::new();
             for name in &self.names {
-                let vm = VmId::parse(name, &namespace).map_err(problem)?;
+                let vm = object(VM, name, &namespace)?;
                 if !vms.contains(&vm) {
                     vms.push(vm);
                 }
@@ -122,7 +122,7 @@ impl Bulk {
         }
         let names: Vec<String> = vms.iter().take(10).map(ToString::to_string).collect();
         let more = if vms.len() > 10 { ", …" } else { "" };
-        ask(&format!("{verb} {} VMs ({}{more})?", vms.len(), names.join(", ")))
+        ask(&format!("{verb} {} ({}{more})?", many(vms.len()), names.join(", ")))
     }
 
     /// Does one thing to each VM, some at a time, and says what came of it. `operation` names it in the
@@ -151,7 +151,7 @@ impl Bulk {
                 Ok(()) => {
                     answer["result"] = operation.into();
                     if self.output.is_none() {
-                        print(&format!("virtualmachine.kubevirt.io/{} {operation}{dry}\n", vm.name()))?;
+                        print(&format!("{VM}/{} {operation}{dry}\n", vm.name()))?;
                     }
                 }
                 Err(error) => {
@@ -169,6 +169,11 @@ impl Bulk {
         }
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
+}
+
+/// As in `3 VMs`.
+pub fn many(count: usize) -> String {
+    format!("{count} VM{}", if count == 1 { "" } else { "s" })
 }
 
 /// Asks a person. Where nobody can answer, that is an error: nothing is done by silence.

@@ -9,7 +9,7 @@ use provider::disposal::{Disks, Fate, Plan};
 use provider::wait::Goal;
 use provider::{Error, Kind, Provider, VmId};
 
-use super::act::{Bulk, Patience, Progress, ask};
+use super::act::{Bulk, Patience, Progress, ask, many};
 use crate::table;
 
 /// Arguments of `vm delete`.
@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     show(&vms, &plans);
     let possible = plans.values().any(Result::is_ok);
-    if possible && !bulk.yes && !bulk.dry_run && !ask(&format!("Delete {} VMs?", vms.len()))? {
+    if possible && !bulk.yes && !bulk.dry_run && !ask(&format!("Delete {}?", many(vms.len())))? {
         return Ok(ExitCode::SUCCESS);
     }
     let patience = Some(args.patience).filter(|patience| patience.wait && !bulk.dry_run);

@@ -19,7 +19,7 @@ use crate::verbs::{AtOnce, dry};
   virt-steward vm attach-device ml nic1 --device intel.com/qat --host-device --dry-run
 
 KubeVirt cannot plug host devices into a guest that runs. For a VM that runs this is refused, unless
-`--on-next-start` says that it may wait for the next start. `virt-steward devices list` shows what there is.")]
+`--on-next-start` says that it may wait for the next start. `virt-steward devices` shows what there is.")]
 pub struct AttachArgs {
     /// The VM, as `name` or `namespace/name`
     #[arg(value_name = "VM", add = crate::completing::vms())]

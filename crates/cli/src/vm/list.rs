@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
 use jiff::Timestamp;
+use provider::Provider;
 use provider::cluster::{Change, UsageByVm};
 use provider::select::{Selection, SortBy, sort};
 use provider::view::VmSummary;
-use provider::{Provider, VmId};
 use serde_json::json;
 
-use crate::connection::{Scope, problem};
+use crate::connection::{Scope, VM, object, problem};
 use crate::output::print;
 use crate::presented::{Document, Format, age, document, or_none, size};
 use crate::table;
@@ -97,11 +97,12 @@ pub struct Args {
 /// Arguments of `vm get`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  virt-steward vm get
   virt-steward vm get web
   virt-steward vm get web prod/db -o yaml")]
 pub struct GetArgs {
-    /// VMs, as `name` or `namespace/name`
-    #[arg(value_name = "VM", required = true, add = crate::completing::vms())]
+    /// VMs, as `name` or `namespace/name`; without any, all of the namespace
+    #[arg(value_name = "VM", add = crate::completing::vms())]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -137,47 +138,54 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 
 /// Shows one list.
 pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) -> Result<ExitCode> {
-    let mut usage = UsageByVm::default();
-    if choice.usage {
-        let prometheus = choice.from.prometheus()?;
-        let namespace = selection.namespace.as_deref();
-        usage = provider.usage_by_vm(namespace, prometheus.as_ref()).await.map_err(problem)?;
-    }
+    let prometheus = choice.from.prometheus()?;
+    let namespace = selection.namespace.clone();
+    let used = async {
+        if choice.usage {
+            provider.usage_by_vm(namespace.as_deref(), prometheus.as_ref()).await
+        } else {
+            Ok(UsageByVm::default())
+        }
+    };
+    let (pages, mut usage) = futures::try_join!(provider.list(selection), used).map_err(problem)?;
+    let (source, notes) = (usage.source, std::mem::take(&mut usage.notes));
+    let pages = pages.map_ok(move |mut page| {
+        page.iter_mut().for_each(|vm| usage.give(vm));
+        page
+    });
+    pin_mut!(pages);
     match (choice.output, choice.sort_by) {
         // nothing has to be held back, so nothing is
-        (Some(Format::Json), None) => stream_json(provider, selection, usage).await?,
+        (Some(Format::Json), None) => stream_json(pages).await?,
         (Some(Format::Name), None) => {
-            let pages = provider.list(selection).await.map_err(problem)?;
-            pin_mut!(pages);
             while let Some(page) = pages.try_next().await.map_err(problem)? {
                 print(&page.iter().map(name_line).collect::<String>())?;
             }
         }
         (output, by) => {
-            let mut vms = provider.list_all(selection).await.map_err(problem)?;
-            for vm in &mut vms {
-                usage.give(vm);
-            }
+            let mut vms: Vec<VmSummary> = pages.try_concat().await.map_err(problem)?;
             if let Some(by) = by {
                 sort(&mut vms, sort_by(by));
             }
             let shape = Shape { wide: false, with_namespace: choice.all_namespaces, usage: choice.usage };
             present(&vms, output, shape)?;
+            if let (None | Some(Format::Wide), Some(source)) = (output, source) {
+                crate::top::tell(source, &notes);
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The document of a list, written page by page.
-async fn stream_json(provider: &Provider, selection: Selection, mut usage: UsageByVm) -> Result<()> {
-    let pages = provider.list(selection).await.map_err(problem)?;
-    pin_mut!(pages);
+async fn stream_json(
+    mut pages: impl Stream<Item = Result<Vec<VmSummary>, provider::Error>> + Unpin,
+) -> Result<()> {
     print("{\"items\": [")?;
     let mut first = true;
-    while let Some(mut page) = pages.try_next().await.map_err(problem)? {
+    while let Some(page) = pages.try_next().await.map_err(problem)? {
         let mut text = String::new();
-        for vm in &mut page {
-            usage.give(vm);
+        for vm in &page {
             text.push_str(if first { "\n  " } else { ",\n  " });
             text.push_str(&serde_json::to_string(vm)?);
             first = false;
@@ -198,12 +206,16 @@ const fn sort_by(column: Column) -> SortBy {
     }
 }
 
-/// Shows some VMs by name, in the order of the command line.
+/// Shows some VMs by name, in the order of the command line; or all.
 pub async fn get(args: GetArgs) -> Result<ExitCode> {
     let (provider, namespace) = args.scope.connect().await?;
     let mut vms = Vec::new();
+    if args.names.is_empty() {
+        let all = Selection { namespace: Some(namespace.clone()), ..Selection::default() };
+        vms = provider.list_all(all).await.map_err(problem)?;
+    }
     for name in &args.names {
-        let vm = VmId::parse(name, &namespace).map_err(problem)?;
+        let vm = object(VM, name, &namespace)?;
         vms.push(provider.describe(&vm).await.map_err(problem)?.summary);
     }
     let with_namespace = args.names.iter().any(|name| name.contains('/'));
@@ -239,7 +251,7 @@ fn present(vms: &[VmSummary], output: Option<Format>, shape: Shape) -> Result<()
 }
 
 fn name_line(vm: &VmSummary) -> String {
-    format!("virtualmachine.kubevirt.io/{}\n", vm.name)
+    format!("{VM}/{}\n", vm.name)
 }
 
 fn header(shape: Shape) -> Vec<String> {

@@ -4,14 +4,18 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use provider::VmId;
+use provider::cluster::volume_failure;
 use volumes::{Machine, Report};
 
+use crate::connection::problem;
 use crate::output::print;
 use crate::table;
 
 /// Prints it; exit status 0 also while something is waited for.
-pub(super) async fn run(machine: &Machine, output: &str) -> Result<ExitCode> {
-    let report = machine.report().await.map_err(|error| super::problem(&error))?;
+pub(super) async fn run(machine: &Machine, vm: &VmId, output: &str) -> Result<ExitCode> {
+    let doing = format!("reading the volumes of VM `{vm}`");
+    let report = machine.report().await.map_err(|error| problem(volume_failure(&doing, vm, error)))?;
     let text = match output {
         "json" => format!("{}\n", serde_json::to_string_pretty(&report)?),
         "yaml" => serde_saphyr::to_string(&report)?,
@@ -35,7 +39,7 @@ fn words(label: &str, report: &Report, wide: bool) -> String {
         row.extend(wide.then(|| volume.message.clone()));
         rows.push(row);
     }
-    let mut text = table::render(&rows);
+    let mut text = table::fit(&rows);
     let mut line = |words: String| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{words}");

@@ -16,12 +16,22 @@ use super::{library, text};
 use provider::{Error, Provider, VmId};
 
 mod changes;
+mod inside;
+mod jobs;
 mod kept;
 mod reads;
 mod running;
 
 /// Nothing takes longer, even on a busy machine.
 const MINUTES: Duration = Duration::from_mins(3);
+
+/// The opening of a `WebSocket` (RFC 6455, section 1.3).
+const HANDSHAKE: [&str; 4] = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
 
 /// A cluster, seen from three sides.
 struct Faces {
@@ -44,6 +54,8 @@ struct Row {
     line: &'static str,
     /// The verb says what it did in words alone.
     in_words: bool,
+    /// REST is asked for a `WebSocket`.
+    upgrades: bool,
     /// Method and path.
     rest: &'static str,
     body: Value,
@@ -75,7 +87,17 @@ fn row<T: Serialize, F>(
 where
     F: Future<Output = Result<T, Error>> + 'static,
 {
-    Row { line, in_words: false, rest, body, part: "", code: act(code), refused: false, seen: None }
+    Row {
+        line,
+        in_words: false,
+        upgrades: false,
+        rest,
+        body,
+        part: "",
+        code: act(code),
+        refused: false,
+        seen: None,
+    }
 }
 
 impl Row {
@@ -89,6 +111,10 @@ impl Row {
 
     fn in_words(self) -> Self {
         Self { in_words: true, ..self }
+    }
+
+    fn upgrades(self) -> Self {
+        Self { in_words: true, upgrades: true, ..self }
     }
 
     fn refused(self) -> Self {
@@ -152,7 +178,10 @@ impl Faces {
             arguments.extend(["-o", "json"]);
         }
         arguments.extend(["--kubeconfig", self.sandbox.kubeconfig.to_str().unwrap()]);
-        let run = virt_steward(&arguments, "");
+        // what REST has in its body, the program reads from standard input
+        let input =
+            if row.line.ends_with(" -") { filled(&row.body, name).to_string() } else { String::new() };
+        let run = virt_steward(&arguments, &input);
         if run.status == 0 {
             let answer = if row.in_words { Ok(Value::Null) } else { serde_json::from_str(&run.stdout) };
             return Ok(answer.unwrap_or_else(|_| panic!("{line}\n{}", run.stdout)));
@@ -165,7 +194,8 @@ impl Faces {
     fn rest(&self, row: &Row, name: &str) -> Outcome {
         let (method, path) = row.rest.split_once(' ').unwrap();
         let body = if row.body.is_null() { String::new() } else { filled(&row.body, name).to_string() };
-        let answer = self.service.ask(method, &path.replace("{}", name), &[], &body);
+        let headers: &[&str] = if row.upgrades { &HANDSHAKE } else { &[] };
+        let answer = self.service.ask(method, &path.replace("{}", name), headers, &body);
         if answer.status < 300 {
             let part = answer.json().pointer(row.part).cloned().unwrap_or_default();
             return Ok(if part.is_array() { items(part) } else { part });

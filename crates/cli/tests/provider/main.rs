@@ -58,6 +58,11 @@ fn the_service_says_what_is_wrong_in_one_form() {
         ("POST", "/kubevirt/vms/default", "{\"kind\": \"Pod\"}", 400, "invalid-argument"),
         ("POST", "/kubevirt/vms/list", "{\"labelSelector\": \"a in (\"}", 400, "invalid-argument"),
         ("GET", "/nothing", "", 404, "not-found"),
+        ("GET", "/kubevirt/vms/default/%FF", "", 400, "invalid-argument"),
+        // what has no such method
+        ("GET", "/kubevirt/vms/default/nobody/start", "", 405, "invalid-argument"),
+        ("DELETE", "/kubevirt/vms/default/nobody", "", 405, "invalid-argument"),
+        ("POST", "/health", "{}", 405, "invalid-argument"),
     ] {
         let answer = service.ask(method, path, &[], body);
         assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
@@ -66,7 +71,9 @@ fn the_service_says_what_is_wrong_in_one_form() {
         for part in ["title", "detail", "remedy", "type"] {
             assert!(!text(&problem[part]).is_empty(), "{part} of {problem}");
         }
-        assert!(answer.head.contains("x-request-id: "), "{}", answer.head);
+        // what needs no identity is not written down
+        assert!(path == "/health" || answer.head.contains("x-request-id: "), "{}", answer.head);
+        assert!(status != 405 || answer.head.contains("allow: "), "{}", answer.head);
     }
     assert_eq!(service.get("/health").status, 200);
     assert_eq!(service.get("/status").json()["kubernetes"].as_str().unwrap().chars().next(), Some('v'));
@@ -154,6 +161,32 @@ async fn callers_have_their_own_rights_and_no_more() {
     let statuses: Vec<u16> =
         (0..200).map(|_| own.ask("GET", "/kubevirt/vms/default/Not_A_Name", &[], "").status).collect();
     assert!(statuses.contains(&400) && statuses.contains(&429), "{statuses:?}");
+}
+
+#[test]
+fn every_write_is_one_line_also_when_its_caller_has_gone() {
+    let slow = "latency:ms=120000,verb=create,resource=virtualmachines.kubevirt.io,user=admin";
+    let sandbox = SandboxProgram::start(&["--nodes", "1", "--no-operator", "--fault", slow]);
+    let mut service = Service::start(&sandbox.kubeconfig, &[]);
+    let log = BufReader::new(service.child.stderr.take().unwrap());
+    assert_eq!(service.post("/kubevirt/vms/list", &json!({})).status, 200);
+    // a namespace may be called as questions are
+    assert_eq!(service.post("/kubevirt/vms/query", &json!({"kind": "Pod"})).status, 400);
+    let waiting =
+        service.open("POST", "/kubevirt/vms/default", &["X-Request-Id: gone"], &vm("web").to_string());
+    let hits = || {
+        let kubeconfig = sandbox.kubeconfig.to_str().unwrap();
+        program::virt_steward(&["sandbox", "fault", "log", "--kubeconfig", kubeconfig], "").stdout
+    };
+    while !hits().contains("latency") {}
+    drop(waiting);
+    let lines = log.lines().map_while(Result::ok).filter(|line| line.contains(" audit: "));
+    let lines: Vec<String> = lines.take(2).collect();
+    assert!(lines[0].contains("\"/kubevirt/vms/query\"") && lines[0].contains("status=400"), "{lines:?}");
+    assert!(
+        lines[1].contains("request=\"gone\"") && lines[1].contains("abandoned by its caller"),
+        "{lines:?}"
+    );
 }
 
 #[test]

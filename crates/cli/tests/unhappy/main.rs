@@ -16,12 +16,16 @@ use ::sandbox::{Options, Sandbox};
 use provider::clone::{Origin, Wish as Copy};
 use provider::cluster::{Attach, Channel, ExportWish, MigrateTo, Parameters, VolumeChange};
 use provider::disposal::Disks;
+use provider::jobs::Request;
 use provider::network::{Binding, Nic, Wish};
 use provider::order::Order;
 use provider::select::Selection;
 use provider::wait::Goal;
 use provider::{Error, Kind, Provider, VmId, device};
 use serde_json::{Value, json};
+
+/// What the chart installs for export jobs.
+const EXPORT_JOBS: &str = include_str!("../../../../charts/virt-steward/crds/vmexportjobs.yaml");
 
 /// A sandbox with one node, the library as its administrator, and where its audit log is.
 struct Cluster {
@@ -46,7 +50,10 @@ impl Cluster {
         let sandbox = Sandbox::start(options).await.unwrap();
         let kubeconfig = sandbox.kubeconfig();
         let provider = provider::cluster::connect(config(&kubeconfig).await).unwrap();
-        Self { sandbox, provider, kubeconfig, audit, _folder: folder }
+        let cluster = Self { sandbox, provider, kubeconfig, audit, _folder: folder };
+        let definition = serde_saphyr::from_str(EXPORT_JOBS).unwrap();
+        cluster.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
+        cluster
     }
 
     /// A request of the administrator in raw JSON.
@@ -72,6 +79,13 @@ impl Cluster {
         let token = self.create(&format!("{accounts}/nobody/token"), review).await;
         let anonymous = provider::cluster::connect_without_identity(config(&self.kubeconfig).await).unwrap();
         anonymous.with_bearer(token["status"]["token"].as_str().unwrap()).unwrap()
+    }
+
+    /// The claim that [`attach`] plugs, which many may have.
+    async fn claim(&self) {
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "64Mi"}}}});
+        self.create("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
     }
 
     /// VM `off`, that is off, VM `on`, that runs, and VM `stuck`, that no node takes.
@@ -170,6 +184,16 @@ fn attach() -> VolumeChange {
     VolumeChange { add: vec![add], remove: Vec::new() }
 }
 
+fn detach() -> VolumeChange {
+    VolumeChange { add: Vec::new(), remove: vec!["data".into()] }
+}
+
+/// A job that exports a VM, under the VM's name.
+fn job(vm: &VmId) -> Request {
+    let file = json!({"vm_path": vm.to_string(), "output_dir": "s3://backups/nightly", "name": vm.name()});
+    provider::jobs::read(&file).unwrap().remove(0)
+}
+
 fn gpu() -> device::Wish {
     let (name, device) = ("gpu1".to_owned(), Some("nvidia.com/T4".to_owned()));
     device::Wish { name, device, sort: device::Sort::Gpu, on_next_start: true }
@@ -252,6 +276,9 @@ fn operations() -> Vec<Operation> {
         operation("attach volume", true, |p, vm| async move {
             p.step_volumes(&vm, &attach(), false).await.map(drop)
         }),
+        operation("detach volume", true, |p, vm| async move {
+            p.step_volumes(&vm, &detach(), false).await.map(drop)
+        }),
         operation("expand volume", true, |p, vm| async move {
             p.expand_volume(&vm, "data", "20Gi", false).await.map(drop)
         }),
@@ -277,6 +304,68 @@ fn operations() -> Vec<Operation> {
         }),
         operation("delete template", true, |p, vm| async move { p.delete_template(&vm, false).await }),
         operation("get node", false, |p, vm| async move { p.node(vm.name()).await.map(drop) }),
+        operation("get job", false, |p, vm| async move { p.job(vm.namespace(), vm.name()).await.map(drop) }),
+        operation(
+            "job logs",
+            false,
+            |p, vm| async move { p.job_logs(vm.namespace(), vm.name()).await.map(drop) },
+        ),
+        operation("cancel job", true, |p, vm| async move {
+            p.suspend_job(vm.namespace(), vm.name(), true, false).await.map(drop)
+        }),
+        operation("resume job", true, |p, vm| async move {
+            p.suspend_job(vm.namespace(), vm.name(), false, false).await.map(drop)
+        }),
+        operation(
+            "delete job",
+            true,
+            |p, vm| async move { p.delete_job(vm.namespace(), vm.name(), false).await },
+        ),
+    ]
+}
+
+/// Operations that make something of a name, which need not be there.
+fn makings() -> Vec<Operation> {
+    vec![
+        operation("create", true, |p, id| async move {
+            p.create_vm(id.namespace(), &vm(id.name(), "Halted"), false).await.map(drop)
+        }),
+        operation("submit job", true, |p, vm| async move { p.submit_job(&job(&vm), false).await.map(drop) }),
+    ]
+}
+
+/// Operations on all objects of a kind.
+fn listings() -> Vec<Operation> {
+    vec![
+        operation("list", false, |p, _| async move {
+            let here = Selection { namespace: Some("default".into()), ..Selection::default() };
+            p.list_all(here).await.map(drop)
+        }),
+        operation("watch", false, |p, _| async move { p.watch(Selection::default()).await.map(drop) }),
+        operation("list snapshots", false, |p, _| async move {
+            p.snapshots(Some("default"), None).await.map(drop)
+        }),
+        operation(
+            "list migrations",
+            false,
+            |p, _| async move { p.migrations(Some("default")).await.map(drop) },
+        ),
+        operation(
+            "list templates",
+            false,
+            |p, _| async move { p.templates(Some("default")).await.map(drop) },
+        ),
+        operation("list jobs", false, |p, _| async move { p.jobs(Some("default")).await.map(drop) }),
+        operation("list nodes", false, |p, _| async move { p.nodes().await.map(drop) }),
+        operation("list instance types", false, |p, _| async move {
+            p.instancetypes(Some("default")).await.map(drop)
+        }),
+        operation(
+            "list preferences",
+            false,
+            |p, _| async move { p.preferences(Some("default")).await.map(drop) },
+        ),
+        operation("usage", false, |p, _| async move { p.usage(None, None, None).await.map(drop) }),
     ]
 }
 
@@ -312,7 +401,7 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said_by_every_operation() 
     let cluster = Cluster::start().await;
     cluster.three_vms().await;
     let nobody = cluster.nobody().await;
-    let mut said = Messages::default();
+    let (mut said, mut refused) = (Messages::default(), Messages::default());
     for one in operations() {
         let error = (one.act)(cluster.provider.clone(), id("absent")).await.unwrap_err();
         assert_eq!(error.kind, Kind::NotFound, "{}: {error:?}", one.name);
@@ -323,37 +412,16 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said_by_every_operation() 
         assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
         assert!(error.wrong.contains("system:serviceaccount:default:nobody"), "{}: {error:?}", one.name);
         readable(one.name, &error);
+        refused.add(one.name, &error);
     }
     said.are_those_that_were_reviewed("absent");
-    let lists =
-        [
-            operation("list", false, |p, _| async move {
-                let here = Selection { namespace: Some("default".into()), ..Selection::default() };
-                p.list_all(here).await.map(drop)
-            }),
-            operation("list snapshots", false, |p, _| async move {
-                p.snapshots(Some("default"), None).await.map(drop)
-            }),
-            operation("list migrations", false, |p, _| async move {
-                p.migrations(Some("default")).await.map(drop)
-            }),
-            operation(
-                "list templates",
-                false,
-                |p, _| async move { p.templates(Some("default")).await.map(drop) },
-            ),
-            operation("list nodes", false, |p, _| async move { p.nodes().await.map(drop) }),
-            operation("list instance types", false, |p, _| async move {
-                p.instancetypes(Some("default")).await.map(drop)
-            }),
-            operation("list preferences", false, |p, _| async move {
-                p.preferences(Some("default")).await.map(drop)
-            }),
-        ];
-    for one in lists {
+    for one in makings().into_iter().chain(listings()) {
         let error = (one.act)(nobody.clone(), id("on")).await.unwrap_err();
         assert_eq!(error.kind, Kind::Forbidden, "{}: {error:?}", one.name);
+        assert!(error.wrong.contains("system:serviceaccount:default:nobody"), "{}: {error:?}", one.name);
         readable(one.name, &error);
+        refused.add(one.name, &error);
     }
+    refused.are_those_that_were_reviewed("forbidden");
     cluster.sandbox.shutdown().await;
 }

@@ -16,11 +16,29 @@ enum Is {
     Leaving,
     /// There is something else of its name.
     Something,
+    /// There is nothing of its name.
+    Absent,
+    /// Off, with a volume that was plugged.
+    Attached,
+    /// There is an export job of its name.
+    Job,
+    /// The same, cancelled.
+    Cancelled,
+}
+
+impl Is {
+    const fn is_vm(self) -> bool {
+        !matches!(self, Self::Absent | Self::Job | Self::Cancelled)
+    }
+
+    const fn runs(self) -> bool {
+        matches!(self, Self::On | Self::Paused | Self::WithDisk | Self::Leaving)
+    }
 }
 
 /// Every operation with one write. Each has a VM of its own, so that what was done by one whose answer was lost
 /// stands in no other's way.
-const WRITES: [(&str, Is); 27] = [
+const WRITES: [(&str, Is); 34] = [
     ("start", Is::Off),
     ("stop", Is::On),
     ("restart", Is::On),
@@ -39,6 +57,8 @@ const WRITES: [(&str, Is); 27] = [
     ("remove nic", Is::Off),
     ("set link", Is::Off),
     ("attach device", Is::Off),
+    ("attach volume", Is::Off),
+    ("detach volume", Is::Attached),
     ("expand volume", Is::WithDisk),
     ("make template", Is::On),
     ("create from template", Is::Something),
@@ -46,6 +66,11 @@ const WRITES: [(&str, Is); 27] = [
     ("export", Is::Off),
     ("delete export", Is::Something),
     ("delete snapshot", Is::Off),
+    ("submit job", Is::Absent),
+    ("cancel job", Is::Job),
+    ("resume job", Is::Cancelled),
+    ("delete job", Is::Job),
+    ("create", Is::Absent),
     ("delete keeping disks", Is::On),
     ("delete", Is::On),
 ];
@@ -61,18 +86,30 @@ impl Cluster {
         self.permit().await;
         // those that are under way stay where they are
         self.hold("virtualmachineinstancemigrations", "");
+        self.claim().await;
         for (name, is) in WRITES {
             let name = subject(name);
             let object = match is {
                 Is::WithDisk => with_disk(&name),
-                Is::On | Is::Paused | Is::Leaving => vm(&name, "Always"),
-                Is::Off | Is::Something => vm(&name, "Halted"),
+                is if is.runs() => vm(&name, "Always"),
+                _ => vm(&name, "Halted"),
             };
-            p.create_vm("default", &object, false).await.unwrap();
+            if is.is_vm() {
+                p.create_vm("default", &object, false).await.unwrap();
+            }
         }
         for (name, is) in WRITES {
             let vm = id(&subject(name));
-            if !matches!(is, Is::Off | Is::Something) {
+            if is == Is::Attached {
+                assert_eq!(p.step_volumes(&vm, &attach(), false).await.unwrap().state, "written");
+            }
+            if matches!(is, Is::Job | Is::Cancelled) {
+                p.submit_job(&job(&vm), false).await.unwrap();
+            }
+            if is == Is::Cancelled {
+                p.suspend_job("default", vm.name(), true, false).await.unwrap();
+            }
+            if is.runs() {
                 p.wait(&vm, &Goal::Running, Duration::from_mins(4), &mut |_| ()).await.unwrap();
             }
             if is == Is::Paused {
@@ -156,7 +193,7 @@ async fn a_write_is_sent_once_whatever_becomes_of_its_answer() {
     let log = std::fs::File::open(&cluster.audit).unwrap();
     let mut audit = Writes { log, rest: Vec::new(), asked: 0 };
     audit.since(&cluster).await;
-    let all = operations();
+    let all: Vec<Operation> = operations().into_iter().chain(makings()).collect();
     // the last one does what was asked for, so nothing comes after it
     for (fault, kind) in [
         ("error:code=504", Kind::Timeout),

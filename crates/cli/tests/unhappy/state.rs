@@ -48,6 +48,10 @@ impl Cluster {
         )
         .await;
         self.snapshot("on").await;
+        for name in ["on", "off"] {
+            self.provider.submit_job(&job(&id(name)), false).await.unwrap();
+        }
+        self.provider.suspend_job("default", "off", true, false).await.unwrap();
         self.hold("virtualmachinesnapshots", ",name=begun");
         self.provider.snapshot(&id("off"), Some("begun"), false).await.unwrap();
     }
@@ -61,7 +65,7 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
     let cluster = Cluster::start().await;
     cluster.three_vms().await;
     cluster.more().await;
-    let all = operations();
+    let all: Vec<Operation> = operations().into_iter().chain(makings()).collect();
     let act = |name: &str| &all.iter().find(|one| one.name == name).unwrap().act;
     let mut said = Messages::default();
     for (name, vm, kind, wrong) in [
@@ -89,8 +93,18 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
         ("delete keeping disks", "disk", Kind::WrongState, "its disks can be kept only while it is off"),
         ("restore", "begun", Kind::WrongState, "the snapshot is "),
         ("remove nic", "disk", Kind::NotFound, "its spec names no interface"),
+        ("set link", "disk", Kind::NotFound, "its spec names no interface"),
+        ("create", "on", Kind::AlreadyExists, "already exists"),
+        ("attach volume", "disk", Kind::AlreadyExists, "in the VM already"),
+        ("detach volume", "disk", Kind::WrongState, "is not hotpluggable"),
+        ("submit job", "on", Kind::AlreadyExists, "already exists"),
+        ("resume job", "on", Kind::WrongState, "it is not cancelled"),
+        ("cancel job", "off", Kind::WrongState, "it is cancelled already"),
+        ("guest users", "off", Kind::WrongState, "the VM is off"),
+        ("guest file systems", "off", Kind::WrongState, "the VM is off"),
+        ("vnc", "off", Kind::WrongState, "the VM is off"),
     ] {
-        let error = act(name)(cluster.provider.clone(), id(vm)).await.unwrap_err();
+        let error = act(name)(cluster.provider.clone(), id(vm)).await.expect_err(&format!("{name} {vm}"));
         assert_eq!(error.kind, kind, "{name} {vm}: {error:?}");
         assert!(error.wrong.contains(wrong), "{name} {vm}: {error:?}");
         readable(name, &error);
@@ -104,6 +118,17 @@ async fn what_the_state_of_a_vm_forbids_is_said_with_what_to_do() {
     let error = cluster.provider.change_device(&id("on"), &now, false).await.unwrap_err();
     assert!(error.wrong.contains("cannot plug host devices"), "{error:?}");
     assert!(error.remedy.contains("--on-next-start"), "{error:?}");
+    let spare = json!({"apiVersion": "v1", "kind": "Node", "spec": {"unschedulable": true},
+        "metadata": {"name": "spare", "labels": {"kubernetes.io/hostname": "spare"}}});
+    cluster.create("/api/v1/nodes", spare).await;
+    for (node, kind, wrong) in [
+        ("nowhere", Kind::NotFound, "there is no node `nowhere`"),
+        ("spare", Kind::WrongState, "node `spare` is cordoned"),
+    ] {
+        let to = MigrateTo { node: Some(node.into()) };
+        let error = cluster.provider.migrate(&id("on"), &to, false).await.unwrap_err();
+        assert_eq!((error.kind, error.wrong.as_str()), (kind, wrong));
+    }
     let error = cluster.provider.expand_volume(&id("on"), "root", "20Gi", false).await.unwrap_err();
     assert_eq!(
         (error.kind, error.wrong.as_str()),
@@ -132,6 +157,7 @@ async fn a_gate_that_is_off_is_named_before_anything_is_asked_for() {
         ("clone snapshot", "Snapshot"),
         ("make template", "Template"),
         ("attach volume", "DeclarativeHotplugVolumes"),
+        ("detach volume", "DeclarativeHotplugVolumes"),
         ("attach host device", "HostDevices"),
     ] {
         let one = all.iter().find(|one| one.name == name).unwrap();
@@ -183,6 +209,26 @@ async fn where_somebody_was_faster_nothing_is_written_and_that_is_said() {
         readable(name, &error);
         said.add(name, &error);
     }
+
+    // volumes are looked at again instead: a step says so, and a change is made anew for some time
+    cluster.claim().await;
+    let p = &cluster.provider;
+    let fault = |times: &str| {
+        format!("error:code=409{times},user=admin,verb=patch,resource=virtualmachines.kubevirt.io")
+    };
+    for change in [attach(), detach()] {
+        cluster.sandbox.api().faults.add(fault(",times=1").parse().unwrap()).unwrap();
+        let held = p.step_volumes(&id("nics"), &change, false).await.unwrap();
+        assert_eq!(
+            (held.state, held.waits.join("")),
+            ("held", "somebody else changed the VM meanwhile".into())
+        );
+        assert_eq!(p.step_volumes(&id("nics"), &change, false).await.unwrap().state, "written");
+    }
+    cluster.sandbox.api().faults.add(fault("").parse().unwrap()).unwrap();
+    let error = p.change_volumes(&id("nics"), &attach(), LONG, &mut |_| ()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict, "{error:?}");
+    said.add("attach volume", &error);
     said.are_those_that_were_reviewed("conflict");
     cluster.sandbox.shutdown().await;
 }
@@ -216,10 +262,9 @@ async fn time_that_is_up_says_where_it_stands() {
     assert!(error.wrong.contains("there is no such claim"), "{error:?}");
     readable("attach volume", &error);
 
-    // no node takes it, so it goes nowhere
-    let to = MigrateTo { node: Some("nowhere".into()) };
+    // nobody works on it, so it goes nowhere
     cluster.hold("virtualmachineinstancemigrations", "");
-    let migration = p.migrate(&id("on"), &to, false).await.unwrap();
+    let migration = p.migrate(&id("on"), &MigrateTo::default(), false).await.unwrap();
     late("migrate", p.wait_migration(&migration, short, quiet).await.map(drop), "Pending");
 
     for kind in ["virtualmachinesnapshots", "virtualmachinerestores", "virtualmachineclones"] {

@@ -19,7 +19,7 @@ const MOST_NAME: usize = 63;
 pub enum PlanError {
     /// The name is taken by something else.
     #[error(
-        "volume \"{0}\" is in the VM already, with another source; remove it first, or choose another --name"
+        "volume \"{0}\" is in the VM already, with another source; remove it first, or choose another name"
     )]
     NameTaken(String),
     /// The claim is attached under another name.

@@ -55,12 +55,7 @@ impl Provider {
     pub(super) async fn require_gate(&self, gate: &str, doing: &str) -> Result<(), Error> {
         match self.kubevirt_object().await {
             Some(kubevirt) if !feature_gates::is_enabled(KubeVirtView(&kubevirt), gate) => {
-                let wrong = format!("the feature gate `{gate}` is off in KubeVirt");
-                let remedy = format!(
-                    "have `{gate}` added to spec.configuration.developerConfiguration.featureGates, and taken out \
-                     of disabledFeatureGates"
-                );
-                Err(Error::new(Kind::MissingCapability, doing, wrong, remedy))
+                Err(gate_is_off(gate, doing))
             }
             _ => Ok(()),
         }
@@ -85,4 +80,14 @@ impl Provider {
         let answer = self.create(path, &review, "asking what you may do").await.ok()?;
         answer.pointer("/status/allowed").and_then(Value::as_bool)
     }
+}
+
+/// A gate that something needs.
+pub(super) fn gate_is_off(gate: &str, doing: &str) -> Error {
+    let wrong = format!("the feature gate `{gate}` is off in KubeVirt");
+    let remedy = format!(
+        "have `{gate}` added to spec.configuration.developerConfiguration.featureGates, and taken out of \
+         disabledFeatureGates"
+    );
+    Error::new(Kind::MissingCapability, doing, wrong, remedy)
 }

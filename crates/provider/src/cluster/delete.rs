@@ -17,7 +17,7 @@ impl Provider {
         let mut others = self.all(&VMS, Some(vm.namespace()), "").await?;
         others.retain(|other| text(other, "/metadata/name") != vm.name());
         disposal::plan(&object, instance.as_ref(), &others, wish).map_err(|refusal| {
-            let remedy = "stop it first: `virt-steward vm stop --wait`";
+            let remedy = format!("stop it first: `virt-steward vm stop {vm} --wait`");
             Error::new(Kind::WrongState, doing, refusal.to_string(), remedy)
         })
     }

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::Provider;
+use super::lifecycle::runs;
 use super::objects::VMIS;
 use crate::view::guest::{GuestFileSystem, GuestOs, GuestUser, file_systems, users};
-use crate::view::{holds, text};
+use crate::view::holds;
 use crate::{Error, Kind, VmId};
 
 impl Provider {
@@ -37,17 +38,11 @@ impl Provider {
 
     /// The instance of a VM that runs; what is off says so in words.
     pub(super) async fn running_instance(&self, vm: &VmId, doing: &str) -> Result<Value, Error> {
-        let remedy = "start it, or wait until it runs: `virt-steward vm start --wait`";
-        match self.find(&VMIS.of(vm), doing).await? {
-            Some(instance) if text(&instance, "/status/phase") == "Running" => Ok(instance),
-            Some(instance) => {
-                let wrong = format!("its instance is {}", text(&instance, "/status/phase"));
-                Err(Error::new(Kind::WrongState, doing, wrong, remedy))
-            }
-            None => {
-                self.vm_object(vm, doing).await?;
-                Err(Error::new(Kind::WrongState, doing, "the VM is off", remedy))
-            }
+        let instance = self.find(&VMIS.of(vm), doing).await?;
+        if instance.is_none() {
+            // a VM that is not there is not off
+            self.vm_object(vm, doing).await?;
         }
+        runs(vm, instance.as_ref(), doing).cloned()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Provider;
 use super::objects::{JOBS, dry};
 use super::request::{encode, refusal};
-use crate::jobs::{Job, Request};
+use crate::jobs::{Job, Request, unsuspendable};
 use crate::view::text;
 use crate::{Error, Kind, VmId};
 
@@ -40,7 +40,7 @@ impl Provider {
         Ok(Job::of(&found.map_err(lacking)?))
     }
 
-    /// Suspends a job, which ends what is under way; or lets it go on.
+    /// Suspends a job, which ends what is under way; or lets one that was suspended go on.
     pub async fn suspend_job(
         &self,
         namespace: &str,
@@ -50,8 +50,13 @@ impl Provider {
     ) -> Result<Job, Error> {
         let id = VmId::new(namespace, name)?;
         let doing = format!("{} export job `{id}`", if suspend { "cancelling" } else { "resuming" });
+        let path = JOBS.object(namespace, name);
+        let object = self.get(&path, &doing).await.map_err(lacking)?;
+        if let Some((wrong, remedy)) = unsuspendable(&object, suspend) {
+            return Err(Error::new(Kind::WrongState, doing, wrong, remedy));
+        }
         let patch = json!({"spec": {"suspend": suspend}});
-        let path = format!("{}{}", JOBS.object(namespace, name), dry(dry_run));
+        let path = format!("{path}{}", dry(dry_run));
         let answer = self.write(Method::PATCH, &path, "application/merge-patch+json", &patch, &doing).await;
         Ok(Job::of(&answer.map_err(lacking)?))
     }
@@ -59,11 +64,9 @@ impl Provider {
     /// Deletes a job; what it exported stays.
     pub async fn delete_job(&self, namespace: &str, name: &str, dry_run: bool) -> Result<(), Error> {
         let id = VmId::new(namespace, name)?;
-        let path = format!("{}{}", JOBS.object(namespace, name), dry(dry_run));
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
         let doing = format!("deleting export job `{id}`");
-        self.write(Method::DELETE, &path, "application/json", &options, &doing).await.map_err(lacking)?;
-        Ok(())
+        let object = self.get(&JOBS.of(&id), &doing).await.map_err(lacking)?;
+        self.delete_object(&JOBS, &id, &object, dry_run, &doing).await
     }
 
     /// What the pods of a job said, the newest last: the VM, and the end of the log.
@@ -97,10 +100,12 @@ impl Provider {
 }
 
 /// A cluster without the definition answers 404 for the kind; with it, the message names the job.
-fn lacking(error: Error) -> Error {
-    let unknown =
-        error.kind == Kind::NotFound && error.wrong.contains("could not find the requested resource");
-    if !unknown {
+fn lacking(mut error: Error) -> Error {
+    if error.kind != Kind::NotFound {
+        return error;
+    }
+    if !error.wrong.contains("could not find the requested resource") {
+        error.remedy = "see which there are: `virt-steward export job list`".into();
         return error;
     }
     let remedy = "install the chart: its directory crds has the definition of VMExportJob";

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Provider;
 use crate::order::Order;
@@ -35,16 +36,13 @@ impl Provider {
         // than "the VM is off"
         let (_, vmi) = self.observe(vm, &doing).await?;
         let needs_instance = order.resource() == "virtualmachineinstances";
-        let phase = vmi.as_ref().map_or("", |vmi| text(vmi, "/status/phase"));
-        if needs_instance && phase != "Running" {
-            let wrong =
-                if phase.is_empty() { "the VM is off".into() } else { format!("its instance is {phase}") };
-            let remedy = "start it, or wait until it runs: `virt-steward vm start --wait`";
-            return Err(Error::new(Kind::WrongState, doing, wrong, remedy));
+        if needs_instance {
+            runs(vm, vmi.as_ref(), &doing)?;
         }
         if !dry_run || order.has_dry_run() {
             let body = order.body(dry_run);
-            self.write(Method::PUT, &order.path(vm), "application/json", &body, &doing).await?;
+            let taken = self.write(Method::PUT, &order.path(vm), "application/json", &body, &doing).await;
+            taken.map_err(|error| look_at(vm, error))?;
         }
         Ok(Done {
             namespace: vm.namespace().into(),
@@ -54,4 +52,28 @@ impl Provider {
             goal: order.goal(vmi.as_ref()),
         })
     }
+}
+
+/// The instance of a VM, when it runs; otherwise an error in words.
+pub(super) fn runs<'a>(vm: &VmId, vmi: Option<&'a Value>, doing: &str) -> Result<&'a Value, Error> {
+    let (wrong, remedy) = match vmi.map(|vmi| (vmi, text(vmi, "/status/phase"))) {
+        Some((vmi, "Running")) => return Ok(vmi),
+        None | Some((_, "Succeeded" | "Failed")) => {
+            ("the VM is off".to_owned(), format!("start it: `virt-steward vm start {vm} --wait`"))
+        }
+        Some((_, phase)) => {
+            let phase = if phase.is_empty() { "not seen by KubeVirt yet" } else { phase };
+            let remedy = format!("see what it waits for: `virt-steward vm describe {vm}`");
+            (format!("its instance is {phase}"), remedy)
+        }
+    };
+    Err(Error::new(Kind::WrongState, doing, wrong, remedy))
+}
+
+/// Where the state of a VM is in the way, its name stands in the remedy.
+fn look_at(vm: &VmId, mut error: Error) -> Error {
+    if error.kind == Kind::WrongState {
+        error.remedy = format!("look at its state: `virt-steward vm describe {vm}`");
+    }
+    error
 }

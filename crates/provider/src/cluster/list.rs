@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::Provider;
 use super::objects::{Resource, VMIS, VMS};
 use super::request::encode;
+use super::slim;
 use crate::select::Selection;
 use crate::view::{VmSummary, text};
 use crate::{Error, identity};
@@ -51,7 +52,7 @@ impl Pages {
         let Some(token) = self.token.take() else { return Ok(None) };
         let place =
             self.namespace.as_deref().map_or("all namespaces".into(), |one| format!("namespace `{one}`"));
-        let doing = format!("listing VMs in {place}");
+        let doing = format!("listing {} in {place}", self.resource.words());
         let collection = self.resource.collection(self.namespace.as_deref());
         let path = format!("{collection}?limit={LIST_PAGE}{}&continue={}", self.query, encode(&token));
         let mut page = provider.get(&path, &doing).await?;
@@ -64,66 +65,77 @@ impl Pages {
     }
 }
 
-/// A join of both lists.
-struct Join {
-    provider: Provider,
-    selection: Selection,
-    vms: Pages,
-    vmis: Pages,
-    /// Instances that were read and not yet asked for.
+/// Instances that were read, and not yet asked for.
+struct Instances {
+    pages: Pages,
     waiting: HashMap<Key, Value>,
     /// How far instances were read; `None`: to the end.
     read_to: Option<Key>,
 }
 
-impl Join {
-    async fn page(&mut self) -> Result<Option<Vec<VmSummary>>, Error> {
-        let Some((vms, _)) = self.vms.next(&self.provider).await? else { return Ok(None) };
-        if let Some(last) = vms.last().map(key) {
-            self.cover(&last).await?;
+impl Instances {
+    /// Reads one page.
+    async fn more(&mut self, provider: &Provider) -> Result<(), Error> {
+        let Some((vmis, _)) = self.pages.next(provider).await? else {
+            self.read_to = None;
+            return Ok(());
+        };
+        if let Some(furthest) = vmis.last().map(key) {
+            self.read_to = Some(furthest);
         }
-        let mut page = Vec::new();
-        for vm in vms {
-            let vmi = self.waiting.remove(&key(&vm));
-            let summary = VmSummary::of(&vm, vmi.as_ref());
-            if self.selection.takes(&summary) {
-                page.push(summary);
-            }
-        }
-        Ok(Some(page))
+        self.waiting.extend(vmis.into_iter().map(|vmi| (key(&vmi), slim::vmi(&vmi))));
+        Ok(())
     }
 
-    /// Reads instances until all that can belong to VMs up to `last` are there.
-    async fn cover(&mut self, last: &Key) -> Result<(), Error> {
+    /// Reads a page that will be asked for, unless as many are waiting.
+    async fn ahead(&mut self, provider: &Provider) -> Result<(), Error> {
+        if self.waiting.len() < LIST_PAGE && self.read_to.is_some() {
+            self.more(provider).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Reads until all that can belong to VMs up to `last` are there.
+    async fn cover(&mut self, provider: &Provider, last: &Key) -> Result<(), Error> {
         while self.read_to.as_ref().is_some_and(|read| !reaches(read, last)) {
-            match self.vmis.next(&self.provider).await? {
-                Some((vmis, _)) => {
-                    if let Some(furthest) = vmis.last().map(key) {
-                        self.read_to = Some(furthest);
-                    }
-                    self.waiting.extend(vmis.into_iter().map(|vmi| (key(&vmi), slim(&vmi))));
-                }
-                None => self.read_to = None,
-            }
+            self.more(provider).await?;
         }
         Ok(())
     }
 }
 
-/// What a summary reads of an instance: those whose VM comes pages later take little room.
-pub(super) fn slim(vmi: &Value) -> Value {
-    let mut kept = serde_json::json!({"metadata": {"name": vmi["metadata"]["name"]}, "status": {}});
-    for field in
-        ["nodeName", "interfaces", "currentCPUTopology", "memory", "guestOSInfo", "conditions", "phase"]
-    {
-        if let Some(value) = vmi.get("status").and_then(|status| status.get(field)) {
-            kept["status"][field] = value.clone();
+/// A join of both lists.
+struct Join {
+    provider: Provider,
+    selection: Selection,
+    vms: Pages,
+    instances: Instances,
+}
+
+impl Join {
+    async fn page(&mut self) -> Result<Option<Vec<VmSummary>>, Error> {
+        let Self { provider, selection, vms, instances } = self;
+        if vms.token.is_none() {
+            return Ok(None);
         }
+        // side by side: the first answer is there after one round trip
+        let (vms, read) = futures::join!(vms.next(provider), instances.ahead(provider));
+        let vms = vms?.map(|(vms, _)| vms).unwrap_or_default();
+        read?;
+        if let Some(last) = vms.last().map(key) {
+            instances.cover(provider, &last).await?;
+        }
+        let mut page = Vec::new();
+        for vm in vms {
+            let vmi = instances.waiting.remove(&key(&vm));
+            let summary = VmSummary::of(&vm, vmi.as_ref());
+            if selection.takes(&summary) {
+                page.push(summary);
+            }
+        }
+        Ok(Some(page))
     }
-    if let Some(memory) = vmi.pointer("/spec/domain/memory") {
-        kept["spec"] = serde_json::json!({"domain": {"memory": memory}});
-    }
-    kept
 }
 
 impl Provider {
@@ -142,11 +154,13 @@ impl Provider {
         let mut join = Join {
             provider: self.clone(),
             vms: Pages::new(&VMS, namespace.clone(), query),
-            // the VM's labels are not its instance's
-            vmis: Pages::new(&VMIS, namespace, String::new()),
+            instances: Instances {
+                // the VM's labels are not its instance's
+                pages: Pages::new(&VMIS, namespace, String::new()),
+                waiting: HashMap::new(),
+                read_to: Some((String::new(), String::new())),
+            },
             selection,
-            waiting: HashMap::new(),
-            read_to: Some((String::new(), String::new())),
         };
         let first: VecDeque<Vec<VmSummary>> = join.page().await?.into_iter().collect();
         Ok(stream::try_unfold((join, first), |(mut join, mut ready)| async move {
@@ -172,12 +186,24 @@ impl Provider {
         namespace: Option<&str>,
         query: &str,
     ) -> Result<Vec<Value>, Error> {
+        Ok(self.all_at(resource, namespace, query, |object| object).await?.0)
+    }
+
+    /// The same, each reduced to what `keep` leaves of it, and the version of the list, which is one for all pages.
+    pub(super) async fn all_at(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<&str>,
+        query: &str,
+        keep: impl Fn(Value) -> Value,
+    ) -> Result<(Vec<Value>, String), Error> {
         let mut pages = Pages::new(resource, namespace.map(str::to_owned), query.to_owned());
-        let mut all = Vec::new();
-        while let Some((items, _)) = pages.next(self).await? {
-            all.extend(items);
+        let (mut all, mut version) = (Vec::new(), String::new());
+        while let Some((items, at)) = pages.next(self).await? {
+            all.extend(items.into_iter().map(&keep));
+            version = at;
         }
-        Ok(all)
+        Ok((all, version))
     }
 }
 

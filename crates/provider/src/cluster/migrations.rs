@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Provider;
-use super::objects::{MIGRATIONS, VMIS, dry};
+use super::objects::{MIGRATIONS, NODES, VMIS, dry};
+use super::request::encode;
 use super::transfer::Meter;
 use super::waiting::until;
 use crate::identity;
 use crate::view::migration::{Migration, blockers};
-use crate::view::text;
+use crate::view::{list, text};
 use crate::wait::Progress;
 use crate::{Error, Kind, VmId};
 
@@ -40,6 +41,9 @@ impl Provider {
             let remedy = "name another node, or none";
             return Err(Error::new(Kind::WrongState, doing, format!("it runs on `{here}` already"), remedy));
         }
+        if let Some(node) = &to.node {
+            self.takes_vms(node, &doing).await?;
+        }
         let mut migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
             "metadata": {"generateName": "virt-steward-migrate-", "namespace": vm.namespace()},
             "spec": {"vmiName": vm.name()}});
@@ -56,6 +60,31 @@ impl Provider {
             error
         })?;
         Ok(Migration::of(&created))
+    }
+
+    /// Looks whether there is a node of this host name that takes VMs, as far as the caller may read nodes: KubeVirt would
+    /// wait for five minutes for one that there is not (`migration.go`, v1.9).
+    async fn takes_vms(&self, host: &str, doing: &str) -> Result<(), Error> {
+        let label = encode(&format!("kubernetes.io/hostname={host}"));
+        let path = format!("{}?labelSelector={label}", NODES.collection(None));
+        let found = match self.get(&path, doing).await {
+            Err(error) if error.kind == Kind::Forbidden => return Ok(()),
+            found => found?,
+        };
+        let Some(node) = list(&found, "/items").first() else {
+            let wrong = format!("there is no node `{host}`");
+            return Err(Error::new(
+                Kind::NotFound,
+                doing,
+                wrong,
+                "see which there are: `virt-steward node list`",
+            ));
+        };
+        if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
+            let remedy = format!("name another node, or let it take pods again: `kubectl uncordon {host}`");
+            return Err(Error::new(Kind::WrongState, doing, format!("node `{host}` is cordoned"), remedy));
+        }
+        Ok(())
     }
 
     /// Migrations of a namespace, or of all.

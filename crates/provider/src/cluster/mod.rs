@@ -18,6 +18,7 @@ mod networks;
 mod nodes;
 mod objects;
 mod request;
+mod slim;
 mod snapshots;
 mod streams;
 mod templates;
@@ -39,7 +40,7 @@ pub use snapshots::Underway;
 pub use streams::{Channel, SUBPROTOCOL, Tunnel};
 pub use templates::{Parameters, random};
 pub use usage::{Prometheus, UsageByVm};
-pub use volumes::{Attach, Changed, Expansion, VolumeChange};
+pub use volumes::{Attach, Changed, Expansion, VolumeChange, failure as volume_failure};
 pub use watch::Change;
 
 use crate::identity::User;

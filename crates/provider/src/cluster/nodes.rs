@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Provider;
-use super::list::slim;
 use super::objects::{NODES, VMIS};
+use super::slim;
 use crate::view::node::{NodeSummary, features, join, taints};
 use crate::view::{VmSummary, text};
 use crate::{Error, Kind, identity};
@@ -44,7 +44,7 @@ impl Provider {
         })?;
         let vmis = self.all(&VMIS, None, "").await?;
         let here: Vec<Value> =
-            vmis.iter().filter(|vmi| text(vmi, "/status/nodeName") == name).map(slim).collect();
+            vmis.iter().filter(|vmi| text(vmi, "/status/nodeName") == name).map(slim::vmi).collect();
         let mut running: Vec<String> = vmis
             .iter()
             .filter(|vmi| text(vmi, "/status/nodeName") == name)

@@ -63,6 +63,21 @@ impl Resource {
         (self.root.trim_start_matches("/apis/"), self.plural)
     }
 
+    /// What people call them, as in "listing snapshots".
+    pub(super) fn words(&self) -> &'static str {
+        match self.plural {
+            "virtualmachines" | "virtualmachineinstances" => "VMs",
+            "virtualmachineinstancemigrations" => "migrations",
+            "virtualmachinesnapshots" => "snapshots",
+            "virtualmachinetemplates" => "templates",
+            "virtualmachineinstancetypes" | "virtualmachineclusterinstancetypes" => "instance types",
+            "virtualmachinepreferences" | "virtualmachineclusterpreferences" => "preferences",
+            "persistentvolumeclaims" => "claims",
+            "vmexportjobs" => "export jobs",
+            plural => plural,
+        }
+    }
+
     /// One that is in no namespace.
     pub(super) fn cluster_object(&self, name: &str) -> String {
         format!("{}/{}/{name}", self.root, self.plural)
@@ -103,10 +118,10 @@ impl Provider {
 
     /// A VM and, when there is one, its instance.
     pub(super) async fn observe(&self, vm: &VmId, doing: &str) -> Result<(Value, Option<Value>), Error> {
-        let (object, instance) = futures::try_join!(async { self.vm_object(vm, doing).await }, async {
-            self.find(&VMIS.of(vm), doing).await
-        })?;
-        Ok((object, instance))
+        let instance = VMIS.of(vm);
+        let (object, instance) = futures::join!(self.vm_object(vm, doing), self.find(&instance, doing));
+        // what is wrong with both is said of the VM, whichever answer came first
+        Ok((object?, instance?))
     }
 
     /// The KubeVirt object, when there is one that the caller may read.

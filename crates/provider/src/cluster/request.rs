@@ -18,7 +18,17 @@ const MAX_ANSWER: usize = 64 << 20;
 impl Provider {
     /// Reads an object or a page of a list.
     pub(super) async fn get(&self, path: &str, doing: &str) -> Result<Value, Error> {
-        self.exchange(Method::GET, path, None, doing).await
+        value(&self.exchange(Method::GET, path, None, doing).await?, doing)
+    }
+
+    /// Reads an answer of a known form, without a tree of values in between.
+    pub(super) async fn get_as<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        doing: &str,
+    ) -> Result<T, Error> {
+        let bytes = self.exchange(Method::GET, path, None, doing).await?;
+        serde_json::from_slice(&bytes).map_err(|error| broken(doing, &error.to_string()))
     }
 
     /// Reads an object that may not be there.
@@ -39,7 +49,7 @@ impl Provider {
         body: &Value,
         doing: &str,
     ) -> Result<Value, Error> {
-        self.exchange(method, path, Some((content_type, body)), doing).await
+        value(&self.exchange(method, path, Some((content_type, body)), doing).await?, doing)
     }
 
     /// Creates an object, once.
@@ -53,19 +63,12 @@ impl Provider {
         path: &str,
         body: Option<(&str, &Value)>,
         doing: &str,
-    ) -> Result<Value, Error> {
+    ) -> Result<Bytes, Error> {
         let response = self.send(method, path, body, doing).await?;
         let status = response.status();
-        let lost = |why: String| Error::refused(doing, 502, "", &format!("the answer broke off: {why}"));
         let limited = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let bytes = limited.map_err(|error| lost(error.to_string()))?.to_bytes();
-        if !status.is_success() {
-            return Err(refusal(doing, status.as_u16(), &bytes));
-        }
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&bytes).map_err(|error| lost(error.to_string()))
+        let bytes = limited.map_err(|error| broken(doing, &error.to_string()))?.to_bytes();
+        if status.is_success() { Ok(bytes) } else { Err(refusal(doing, status.as_u16(), &bytes)) }
     }
 
     /// Sends a request; the answer may be a refusal.
@@ -106,11 +109,25 @@ impl Provider {
     }
 }
 
-/// What the API server says against it: a `Status`, or plain text.
+/// An answer as it is; empty ones are null.
+fn value(bytes: &Bytes, doing: &str) -> Result<Value, Error> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(bytes).map_err(|error| broken(doing, &error.to_string()))
+}
+
+fn broken(doing: &str, why: &str) -> Error {
+    Error::refused(doing, 502, "", &format!("the answer broke off: {why}"))
+}
+
+/// What the API server says against it: a `Status`, or plain text; or Prometheus, which has a form of its own.
 pub(super) fn refusal(doing: &str, code: u16, body: &[u8]) -> Error {
     match serde_json::from_slice::<Value>(body) {
         Ok(status) if status.is_object() => {
-            Error::refused(doing, code, text(&status, "/reason"), text(&status, "/message"))
+            let message =
+                [text(&status, "/message"), text(&status, "/error")].into_iter().find(|one| !one.is_empty());
+            Error::refused(doing, code, text(&status, "/reason"), message.unwrap_or_default())
         }
         Ok(Value::String(message)) => Error::refused(doing, code, "", &message),
         _ => {
@@ -163,6 +180,8 @@ mod tests {
     fn refusals_are_read_in_every_form() {
         let status = br#"{"kind": "Status", "reason": "NotFound", "message": "no such VM"}"#;
         assert_eq!(refusal("x", 404, status).wrong, "no such VM");
+        let prometheus = br#"{"status": "error", "errorType": "bad_data", "error": "no such function"}"#;
+        assert_eq!(refusal("x", 400, prometheus).wrong, "no such function");
         assert_eq!(refusal("x", 500, b"\"plain\"").wrong, "plain");
         assert_eq!(refusal("x", 503, b"upstream\n").wrong, "upstream");
         assert_eq!(refusal("x", 503, b"").wrong, "the API server gave no reason");

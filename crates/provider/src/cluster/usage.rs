@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Provider;
 use super::objects::PODS;
 use super::request::encode;
-use crate::usage::{Key, Report, Samples, Source, Usage, of_pod, of_prometheus, of_virt_handlers, queries};
+use crate::usage::{
+    Answer, Key, Report, Samples, Source, Usage, of_pod, of_prometheus, of_virt_handlers, queries,
+};
 use crate::view::{VmSummary, list, text};
 use crate::{Error, Kind, VmId, identity};
 
@@ -73,16 +74,16 @@ impl Prometheus {
         Ok(Self::Service { at, scheme: scheme.into(), port: port.into() })
     }
 
-    async fn ask(&self, caller: &Provider, query: &str) -> Result<Value, Error> {
+    async fn ask(&self, caller: &Provider, query: &str) -> Result<Answer, Error> {
         let doing = "asking Prometheus";
         let query = format!("/api/v1/query?query={}", encode(query));
         match self {
-            Self::Address(own) => own.get(&query, doing).await,
+            Self::Address(own) => own.get_as(&query, doing).await,
             Self::Service { at, scheme, port } => {
                 let (namespace, name) = (at.namespace(), at.name());
                 let path =
                     format!("/api/v1/namespaces/{namespace}/services/{scheme}:{name}:{port}/proxy{query}");
-                caller.get(&path, doing).await
+                caller.get_as(&path, doing).await
             }
         }
     }
@@ -90,13 +91,19 @@ impl Prometheus {
 
 /// What VMs use, each by its name.
 #[derive(Clone, Debug, Default)]
-pub struct UsageByVm(HashMap<Key, Usage>);
+pub struct UsageByVm {
+    by_name: HashMap<Key, Usage>,
+    /// Where the figures are from; nothing when nobody asked for them.
+    pub source: Option<Source>,
+    /// Better sources that could not be used, and why.
+    pub notes: Vec<String>,
+}
 
 impl UsageByVm {
     /// Puts what a VM uses beside it.
     pub fn give(&mut self, vm: &mut VmSummary) {
-        if !self.0.is_empty() {
-            vm.usage = self.0.remove(&(vm.namespace.clone(), vm.name.clone())).map(Box::new);
+        if !self.by_name.is_empty() {
+            vm.usage = self.by_name.remove(&(vm.namespace.clone(), vm.name.clone())).map(Box::new);
         }
     }
 }
@@ -153,7 +160,8 @@ impl Provider {
     ) -> Result<UsageByVm, Error> {
         let report = self.usage(namespace, prometheus, None).await?;
         let of = |one: Usage| ((one.namespace.clone(), one.name.clone()), one);
-        Ok(UsageByVm(report.items.into_iter().map(of).collect()))
+        let by_name = report.items.into_iter().map(of).collect();
+        Ok(UsageByVm { by_name, source: Some(report.source), notes: report.notes })
     }
 
     async fn ask_prometheus(
@@ -163,14 +171,10 @@ impl Provider {
     ) -> Result<Vec<Usage>, Error> {
         let at = Timestamp::now().to_string();
         let queries = queries(namespace);
-        let asked = queries.iter().map(|(_, query, _)| prometheus.ask(self, query));
-        let answers = futures::future::try_join_all(asked).await?;
-        let answers: Vec<_> = queries
-            .iter()
-            .zip(answers)
-            .map(|((figure, _, factor), answer)| (*figure, *factor, answer))
-            .collect();
-        Ok(of_prometheus(&answers, &at))
+        let asked = queries.iter().map(|(figure, query, factor)| async move {
+            Ok::<_, Error>((*figure, *factor, prometheus.ask(self, query).await?))
+        });
+        Ok(of_prometheus(futures::future::try_join_all(asked).await?, &at))
     }
 
     async fn ask_virt_handlers(&self, namespace: Option<&str>) -> Result<Vec<Usage>, Error> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::volumes::{Change, Machine, Outcome, Pace, Stand};
-use hotplug::plan::{Addition, Bus, DiskKind, Source};
+use hotplug::plan::{Addition, Bus, DiskKind, PlanError, Source};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -132,8 +132,7 @@ impl VolumeChange {
     fn wish(&self, vm: &VmId) -> Result<Change, Error> {
         if self.add.is_empty() && self.remove.is_empty() {
             let remedy = "name volumes in `add` or `remove`";
-            let doing = format!("changing the volumes of VM `{vm}`");
-            return Err(Error::new(Kind::InvalidArgument, doing, "nothing is to be changed", remedy));
+            return Err(Error::new(Kind::InvalidArgument, doing(vm), "nothing is to be changed", remedy));
         }
         let add: Result<Vec<Addition>, Error> = self.add.iter().map(Attach::addition).collect();
         Ok(Change { add: add?, remove: self.remove.clone(), detach_others: false })
@@ -152,28 +151,49 @@ fn unique_holder(vm: &VmId) -> String {
     format!("{vm} ({:x}-{:x})", std::process::id(), since.as_nanos())
 }
 
-/// What went wrong, in the words of this crate.
-fn failure(error: ::volumes::Error) -> Error {
+fn doing(vm: &VmId) -> String {
+    format!("changing the volumes of VM `{vm}`")
+}
+
+/// What went wrong with the volumes of a VM, in the words of this crate.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
+pub fn failure(doing: &str, vm: &VmId, error: ::volumes::Error) -> Error {
     use ::volumes::Error as Wrong;
-    let text = error.to_string();
-    let (doing, wrong) = text.split_once(": ").unwrap_or((text.as_str(), "it failed"));
-    let say = |kind, remedy: &str| Error::new(kind, doing, wrong, remedy);
+    let status = format!("`virt-steward volume status {vm}`");
+    let say = |kind, wrong: String, remedy: String| Error::new(kind, doing, wrong, remedy);
     match error {
-        Wrong::Api { code: 0, .. } => {
-            say(Kind::Cluster, "check that the API server runs: `kubectl cluster-info`")
+        Wrong::Api { code: 0, wrong, .. } => {
+            say(Kind::Cluster, wrong, "check that the API server runs: `kubectl cluster-info`".into())
         }
-        Wrong::Api { doing, wrong, code } => Error::refused(&doing, code, "", &wrong),
+        Wrong::Api { wrong, code, .. } => Error::refused(doing, code, "", &wrong),
         Wrong::NoSuchMachine(_) => {
-            say(Kind::NotFound, "check the name and the namespace: `virt-steward vm list -A`")
+            let wrong = format!("virtualmachines.kubevirt.io \"{}\" not found", vm.name());
+            Error::refused(doing, 404, "NotFound", &wrong)
         }
-        Wrong::NoKubeVirt => say(Kind::MissingCapability, "install KubeVirt"),
-        Wrong::SwitchedOff { gate } => say(
-            Kind::MissingCapability,
-            &format!("add `{gate}` to spec.configuration.developerConfiguration.featureGates"),
-        ),
-        Wrong::Plan { .. } => say(Kind::InvalidArgument, "see `virt-steward volume status`"),
-        Wrong::Contended(_) => say(Kind::Conflict, "try again later"),
-        Wrong::NotSettled { .. } => say(Kind::Timeout, "give it more time; see `virt-steward volume status`"),
+        Wrong::NoKubeVirt => {
+            let wrong = "the cluster has no KubeVirt object".into();
+            say(Kind::MissingCapability, wrong, "install KubeVirt".into())
+        }
+        Wrong::SwitchedOff { gate } => super::capabilities::gate_is_off(gate, doing),
+        Wrong::Plan { source, .. } => say(plan_kind(&source), source.to_string(), format!("see {status}")),
+        Wrong::Contended(_) => {
+            let wrong = "somebody else changes the VM all the time".into();
+            say(Kind::Conflict, wrong, "nothing was written: find out who does, then try again".into())
+        }
+        Wrong::NotSettled { limit, waits, .. } => {
+            let wrong = format!("it did not come to rest within {limit} s: {waits}");
+            say(Kind::Timeout, wrong, format!("give it more time; see {status}"))
+        }
+    }
+}
+
+/// Which kind of failure it is that a change cannot be written.
+const fn plan_kind(error: &PlanError) -> Kind {
+    match error {
+        PlanError::NameTaken(_) | PlanError::ClaimTaken { .. } => Kind::AlreadyExists,
+        PlanError::NotHotpluggable(_) => Kind::WrongState,
+        PlanError::NotThere(_) => Kind::NotFound,
+        PlanError::Name(_) | PlanError::Bus { .. } => Kind::InvalidArgument,
     }
 }
 
@@ -205,7 +225,8 @@ impl Provider {
         let wish = change.wish(vm)?;
         // Every call about this VM goes on with the locks of the one before.
         let holder = format!("{vm} (step by step)");
-        let stand = self.machine(vm).step(&wish, &holder, dry_run).await.map_err(failure)?;
+        let stand = self.machine(vm).step(&wish, &holder, dry_run).await;
+        let stand = stand.map_err(|error| failure(&doing(vm), vm, error))?;
         Ok(match stand {
             Stand::Done => Changed::at("done"),
             Stand::Written { adds, removes } => Changed { adds, removes, ..Changed::at("written") },
@@ -225,16 +246,16 @@ impl Provider {
         let wish = change.wish(vm)?;
         let limit = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
         let pace = Pace { limit, holder: unique_holder(vm), ..Pace::default() };
-        match self.machine(vm).change(wish, &pace, note).await.map_err(failure)? {
+        let outcome = self.machine(vm).change(wish, &pace, note).await;
+        match outcome.map_err(|error| failure(&doing(vm), vm, error))? {
             Outcome::Done | Outcome::Planned(_) => Ok(Changed::at("done")),
             Outcome::TakenBack(volumes) => {
                 let wrong = format!(
                     "volume {} did not reach the guest within {limit} s and was taken back",
                     volumes.join(", ")
                 );
-                let doing = format!("changing the volumes of VM `{vm}`");
                 let remedy = "look at its claim and the attachment pod, or give it more time";
-                Err(Error::new(Kind::Timeout, doing, wrong, remedy))
+                Err(Error::new(Kind::Timeout, doing(vm), wrong, remedy))
             }
         }
     }

@@ -14,8 +14,9 @@ use serde_json::Value;
 use super::Provider;
 use super::objects::{Resource, VMIS, VMS};
 use super::request::{encode, refusal};
+use super::slim;
 use crate::select::Selection;
-use crate::view::{VmSummary, list, text};
+use crate::view::{VmSummary, text};
 use crate::{Error, Kind, identity};
 
 /// The longest event that is read, bytes: a VM and what is around it.
@@ -51,7 +52,7 @@ impl Tables {
         if kind == "DELETED" {
             table.remove(&key);
         } else {
-            table.insert(key.clone(), object);
+            table.insert(key.clone(), if of_vm { slim::vm(&object) } else { slim::vmi(&object) });
         }
         let now = self.vms.get(&key).map(|vm| VmSummary::of(vm, self.vmis.get(&key)));
         match now.filter(|summary| self.selection.takes(summary)) {
@@ -79,8 +80,12 @@ impl Provider {
         let labels = if labels.is_empty() { String::new() } else { format!("&labelSelector={labels}") };
         let namespace = selection.namespace.clone();
         let namespace = namespace.as_deref();
-        let (vms, at_vms) = self.begin(&VMS, namespace, &labels).await?;
-        let (vmis, at_vmis) = self.begin(&VMIS, namespace, "").await?;
+        // all pages are of the first one's version, and the watches go on from there
+        let (vms, vmis) = futures::join!(
+            self.all_at(&VMS, namespace, &labels, |vm| slim::vm(&vm)),
+            self.all_at(&VMIS, namespace, "", |vmi| slim::vmi(&vmi))
+        );
+        let ((vms, at_vms), (vmis, at_vmis)) = (vms?, vmis?);
         let of_vms = self.events(&VMS, namespace, &labels, &at_vms).await?.map(|event| (true, event));
         let of_vmis = self.events(&VMIS, namespace, "", &at_vmis).await?.map(|event| (false, event));
         let mut tables =
@@ -109,19 +114,6 @@ impl Provider {
             futures::future::ready(next)
         });
         Ok(stream::iter(first).chain(changes.filter_map(futures::future::ready)).boxed())
-    }
-
-    /// The list that a watch begins with, and its version.
-    async fn begin(
-        &self,
-        resource: &'static Resource,
-        namespace: Option<&str>,
-        query: &str,
-    ) -> Result<(Vec<Value>, String), Error> {
-        // resourceVersion 0 would be quicker and may be older than what the caller has just written
-        let path = format!("{}?{}", resource.collection(namespace), query.trim_start_matches('&'));
-        let found = self.get(&path, "following VMs").await?;
-        Ok((list(&found, "/items").to_vec(), text(&found, "/metadata/resourceVersion").to_owned()))
     }
 
     /// The events of a watch: kind and object, without bookmarks.

@@ -2,24 +2,51 @@
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 
-/// What is written down about a request, when it may change something.
-pub(super) struct Record(Option<(Method, String, HeaderValue, String)>);
+use super::Caller;
 
-impl Record {
-    /// Remembers a request before it is served.
-    pub(super) fn of(request: &Request, id: &HeaderValue, who: &str) -> Self {
-        let path = request.uri().path();
-        let reads = request.method() == Method::GET
-            || ["/list", "/query", "/process"].iter().any(|end| path.ends_with(end));
-        Self((!reads).then(|| (request.method().clone(), path.to_owned(), id.clone(), who.to_owned())))
-    }
+/// The id of a request, beside its [`Caller`].
+#[derive(Clone)]
+pub(super) struct RequestId(pub HeaderValue);
 
-    /// Writes the line.
-    pub(super) fn write(self, status: StatusCode) {
-        if let Some((method, path, id, who)) = self.0 {
-            let id = id.to_str().unwrap_or_default();
-            tracing::info!(target: "audit", %method, path, who, request = id, status = status.as_u16(), "write");
+/// What is written down about a write. One whose caller went away is written down as well: it may have been done.
+struct Record {
+    method: Method,
+    path: String,
+    id: String,
+    who: String,
+    status: Option<StatusCode>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Self { method, path, id, who, status } = self;
+        match status.map(|status| status.as_u16()) {
+            Some(status) => {
+                tracing::info!(target: "audit", %method, path, who, request = id, status, "write")
+            }
+            None => {
+                tracing::info!(target: "audit", %method, path, who, request = id, "write, abandoned by its caller")
+            }
         }
     }
+}
+
+/// Stands before every operation that writes or leads into a guest.
+pub(super) async fn record(request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    let id = extensions.get::<RequestId>().and_then(|id| id.0.to_str().ok()).unwrap_or_default();
+    let who = extensions.get::<Caller>().map(|caller| caller.name.clone()).unwrap_or_default();
+    let mut record = Record {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        id: id.to_owned(),
+        who,
+        status: None,
+    };
+    let response = next.run(request).await;
+    record.status = Some(response.status());
+    response
 }

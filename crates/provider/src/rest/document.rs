@@ -1,10 +1,15 @@
 //! The OpenAPI 3.1 document, made from the table of routes.
 
 use axum::Json;
+use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use super::routes::{ROUTES, Route};
+use super::routes::{self, Route, read};
 use super::schemas::schemas;
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] =
+    &[Route { open: true, ..read("/openapi.json", "openapi", "This document", "Any", || get(serve)) }];
 
 /// `GET /openapi.json`
 pub(super) async fn serve() -> Json<Value> {
@@ -14,7 +19,7 @@ pub(super) async fn serve() -> Json<Value> {
 /// The document.
 pub fn openapi() -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for route in &ROUTES {
+    for route in routes::all() {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method] = operation(route);
     }
@@ -108,6 +113,16 @@ mod tests {
     }
 
     #[test]
+    fn every_write_can_be_tried_first() {
+        let schemas = schemas();
+        for route in routes::all().filter(|route| route.writes) {
+            let in_query = route.query.iter().any(|(name, _)| *name == "dryRun");
+            let body = format!("/{}/properties/dryRun", route.body.unwrap_or_default());
+            assert_ne!(in_query, schemas.pointer(&body).is_some(), "{}", route.path);
+        }
+    }
+
+    #[test]
     fn every_reference_leads_somewhere() {
         let document = openapi();
         let text = document.to_string();
@@ -115,7 +130,7 @@ mod tests {
             let (pointer, _) = reference.split_once('"').unwrap();
             assert!(document.pointer(pointer.trim_start_matches('#')).is_some(), "{pointer}");
         }
-        let names: std::collections::BTreeSet<&str> = ROUTES.iter().map(|route| route.name).collect();
-        assert_eq!(names.len(), ROUTES.len());
+        let names: std::collections::BTreeSet<&str> = routes::all().map(|route| route.name).collect();
+        assert_eq!(names.len(), routes::all().count());
     }
 }

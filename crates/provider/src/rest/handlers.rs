@@ -6,12 +6,35 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::routes::{Route, look, read};
 use super::{Caller, Service};
 use crate::{Error, Kind, VmId};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    Route { open: true, ..read("/health", "health", "Whether the service runs", "Health", || get(health)) },
+    read("/status", "status", "What the service is and which cluster it speaks to", "Status", || get(status)),
+    look(
+        "/capabilities",
+        "capabilities",
+        "What the cluster can do, and what the caller may do",
+        "Capabilities",
+        || get(capabilities),
+    ),
+    read("/kubevirt/vms/{namespace}/{name}", "getVm", "Everything about a VM", "VmDetail", || get(describe)),
+    read(
+        "/kubevirt/vms/{namespace}/{name}/snapshots",
+        "listSnapshots",
+        "Snapshots of a VM",
+        "SnapshotList",
+        || get(snapshots),
+    ),
+];
 
 pub(super) type Answer = Result<Json<Value>, Problem>;
 

@@ -12,6 +12,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
@@ -20,10 +21,80 @@ use super::bodies::{At, OrderRequest, Written, lasting, taken};
 use super::handlers::{Answer, items, json_of};
 use super::problem::Problem;
 use super::reading::Json;
+use super::routes::{Route, read, socket, write};
 use super::{Caller, Service};
 use crate::cluster::{Channel, MigrateTo};
 use crate::network::{Binding, Change, Effect, Nic, Wish};
 use crate::{Error, Kind, VmId, device};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    read(
+        "/kubevirt/vms/{namespace}/{name}/nics",
+        "listNics",
+        "Network interfaces of a VM",
+        "NicList",
+        || get(nics),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/nics",
+        "addNic",
+        "Add a network interface; the answer says when it takes effect",
+        "NicRequest",
+        "NicChange",
+        || post(add_nic),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/nics/{nic}/remove",
+        "removeNic",
+        "Remove a network interface",
+        "OrderRequest",
+        "NicChange",
+        || post(remove_nic),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/nics/{nic}/link",
+        "setLink",
+        "The cable of an interface in, or out",
+        "LinkRequest",
+        "NicChange",
+        || post(set_link),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/devices",
+        "changeDevice",
+        "Attach or detach a GPU or another host device, on the next start",
+        "DeviceRequest",
+        "DeviceChange",
+        || post(change_device),
+    ),
+    read("/kubevirt/vms/{namespace}/{name}/guest", "getGuest", "What the guest agent tells", "Guest", || {
+        get(guest)
+    }),
+    Route {
+        kind: "image/png",
+        ..read(
+            "/kubevirt/vms/{namespace}/{name}/screenshot",
+            "screenshot",
+            "What is on the screen",
+            "Any",
+            || get(screenshot),
+        )
+    },
+    socket(
+        "/kubevirt/vms/{namespace}/{name}/console",
+        "console",
+        "The serial console, as a WebSocket",
+        || get(console),
+    ),
+    socket("/kubevirt/vms/{namespace}/{name}/vnc", "vnc", "The screen as RFB, as a WebSocket", || get(vnc)),
+    socket(
+        "/kubevirt/vms/{namespace}/{name}/portforward/{port}",
+        "portForward",
+        "A TCP port of the guest, as a WebSocket",
+        || get(port),
+    ),
+];
 
 /// `GET …/nics`
 pub(super) async fn nics(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {

@@ -6,14 +6,58 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bodies::At;
 use super::handlers::{Answer, PlaceQuery, items, json_of, place, unread};
+use super::routes::{Route, look, read};
 use super::{Caller, Service};
 use crate::VmId;
 use crate::usage::Source;
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        query: &[("namespace", "string"), ("allNamespaces", "boolean"), ("source", "string")],
+        ..read(
+            "/kubevirt/usage",
+            "usage",
+            "What VMs use, from the best source there is",
+            "UsageReport",
+            || get(usage),
+        )
+    },
+    look("/kubevirt/migrations", "listMigrations", "Migrations", "MigrationList", || get(migrations)),
+    read(
+        "/kubevirt/migrations/{namespace}/{name}",
+        "getMigration",
+        "A migration, and how much of the memory has gone over",
+        "Migration",
+        || get(migration),
+    ),
+    read("/kubevirt/nodes", "listNodes", "Nodes and what runs on them", "NodeList", || get(nodes)),
+    read("/kubevirt/nodes/{name}", "getNode", "A node, its features and its VMs", "NodeDetail", || get(node)),
+    look("/kubevirt/instancetypes", "listInstancetypes", "Instance types", "InstancetypeList", || {
+        get(instancetypes)
+    }),
+    look("/kubevirt/preferences", "listPreferences", "Preferences", "PreferenceList", || get(preferences)),
+    read(
+        "/kubevirt/instancetypes/{namespace}/{name}",
+        "getInstancetype",
+        "The instance type that a VM of the namespace means by a name",
+        "Instancetype",
+        || get(instancetype),
+    ),
+    read(
+        "/kubevirt/preferences/{namespace}/{name}",
+        "getPreference",
+        "The preference that a VM of the namespace means by a name",
+        "Preference",
+        || get(preference),
+    ),
+];
 
 /// `GET /kubevirt/migrations`
 pub(super) async fn migrations(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {

@@ -1,19 +1,63 @@
 //! `/jobs/…`: exports that the cluster carries out.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::Json as Answered;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query};
+use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Caller;
 use super::bodies::{DryRunQuery, Written, taken};
 use super::handlers::json_of;
 use super::problem::Problem;
 use super::reading::Json;
+use super::routes::{DRY_RUN, Route, ask, read, write};
+use super::{Caller, Service};
 use crate::jobs::{self, Job};
 use crate::{Error, Kind};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        query: DRY_RUN,
+        ..write("/jobs/submit", "submitJobs", "Have the cluster export VMs", "JobFile", "Submitted", || {
+            post(submit)
+        })
+    },
+    ask("/jobs/query", "queryJobs", "Export jobs", "JobQuery", "JobList", || post(query)),
+    read("/jobs/{id}", "getJob", "An export job", "Job", || get(job)),
+    of_ids("/jobs/cancel", "cancelJobs", "End what export jobs are doing", "Cancelled", || post(cancel)),
+    of_ids(
+        "/jobs/resume",
+        "resumeJobs",
+        "Let cancelled export jobs go on where they were",
+        "Resumed",
+        || post(resume),
+    ),
+    of_ids(
+        "/jobs/delete",
+        "deleteJobs",
+        "Delete export jobs; what they exported stays",
+        "JobsDeleted",
+        || post(delete),
+    ),
+    read("/jobs/progress/{id}", "jobProgress", "How far an export job is", "JobProgress", || get(progress)),
+    read("/jobs/logs/{id}", "jobLogs", "What the pods of an export job said", "JobLogs", || get(logs)),
+];
+
+/// A change of jobs by their ids.
+const fn of_ids(
+    path: &'static str,
+    name: &'static str,
+    summary: &'static str,
+    answer: &'static str,
+    serve: fn() -> MethodRouter<Arc<Service>>,
+) -> Route {
+    Route { query: DRY_RUN, ..write(path, name, summary, "JobIds", answer, serve) }
+}
 
 type Read = Result<Answered<Value>, Problem>;
 
@@ -82,7 +126,7 @@ async fn one(caller: &Caller, id: &str) -> Result<Job, Error> {
 }
 
 /// `GET /jobs/{id}`
-pub(super) async fn get(Extension(caller): Extension<Caller>, Path(id): Path<String>) -> Read {
+pub(super) async fn job(Extension(caller): Extension<Caller>, Path(id): Path<String>) -> Read {
     json_of(&one(&caller, &id).await?)
 }
 
@@ -100,43 +144,96 @@ pub(super) async fn logs(Extension(caller): Extension<Caller>, Path(id): Path<St
     json_of(&json!({"id": format!("{namespace}.{name}"), "logs": logs}))
 }
 
-/// What `cancel` takes.
+/// What takes jobs by their ids.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Cancel {
+pub(super) struct JobIds {
     job_ids: Vec<String>,
 }
 
-/// `POST /jobs/cancel`: what is under way ends; `suspend` taken away lets it go on where it was.
+impl JobIds {
+    /// Does one thing to each job. Those that it was done to stand under `done`, beside what went wrong with the
+    /// others; where it was done to none, the first says why.
+    async fn each<F: Future<Output = Result<(), Error>>>(
+        self,
+        caller: &Caller,
+        (doing, done): (&str, &str),
+        dry_run: bool,
+        act: impl Fn(String, String) -> F,
+    ) -> Written {
+        let ids = self.job_ids;
+        if ids.is_empty() || ids.len() > jobs::MOST {
+            let wrong = format!("it names {} jobs; 1 to {} are taken", ids.len(), jobs::MOST);
+            return Err(Error::new(Kind::InvalidArgument, doing, wrong, "name them in `job_ids`").into());
+        }
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for id in ids {
+            let outcome = async {
+                let (namespace, name) = jobs::parse_id(&id, caller.provider.default_namespace())?;
+                let whole = format!("{namespace}.{name}");
+                act(namespace, name).await.map(|()| whole)
+            };
+            match outcome.await {
+                Ok(id) => found.push(id),
+                Err(error) => errors.push((id, error)),
+            }
+        }
+        if let ([], [(_, first), ..]) = (found.as_slice(), errors.as_slice()) {
+            return Err(first.clone().into());
+        }
+        let errors: Vec<Value> = errors
+            .iter()
+            .map(|(id, error)| {
+                json!({"id": id, "code": error.kind.code(), "error": error.to_string(), "remedy": error.remedy})
+            })
+            .collect();
+        Ok((taken(dry_run), Answered(json!({done: found, "errors": errors}))))
+    }
+}
+
+/// `POST /jobs/cancel`: what is under way ends, and can be resumed.
 pub(super) async fn cancel(
     Extension(caller): Extension<Caller>,
     dry_run: Result<Query<DryRunQuery>, QueryRejection>,
-    Json(cancel): Json<Cancel>,
+    Json(ids): Json<JobIds>,
+) -> Written {
+    suspend(&caller, dry_run, ids, true).await
+}
+
+/// `POST /jobs/resume`: what was cancelled goes on where it was.
+pub(super) async fn resume(
+    Extension(caller): Extension<Caller>,
+    dry_run: Result<Query<DryRunQuery>, QueryRejection>,
+    Json(ids): Json<JobIds>,
+) -> Written {
+    suspend(&caller, dry_run, ids, false).await
+}
+
+async fn suspend(
+    caller: &Caller,
+    dry_run: Result<Query<DryRunQuery>, QueryRejection>,
+    ids: JobIds,
+    suspend: bool,
 ) -> Written {
     let dry_run = DryRunQuery::of(dry_run)?;
-    if cancel.job_ids.is_empty() || cancel.job_ids.len() > jobs::MOST {
-        let wrong = format!("it names {} jobs; 1 to {} are taken", cancel.job_ids.len(), jobs::MOST);
-        return Err(
-            Error::new(Kind::InvalidArgument, "cancelling jobs", wrong, "name them in `job_ids`").into()
-        );
-    }
-    let (mut cancelled, mut errors) = (Vec::new(), Vec::new());
-    for id in &cancel.job_ids {
-        let done = async {
-            let (namespace, name) = jobs::parse_id(id, caller.provider.default_namespace())?;
-            caller.provider.suspend_job(&namespace, &name, true, dry_run).await
-        };
-        match done.await {
-            Ok(job) => cancelled.push(job.id),
-            Err(error) => errors.push((id, error)),
-        }
-    }
-    if let ([], [(_, first), ..]) = (cancelled.as_slice(), errors.as_slice()) {
-        return Err(first.clone().into());
-    }
-    let errors: Vec<Value> = errors
-        .iter()
-        .map(|(id, error)| json!({"id": id, "code": error.kind.code(), "error": error.to_string()}))
-        .collect();
-    Ok((taken(dry_run), Answered(json!({"cancelled": cancelled, "errors": errors}))))
+    let words = if suspend { ("cancelling jobs", "cancelled") } else { ("resuming jobs", "resumed") };
+    let provider = &caller.provider;
+    let act = |namespace: String, name: String| async move {
+        provider.suspend_job(&namespace, &name, suspend, dry_run).await.map(drop)
+    };
+    ids.each(caller, words, dry_run, act).await
+}
+
+/// `POST /jobs/delete`: what they exported stays.
+pub(super) async fn delete(
+    Extension(caller): Extension<Caller>,
+    dry_run: Result<Query<DryRunQuery>, QueryRejection>,
+    Json(ids): Json<JobIds>,
+) -> Written {
+    let dry_run = DryRunQuery::of(dry_run)?;
+    let provider = &caller.provider;
+    let act = |namespace: String, name: String| async move {
+        provider.delete_job(&namespace, &name, dry_run).await
+    };
+    ids.each(&caller, ("deleting jobs", "deleted"), dry_run, act).await
 }

@@ -36,7 +36,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -133,6 +133,7 @@ pub fn router(config: Config) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(service.clone(), admit))
         .merge(routes::add(true))
+        .layer(from_fn(problem::in_one_form))
         .with_state(service)
 }
 
@@ -145,17 +146,16 @@ pub async fn serve(
     axum::serve(listener, router(config)).with_graceful_shutdown(stop).await
 }
 
-/// Lets a request in: who it is from, whether there is room, and what is written down about it.
+/// Lets a request in: who it is from, and whether there is room.
 async fn admit(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let id = request_id(&service, request.headers());
     let mut response =
         match enter(&service, request.headers(), request.extensions().get::<Peer>().cloned()).await {
             Ok((caller, _slot)) => {
-                let record = audit::Record::of(&request, &id, &caller.name);
-                request.extensions_mut().insert(caller);
-                let response = next.run(request).await;
-                record.write(response.status());
-                response
+                let extensions = request.extensions_mut();
+                extensions.insert(audit::RequestId(id.clone()));
+                extensions.insert(caller);
+                next.run(request).await
             }
             Err(error) => Problem::from(error).into_response(),
         };

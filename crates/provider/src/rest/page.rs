@@ -3,6 +3,16 @@
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+
+use super::routes::{Route, read};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[Route {
+    open: true,
+    kind: "text/html",
+    ..read("/", "page", "This document as a page, to look around and to try it", "Any", || get(serve))
+}];
 
 /// `GET /`
 pub(super) async fn serve() -> Response {

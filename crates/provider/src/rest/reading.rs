@@ -11,16 +11,30 @@ use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
 use futures::stream::{self, Stream, StreamExt as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use super::routes::{Route, ask, read};
 use super::{Caller, MAX_BODY, Service};
 use crate::cluster::UsageByVm;
 use crate::select::{Selection, SortBy, sort};
 use crate::view::VmSummary;
 use crate::{Error, Kind};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    ask("/kubevirt/vms/list", "listVms", "List VMs; the answer is streamed", "ListRequest", "VmList", || {
+        post(list)
+    }),
+    Route {
+        query: &[("namespace", "string"), ("allNamespaces", "boolean"), ("labelSelector", "string")],
+        kind: "text/event-stream",
+        ..read("/kubevirt/vms/watch", "watchVms", "Follow VMs as server-sent events", "Change", || get(watch))
+    },
+];
 
 /// How long a body may take to come.
 const BODY_TIME: Duration = Duration::from_secs(30);

@@ -2,13 +2,73 @@
 
 use axum::Extension;
 use axum::extract::Path;
+use axum::routing::{get, post};
 
 use super::Caller;
 use super::bodies::{At, DryRun, Written, deleted, lasting};
 use super::handlers::{Answer, PlaceQuery, items, json_of, place};
 use super::reading::Json;
+use super::routes::{Route, look, read, write};
 use crate::VmId;
 use crate::cluster::{Attach, ExportWish, VolumeChange};
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    look("/kubevirt/snapshots", "listAllSnapshots", "Snapshots of any VM", "SnapshotList", || {
+        get(all_snapshots)
+    }),
+    read("/kubevirt/snapshots/{namespace}/{name}", "getSnapshot", "A snapshot", "Snapshot", || get(snapshot)),
+    write(
+        "/kubevirt/snapshots/{namespace}/{name}/delete",
+        "deleteSnapshot",
+        "Delete a snapshot",
+        "DryRun",
+        "Deleted",
+        || post(delete_snapshot),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/export",
+        "exportVm",
+        "Start KubeVirt's export server for it, and say where its volumes are",
+        "ExportRequest",
+        "Export",
+        || post(export),
+    ),
+    read("/kubevirt/exports/{namespace}/{name}", "getExport", "An export and its links", "Export", || {
+        get(get_export)
+    }),
+    write(
+        "/kubevirt/exports/{namespace}/{name}/delete",
+        "deleteExport",
+        "End an export",
+        "DryRun",
+        "Deleted",
+        || post(delete_export),
+    ),
+    read(
+        "/kubevirt/vms/{namespace}/{name}/volumes",
+        "listVolumes",
+        "Volumes of a VM, with the claims behind them",
+        "VolumeList",
+        || get(volumes),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/volumes",
+        "changeVolumes",
+        "Attach and detach volumes",
+        "VolumeRequest",
+        "VolumeChange",
+        || post(change_volumes),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/volumes/{volume}/expand",
+        "expandVolume",
+        "Make a volume larger",
+        "ExpandRequest",
+        "Expansion",
+        || post(expand),
+    ),
+];
 
 /// `GET …/volumes`
 pub(super) async fn volumes(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {

@@ -3,6 +3,7 @@
 use axum::Extension;
 use axum::Json as Answered;
 use axum::extract::Path;
+use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -10,9 +11,48 @@ use super::Caller;
 use super::bodies::{At, DryRun, Written, deleted, lasting, taken};
 use super::handlers::{Answer, PlaceQuery, items, json_of, place};
 use super::reading::Json;
+use super::routes::{Route, ask, look, read, write};
 use crate::VmId;
 use crate::cluster::Parameters;
 use crate::template::Template;
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    look("/kubevirt/templates", "listTemplates", "Templates", "TemplateList", || get(list)),
+    read("/kubevirt/templates/{namespace}/{name}", "getTemplate", "A template", "Template", || get(one)),
+    ask(
+        "/kubevirt/templates/{namespace}/{name}/process",
+        "processTemplate",
+        "Fill a template in",
+        "ProcessRequest",
+        "Processed",
+        || post(process),
+    ),
+    write(
+        "/kubevirt/templates/{namespace}/{name}/create",
+        "createFromTemplate",
+        "Create a VM from a template",
+        "CreateFromTemplate",
+        "Processed",
+        || post(create),
+    ),
+    write(
+        "/kubevirt/templates/{namespace}/{name}/delete",
+        "deleteTemplate",
+        "Delete a template",
+        "DryRun",
+        "Deleted",
+        || post(delete),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/template",
+        "templateVm",
+        "Make a template from it",
+        "TemplateRequest",
+        "Underway",
+        || post(make),
+    ),
+];
 
 /// `GET /kubevirt/templates`
 pub(super) async fn list(Extension(caller): Extension<Caller>, query: PlaceQuery) -> Answer {

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query};
+use axum::routing::post;
 use serde_json::Value;
 
 use super::Caller;
 use super::bodies::{At, DryRun, DryRunQuery, OrderRequest, Written, lasting, taken};
 use super::handlers::json_of;
 use super::reading::Json;
+use super::routes::{DRY_RUN, Route, write};
 use crate::VmId;
 use crate::clone::{Origin, Wish};
 use crate::cluster::MigrateTo;
@@ -18,6 +20,123 @@ use crate::disposal::Disks;
 use crate::order::Order;
 use crate::view::VmSummary;
 use crate::wait::Goal;
+
+/// What is served here.
+pub(super) const ROUTES: &[Route] = &[
+    write(
+        "/kubevirt/migrations/{namespace}/{name}/cancel",
+        "endMigration",
+        "End a migration by its own name",
+        "DryRun",
+        "Migration",
+        || post(end_migration),
+    ),
+    Route {
+        query: DRY_RUN,
+        ..write("/kubevirt/vms/{namespace}", "createVm", "Create a VM from a manifest", "Any", "Vm", || {
+            post(create)
+        })
+    },
+    write(
+        "/kubevirt/vms/{namespace}/{name}/start",
+        "startVm",
+        "Switch it on",
+        "StartRequest",
+        "Done",
+        || post(start),
+    ),
+    write("/kubevirt/vms/{namespace}/{name}/stop", "stopVm", "Shut it down", "StopRequest", "Done", || {
+        post(stop)
+    }),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/restart",
+        "restartVm",
+        "Shut it down and start it again",
+        "RestartRequest",
+        "Done",
+        || post(restart),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/pause",
+        "pauseVm",
+        "Let its CPUs stand still",
+        "OrderRequest",
+        "Done",
+        || post(pause),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/unpause",
+        "unpauseVm",
+        "Let its CPUs go on",
+        "OrderRequest",
+        "Done",
+        || post(unpause),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/soft-reboot",
+        "softRebootVm",
+        "Ask the guest to reboot",
+        "OrderRequest",
+        "Done",
+        || post(soft_reboot),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/reset",
+        "resetVm",
+        "Press the reset button",
+        "OrderRequest",
+        "Done",
+        || post(reset),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/migrate",
+        "migrateVm",
+        "Move it to another node",
+        "MigrateRequest",
+        "Migration",
+        || post(migrate),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/migrate/cancel",
+        "cancelMigration",
+        "End the migration that is under way",
+        "DryRun",
+        "Migration",
+        || post(cancel_migration),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/snapshot",
+        "snapshotVm",
+        "Take a snapshot",
+        "SnapshotRequest",
+        "Snapshot",
+        || post(snapshot),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/restore",
+        "restoreVm",
+        "Bring it back to a snapshot, or make a new VM from one",
+        "RestoreRequest",
+        "Underway",
+        || post(restore),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/clone",
+        "cloneVm",
+        "Make a copy",
+        "CloneRequest",
+        "Underway",
+        || post(clone),
+    ),
+    write(
+        "/kubevirt/vms/{namespace}/{name}/delete",
+        "deleteVm",
+        "Delete it, and say what happens to its disks",
+        "DeleteRequest",
+        "DeletePlan",
+        || post(delete),
+    ),
+];
 
 lasting! {
     /// What `start` takes.

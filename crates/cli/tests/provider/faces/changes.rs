@@ -20,7 +20,7 @@ const DRAWN: [&str; 10] = [
 ];
 
 /// An answer without what differs between VMs that went the same way.
-fn plain(answer: Value, name: &str) -> Value {
+pub fn plain(answer: Value, name: &str) -> Value {
     match answer {
         Value::Object(all) => {
             // guards of patches hold what was read
