@@ -6,8 +6,9 @@ mod backups;
 mod migrations;
 pub mod mutate;
 pub(super) mod registration;
+mod spec_rules;
 mod storage;
-mod subresources;
+pub(super) mod subresources;
 mod validate;
 
 use std::sync::{Arc, PoisonError, RwLock};

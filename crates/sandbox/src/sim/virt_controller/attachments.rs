@@ -134,7 +134,10 @@ impl Attachments {
             Err(error) => return Ok(Synced::Failed(error)),
         };
         let mut wrote = false;
-        if plan.create.is_some() {
+        // Until virt-handler has said which `SELinux` context the launcher has, the pod cannot be rendered; the error is
+        // dropped, so nobody is told (`createAttachmentPodTemplate`, `matchSELinuxLevelOfVMI`).
+        let confined = !text(seen.vmi, "/status/selinuxContext").is_empty();
+        if confined && plan.create.is_some() {
             match self.create(seen.vmi, launcher, &plan.contents(), None).await? {
                 Ok(pod) => self.informer.expect_created(key, json::uid(&pod)),
                 Err(error) => return Ok(Synced::Failed(error)),
