@@ -266,7 +266,7 @@ mod tests {
                 .unwrap();
 
         let launchers = Arc::new(Launchers::default());
-        let vmi = json!({"metadata": {"namespace": "default", "name": "web", "uid": "v"},
+        let vmi = json!({"metadata": {"namespace": "default", "name": "web", "uid": "v", "resourceVersion": "1"},
             "status": {"phase": "Running", "nodeName": "node01"}});
         launchers.define("pod", "default/launcher", "default/web", || Guest::of(&vmi));
         let vmis = Cache::new(&resource::VMIS, |_| "");
