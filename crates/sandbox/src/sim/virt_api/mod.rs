@@ -3,6 +3,7 @@
 //! `subresources.kubevirt.io` behind a Service and an `APIService`.
 
 mod backups;
+mod exports;
 mod migrations;
 pub mod mutate;
 pub(super) mod registration;
@@ -252,6 +253,7 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
         "/vm-clone-mutate-create" => patched(storage::complete_clone(request)),
         "/vm-clone-validate-create" => storage::clone(request, config),
         "/virtualmachinebackuptrackers-validate" => backups::tracker(request, config),
+        "/virtualmachineexports-validate" => exports::export(request, config),
         "/virtualmachinesnapshots-validate" => storage::snapshot(request, config),
         "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
         "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),
