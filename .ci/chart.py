@@ -256,8 +256,8 @@ def inspect_each(rendered):
     source = (CHART.parent.parent / "crates" / "features" / "src" / "launcher.rs").read_text()
     spec = of_kind(devices, "Plugin")[0]["spec"]
     check("devices: the chart's Plugin waits for the socket of the program",
-          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source
-          and spec["domainHooks"][0]["sidecar"]["socketPath"] == spec["launcherHooks"][0]["sidecar"]["socketPath"]
+          spec["failureStrategy"] == "Fail" and "virt-steward.sock" in source and "launcherHooks" not in spec
+          and spec["domainHooks"][0]["sidecar"]["socketPath"]
           == "/var/run/kubevirt-plugin/virt-steward/virt-steward.sock", spec)
     features = yaml.safe_load(config_file(devices))["features"]
     check("devices: the program knows", (features["availability"], features["vbiosInjection"]["registerPlugin"]) == ("Deny", True))

@@ -22,6 +22,8 @@ pub enum FieldErrorKind {
     NotSupported,
     /// The value may not be set here, or not by this caller.
     Forbidden,
+    /// The value names something that is not there.
+    NotFound,
     /// The value has too many bytes.
     TooLong,
     /// The value has too many items.
@@ -38,6 +40,7 @@ impl FieldErrorKind {
             Self::Invalid | Self::TypeInvalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
+            Self::NotFound => "Not found",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
             Self::Internal => "Internal error",
@@ -52,6 +55,7 @@ impl FieldErrorKind {
             Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
+            Self::NotFound => "FieldValueNotFound",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
             Self::Internal => "InternalError",

@@ -34,6 +34,21 @@ pub fn units(value: &Value) -> Option<i64> {
     i64::try_from(milli.div_euclid(1000) + i128::from(milli.rem_euclid(1000) != 0)).ok()
 }
 
+/// A quantity as the API server writes what it has read: `1024Mi` is `1Gi`, `0.5` is `500m`. Exponents, and what is finer
+/// than a thousandth, stay as they are. `None` for what is no quantity.
+pub fn canonical(value: &Value) -> Option<String> {
+    let quantity = Quantity::parse(value)?;
+    match value {
+        Value::String(text)
+            if text.contains(['e', 'n', 'u'])
+                || text.ends_with(|c: char| c.is_ascii_digit()) && text.contains('E') =>
+        {
+            Some(text.clone())
+        }
+        _ => Some(quantity.to_string()),
+    }
+}
+
 /// Bytes as a `BinarySI` quantity is written: the largest suffix that leaves a whole number.
 pub fn bytes(value: i64) -> String {
     let mut shown = value;
@@ -217,6 +232,26 @@ mod tests {
             assert_eq!(milli(&value), want, "{value}");
         }
         assert_eq!((units(&json!("1001m")), units(&json!("-1500m"))), (Some(2), Some(-1)));
+    }
+
+    #[test]
+    fn what_was_read_is_written_in_its_shortest_form() {
+        for (value, want) in [
+            (json!("1024Mi"), Some("1Gi")),
+            (json!("1.5Gi"), Some("1536Mi")),
+            (json!("0.5"), Some("500m")),
+            (json!("1000m"), Some("1")),
+            (json!("35M"), Some("35M")),
+            (json!("1000M"), Some("1G")),
+            (json!(2), Some("2")),
+            (json!("1E"), Some("1E")),
+            (json!("1e3"), Some("1e3")),
+            (json!("1E3"), Some("1E3")),
+            (json!("100n"), Some("100n")),
+            (json!("1Qi"), None),
+        ] {
+            assert_eq!(canonical(&value).as_deref(), want, "{value}");
+        }
     }
 
     #[test]

@@ -55,10 +55,33 @@ enum Error {
     ConfigMap,
 }
 
-/// Our Plugin. Releases after v1.9 call its hooks `launcherHooks`; an API server keeps the field that it
-/// knows.
-pub fn plugin() -> Value {
+/// What a release calls the hooks of a Plugin. Server-side apply refuses an object with a field that the cluster does
+/// not know, so a Plugin has one of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HookList {
+    /// v1.9
+    Domain,
+    /// Releases after v1.9.
+    Launcher,
+}
+
+impl HookList {
+    /// The field of a Plugin's spec.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Domain => "domainHooks",
+            Self::Launcher => "launcherHooks",
+        }
+    }
+}
+
+/// Our Plugin.
+pub fn plugin(list: HookList) -> Value {
     let socket = format!("{SOCKETS_PATH}/{PLUGIN}/virt-steward.sock");
+    let sidecar = match list {
+        HookList::Domain => json!({"socketPath": socket}),
+        HookList::Launcher => json!({"socketPath": socket, "permittedHooks": ["GuestDefinition"]}),
+    };
     json!({
         "apiVersion": "plugin.kubevirt.io/v1alpha1",
         "kind": "Plugin",
@@ -68,8 +91,7 @@ pub fn plugin() -> Value {
             "condition": format!("'{HOOKS}' in vmi.Annotations"),
             // a VM without what was asked for must not start
             "failureStrategy": "Fail",
-            "domainHooks": [{"sidecar": {"socketPath": socket}}],
-            "launcherHooks": [{"sidecar": {"socketPath": socket, "permittedHooks": ["GuestDefinition"]}}],
+            list.field(): [{"sidecar": sidecar}],
         },
     })
 }

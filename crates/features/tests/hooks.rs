@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use features::launcher::HookList;
 use features::{ErrorMode, HookPath, launcher};
 use serde_json::{Value, json};
 
@@ -331,17 +332,21 @@ fn what_somebody_wrote_by_hand_is_checked_again() {
 
 #[test]
 fn our_plugin_keeps_to_kubevirts_rules() {
-    let plugin = launcher::plugin();
-    let name = plugin["metadata"]["name"].as_str().unwrap();
-    // `validatingadmissionpolicy_sidecar.go`, v1.9
-    for list in ["domainHooks", "launcherHooks"] {
-        let socket = plugin["spec"][list][0]["sidecar"]["socketPath"].as_str().unwrap();
+    for (list, other) in [(HookList::Domain, HookList::Launcher), (HookList::Launcher, HookList::Domain)] {
+        let plugin = launcher::plugin(list);
+        let name = plugin["metadata"]["name"].as_str().unwrap();
+        // `validatingadmissionpolicy_sidecar.go`, v1.9
+        let socket = plugin["spec"][list.field()][0]["sidecar"]["socketPath"].as_str().unwrap();
         assert!(
             socket.starts_with(&format!("/var/run/kubevirt-plugin/{name}/"))
                 && socket.strip_suffix(".sock").is_some()
         );
         assert!(socket.len() <= 107);
+        assert!(
+            plugin["spec"].get(other.field()).is_none(),
+            "a cluster knows one of them and refuses the other"
+        );
+        assert_eq!(plugin["spec"]["failureStrategy"], "Fail");
+        assert!(plugin["spec"]["condition"].as_str().unwrap().contains(launcher::HOOKS));
     }
-    assert_eq!(plugin["spec"]["failureStrategy"], "Fail");
-    assert!(plugin["spec"]["condition"].as_str().unwrap().contains(launcher::HOOKS));
 }

@@ -377,3 +377,46 @@ async fn what_is_rarely_asked_answers_as_virt_api_does() {
     assert_eq!(get(profile).await.0, 500, "simulated components have no profiles");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_are_taken_from_those_who_take_any_answer() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    cluster.call(Method::POST, VMS, vm("web", "Halted")).await.unwrap();
+    let start = async |accept: &str| {
+        cluster.raw_with(Method::PUT, &of_vm("web", "start"), &[("accept", accept)], json!({})).await
+    };
+    let (code, answer) = start("application/json").await;
+    assert_eq!((code, answer), (406, json!("406: Not Acceptable\n\nAvailable representations: ")));
+    assert_eq!(start("application/json, */*").await.0, 202);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn editors_give_orders_viewers_look_and_only_some_migrate() {
+    let cluster = Cluster::start(SimConfig::default()).await;
+    cluster.call(Method::POST, VMS, vm("web", "Halted")).await.unwrap();
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    for (name, role) in [("eve", "edit"), ("vic", "view")] {
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]});
+        cluster.call(Method::POST, bindings, binding).await.unwrap();
+    }
+    let version = "/apis/subresources.kubevirt.io/v1/version".to_owned();
+    let migrations = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations".to_owned();
+    for (user, method, path, code) in [
+        ("eve", Method::PUT, of_vm("web", "start"), 202),
+        ("vic", Method::PUT, of_vm("web", "start"), 403),
+        ("vic", Method::GET, of_vm("web", "expand-spec"), 200),
+        ("eve", Method::PUT, of_vm("web", "migrate"), 403),
+        ("vic", Method::GET, migrations.clone(), 200),
+        ("eve", Method::POST, migrations, 403),
+        ("nobody", Method::GET, version, 200),
+        ("nobody", Method::GET, of_vm("web", "expand-spec"), 403),
+    ] {
+        let answer = cluster.raw_with(method, &path, &[("impersonate-user", user)], json!({})).await;
+        assert_eq!(answer.0, code, "{user} {path}: {answer:?}");
+    }
+    cluster.stop().await;
+}

@@ -117,11 +117,26 @@ pub struct Applied {
     pub changed: bool,
 }
 
+/// Whether a configuration can be applied at all.
+///
+/// # Errors
+/// 400 when it brings `managedFields`; 500 when it does not fit the type (as a real server answers).
+pub fn check(config: &Value, ty: &ObjectType) -> Result<(), Status> {
+    if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    if !config.is_object() {
+        return Err(Status::bad_request(
+            "error decoding patch: an apply configuration must be a JSON object",
+        ));
+    }
+    ty.types.check(ty.root, config, &mut String::new()).map_err(|error| unfit(config, &error.0))
+}
+
 /// Applies a configuration over the live object (none: creates it).
 ///
 /// # Errors
-/// 409 with a cause for each field that others own with another value, unless `force`; 400 when the
-/// configuration brings `managedFields`; 500 when it does not fit the type (as a real server answers).
+/// 409 with a cause for each field that others own with another value, unless `force`; what [`check`] refuses.
 pub fn apply(
     live: Option<&Value>,
     config: &Value,
@@ -131,16 +146,8 @@ pub fn apply(
     reset: Reset,
     now: Timestamp,
 ) -> Result<Applied, Status> {
-    if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
-        return Err(Status::bad_request("metadata.managedFields must be nil"));
-    }
-    if !config.is_object() {
-        return Err(Status::bad_request(
-            "error decoding patch: an apply configuration must be a JSON object",
-        ));
-    }
+    check(config, ty)?;
     let (types, root) = (&*ty.types, ty.root);
-    types.check(root, config, &mut String::new()).map_err(|error| unfit(config, &error.0))?;
 
     let mut before = live.cloned().unwrap_or_else(|| ty.empty());
     let mut entries = managers::decode(take_managed_fields(&mut before)).unwrap_or_default();
@@ -175,8 +182,13 @@ pub fn apply(
     entries.retain_mut(|entry| entry.subtract(&taken) && entry.subtract(&removed));
     if !claimed.is_empty() {
         let mut entry = Entry::new(Operation::Apply, writer, claimed.to_json(), &rfc3339(now));
-        if let Some(last) = last.filter(|last| before == after && last.fields == entry.fields) {
-            entry.time = last.time;
+        // Whoever says only what is so already changes nothing, and that has no time (`ManagedFieldsUpdater.Apply`).
+        if before == after {
+            match last {
+                None => entry.time = None,
+                Some(last) if last.fields == entry.fields => entry.time = last.time,
+                Some(_) => {}
+            }
         }
         entries.push(entry);
     }
@@ -328,11 +340,13 @@ fn ensure_metadata(object: &mut Value) {
 fn unfit(config: &Value, why: &str) -> Status {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let meta = &config["metadata"];
+    let version = text(&config["apiVersion"]);
+    // Go prints the empty group of core, too.
+    let core = if version.contains('/') { "" } else { "/" };
     let message = format!(
-        "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
+        "failed to create typed patch object ({}/{}; {core}{version}, Kind={}): {why}",
         text(&meta["namespace"]),
         text(&meta["name"]),
-        text(&config["apiVersion"]),
         text(&config["kind"]),
     );
     Status::new(500, "", message)

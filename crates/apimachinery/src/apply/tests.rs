@@ -244,7 +244,7 @@ fn configurations_that_do_not_fit_are_refused() {
     assert_eq!(unknown.code, 500);
     assert_eq!(
         unknown.message,
-        "failed to create typed patch object (n/p; v1, Kind=Pod): .spec.bogus: field not declared in schema"
+        "failed to create typed patch object (n/p; /v1, Kind=Pod): .spec.bogus: field not declared in schema"
     );
     assert!(
         error(json!({"containers": [{"name": "a"}, {"name": "a"}]}))
@@ -254,6 +254,18 @@ fn configurations_that_do_not_fit_are_refused() {
     assert!(error(json!({"containers": [{"image": "a"}]})).message.ends_with(
         ".spec.containers: element 0: associative list with keys has an element that omits key field \"name\""
     ));
+    for (spec, why) in [
+        (
+            json!({"nodeName": true}),
+            ".spec.nodeName: expected string, got &value.valueUnstructured{Value:true}",
+        ),
+        (json!({"hostNetwork": "x"}), ".spec.hostNetwork: expected boolean, got &{x}"),
+        (json!({"priority": "x"}), ".spec.priority: expected numeric (int or float), got string"),
+        (json!({"containers": {}}), ".spec.containers: expected list, got &{map[]}"),
+        (json!({"securityContext": 5}), ".spec.securityContext: expected map, got &{5}"),
+    ] {
+        assert!(error(spec.clone()).message.ends_with(why), "{}", error(spec).message);
+    }
     let mut config = map(&json!({}));
     config["metadata"]["managedFields"] = json!([{}]);
     let refused =

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::set::Set;
-use crate::types::{ListKind, ListType, Node, Shape, TypeId, Types};
+use crate::types::{ListKind, ListType, Node, Scalar, Shape, TypeId, Types};
 
 /// Why a configuration cannot be applied.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -335,7 +335,11 @@ impl Types {
     pub(crate) fn check(&self, id: TypeId, value: &Value, path: &mut String) -> Result<(), WalkError> {
         let length = path.len();
         match self.shape(id, value) {
-            Shape::Leaf => {}
+            Shape::Leaf => {
+                if let Some(why) = misfit(self.node(id), value) {
+                    return Err(WalkError(format!("{path}: {why}")));
+                }
+            }
             Shape::List(list) => {
                 let mut seen = BTreeSet::new();
                 for (index, item) in items(value).iter().enumerate() {
@@ -369,6 +373,39 @@ impl Types {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a value is none of its type, in the words of `structured-merge-diff` (`typed/validate.go`). Quantities, times
+/// and `IntOrString` are untyped there.
+fn misfit(node: &Node, value: &Value) -> Option<String> {
+    // Go prints a value behind a pointer.
+    let shown = || match value {
+        Value::String(text) => text.clone(),
+        Value::Object(_) => "map[]".into(),
+        Value::Array(_) => "[]".into(),
+        other => other.to_string(),
+    };
+    match (node, value) {
+        (_, Value::Null) => None,
+        (Node::Scalar(Scalar::String), value) if !value.is_string() => {
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", shown()))
+        }
+        (Node::Scalar(Scalar::Integer | Scalar::Number), value) if !value.is_number() => {
+            let go = match value {
+                Value::Bool(_) => "bool",
+                Value::String(_) => "string",
+                Value::Array(_) => "[]interface {}",
+                _ => "map[string]interface {}",
+            };
+            Some(format!("expected numeric (int or float), got {go}"))
+        }
+        (Node::Scalar(Scalar::Boolean), value) if !value.is_boolean() => {
+            Some(format!("expected boolean, got &{{{}}}", shown()))
+        }
+        (Node::List(_), value) if !value.is_array() => Some(format!("expected list, got &{{{}}}", shown())),
+        (Node::Map(_), value) if !value.is_object() => Some(format!("expected map, got &{{{}}}", shown())),
+        _ => None,
     }
 }
 

@@ -9,9 +9,9 @@ pub fn strict_error(version: &str, kind: &str, unknown: &[String]) -> Status {
     Status::bad_request(format!("{kind_and_version}: {}", strict_message(unknown)))
 }
 
-/// The `422` of a patch with `fieldValidation=Strict`; `patch` is its text.
-pub fn strict_patch_error(patch: &str, unknown: &[String]) -> Status {
-    Status::invalid("", "", "", &[FieldError::invalid("patch", patch, strict_message(unknown))])
+/// The `422` of a patch with `fieldValidation=Strict`; `patched` is the object that it makes.
+pub fn strict_patch_error(patched: &str, unknown: &[String]) -> Status {
+    Status::invalid("", "", "", &[FieldError::invalid("patch", patched, strict_message(unknown))])
 }
 
 /// The texts of the warnings with `fieldValidation=Warn`.

@@ -3,6 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::{MapType, Node, Scalar, TypeId, Types};
+use crate::quantity;
+
+/// What Go's decoder says (`resource.ErrFormatWrong`).
+const NO_QUANTITY: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
 /// More unknown fields than this are not listed.
 const MAX_UNKNOWN: usize = 100;
@@ -66,6 +71,13 @@ impl Walk<'_> {
         let types = self.types;
         match (types.node(id), value) {
             (Node::Any, _) | (_, Value::Null) => Ok(()),
+            (Node::Scalar(Scalar::Quantity), value) if fits(Scalar::Quantity, value) => {
+                let canonical = quantity::canonical(value).ok_or(NO_QUANTITY)?;
+                if *value != canonical.as_str() {
+                    *value = canonical.into();
+                }
+                Ok(())
+            }
             (Node::Scalar(scalar), value) if fits(*scalar, value) => Ok(()),
             (Node::List(list), Value::Array(items)) => {
                 let mut numbered = items.iter_mut().enumerate();

@@ -3,11 +3,12 @@
 //! The webhook fails closed: a pod that is made without the hook would start a VM without what was asked
 //! for, or hang for its socket. virt-controller tries again, and only pods of VMs that ask are sent here.
 
-use features::launcher::HOOKS;
+use features::launcher::{HOOKS, HookList};
 use serde_json::{Value, json};
 
 use super::objects::{Reach, selector};
 use crate::config::Register;
+use crate::kubernetes::RawError;
 use crate::webhook::LAUNCHER;
 
 /// The path of its collection.
@@ -18,6 +19,12 @@ pub const PLUGINS: &str = "/apis/plugin.kubevirt.io/v1alpha1/plugins";
 /// Its name.
 pub fn name(register: &Register) -> String {
     format!("{}-launcher", register.name)
+}
+
+/// Whether the API server refused a Plugin because it does not know this list of hooks.
+pub fn lacks(error: &RawError, list: HookList) -> bool {
+    let unknown = format!(".spec.{}: field not declared in schema", list.field());
+    matches!(error, RawError::Refused { message, .. } if message.contains(&unknown))
 }
 
 /// The configuration as it is applied.
@@ -55,6 +62,17 @@ pub fn configuration(register: &Register, reach: &Reach, ca_bundle: Option<&str>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_name_of_the_hooks_is_tried_only_where_the_first_is_unknown() {
+        let refused = |message: &str| RawError::Refused { code: 500, message: message.into() };
+        let unknown = "failed to create typed patch object (/virt-steward; plugin.kubevirt.io/v1alpha1, Kind=Plugin): \
+                       .spec.domainHooks: field not declared in schema";
+        assert!(lacks(&refused(unknown), HookList::Domain));
+        assert!(!lacks(&refused(unknown), HookList::Launcher));
+        assert!(!lacks(&refused("etcdserver: request timed out"), HookList::Domain));
+        assert!(!lacks(&RawError::Away("domainHooks".into()), HookList::Domain));
+    }
 
     #[test]
     fn it_is_asked_about_launcher_pods_that_want_a_hook_and_fails_closed() {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use features::ClusterFacts;
+use features::launcher::{HookList, plugin};
 use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::json;
 use tokio::sync::watch;
@@ -169,11 +170,13 @@ impl Registrar {
             feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS)
         });
         if takes_plugins && matches!(self.reach, Reach::Url(_)) {
-            let plugin = features::launcher::plugin();
             let name = features::launcher::PLUGIN.to_owned();
             let path = format!("{}/{name}", launcher::PLUGINS);
-            let failed = |source| RegisterError { verb: "apply", kind: "Plugin", name, source };
-            self.api.apply(&path, &plugin).await.map_err(failed)?;
+            let mut applied = self.api.apply(&path, &plugin(HookList::Domain)).await;
+            if applied.as_ref().is_err_and(|error| launcher::lacks(error, HookList::Domain)) {
+                applied = self.api.apply(&path, &plugin(HookList::Launcher)).await;
+            }
+            applied.map_err(|source| RegisterError { verb: "apply", kind: "Plugin", name, source })?;
         }
         Ok(())
     }

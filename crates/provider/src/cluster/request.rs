@@ -15,6 +15,10 @@ use crate::{Error, Kind};
 /// The largest answer that is read, bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// What is accepted, as client-go says it: virt-api's verbs name no type that they answer with, and refuse who
+/// accepts JSON alone (406).
+const ACCEPTED: &str = "application/json, */*";
+
 impl Provider {
     /// Reads an object or a page of a list.
     pub(super) async fn get(&self, path: &str, doing: &str) -> Result<Value, Error> {
@@ -79,7 +83,7 @@ impl Provider {
         body: Option<(&str, &Value)>,
         doing: &str,
     ) -> Result<Response<Body>, Error> {
-        let request = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
+        let request = Request::builder().method(method).uri(path).header(ACCEPT, ACCEPTED);
         match body {
             Some((content_type, value)) => {
                 let request = request.header(CONTENT_TYPE, content_type);

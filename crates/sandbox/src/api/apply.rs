@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use apimachinery::apply::apply;
-use apimachinery::{ObjectType, Status};
+use apimachinery::apply::{self, apply};
+use apimachinery::{FieldError, ObjectType, Status};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ impl Api {
         let mut config = decode::parse("application/apply-patch+yaml", &call.body)?;
         let subresource = !call.target.subresource.is_empty();
         decode::check_kind(&mut config, &call.kind)?;
+        apply::check(&config, &call.kind.object_type)?;
         let named = text(&config, "name");
         if named.is_empty() {
             super::meta::metadata(&mut config).insert("name".into(), call.target.name.clone().into());
@@ -48,20 +49,36 @@ impl Api {
             force: call.query.flag("force"),
             now: self.clock.now(),
         };
-        if !subresource && self.stored(call).is_err_and(|status| status.code == 404) {
-            let uid = text(&merge.config, "uid");
-            if !uid.is_empty() {
-                let why = format!(
-                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
-                );
-                return Err(Status::conflict(&call.kind.group, &call.kind.plural, &call.target.name, &why));
-            }
-            let object = merge.over(None)?;
+        let live = self.stored(call);
+        refuse_uid(call, text(&merge.config, "uid"), live.as_ref().ok().map(|live| live.value()).as_deref())?;
+        if !subresource && live.is_err_and(|status| status.code == 404) {
+            let mut object = merge.over(None)?;
+            // There is no version yet that it could insist on.
+            super::meta::metadata(&mut object).remove("resourceVersion");
             let written = self.create_object(call, object, "PatchOptions").await?;
             return Ok(respond(&call.presenter(self), 201, &written));
         }
         let written = self.change(call, &|current| merge.over(Some(current))).await?;
         Ok(respond(&call.presenter(self), 200, &written))
+    }
+}
+
+/// A configuration may name the uid of the very object that it is applied to.
+fn refuse_uid(call: &Call, uid: &str, live: Option<&Value>) -> Result<(), Status> {
+    let (kind, name) = (&call.kind, &call.target.name);
+    match live {
+        _ if uid.is_empty() => Ok(()),
+        Some(live) if text(live, "uid") == uid => Ok(()),
+        Some(_) => {
+            let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            Err(Status::invalid(&kind.group, &kind.kind, name, &[error.clone(), error]))
+        }
+        None => {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            Err(Status::conflict(&kind.group, &kind.plural, name, &why))
+        }
     }
 }
 

@@ -31,7 +31,11 @@ fn yaml(body: &[u8]) -> Result<Value, Status> {
     }
     let wrong = |error: String| Status::bad_request(format!("error decoding YAML: {error}"));
     let text = std::str::from_utf8(body).map_err(|error| wrong(error.to_string()))?;
-    serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))
+    // Of a key that is there twice the last counts.
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| wrong(error.to_string()))
 }
 
 /// Reads the body of a create or update.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::admit::Admitted;
 use super::meta::{self, metadata, text};
+use super::query::invalid_options;
 use super::read::{list_reply, present_value};
 use super::reply::{self, Reply};
 use super::{Api, Call, decode};
@@ -54,6 +55,14 @@ impl Options {
         let body =
             if call.body.is_empty() { json!({}) } else { decode::parse(&call.content_type, &call.body)? };
         let mut options = Self::from_object(&body)?;
+        if body["orphanDependents"].is_boolean()
+            && let Some(policy) = body["propagationPolicy"].as_str()
+        {
+            let message = format!(
+                "Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set"
+            );
+            return Err(invalid_options("DeleteOptions", "propagationPolicy", "FieldValueInvalid", &message));
+        }
         options.dry_run |= call.query.dry_run("DeleteOptions")?;
         call.dry_run = options.dry_run;
         if let Some(grace) = call.query.get("gracePeriodSeconds") {
@@ -70,7 +79,7 @@ impl Options {
             let message = format!(
                 "Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
             );
-            return Err(super::query::invalid_options(
+            return Err(invalid_options(
                 "DeleteOptions",
                 "propagationPolicy",
                 "FieldValueNotSupported",

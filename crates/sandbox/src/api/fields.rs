@@ -1,8 +1,8 @@
 //! Which fields a kind has, and who owns them.
 
-use apimachinery::Status;
 use apimachinery::apply::{Reset, Writer, manager_from_user_agent, track_update};
 use apimachinery::schema::{strict_error, strict_patch_error, unknown_field_warnings};
+use apimachinery::{FieldError, Status};
 use serde_json::Value;
 
 use super::query::FieldValidation;
@@ -16,12 +16,19 @@ use crate::registry::Kind;
 /// 400 for values of the wrong type, and for unknown fields in strict mode (422 in a patch).
 pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidation) -> Result<(), Status> {
     let kind = call.kind.clone();
+    let patched = call.content_type.contains("patch").then(|| object.to_string());
     let unknown = match kind.definition() {
-        None => kind.object_type.normalize(object).map_err(|why: String| {
-            let (kind, version) = (&kind.kind, &kind.version);
-            Status::bad_request(format!(
-                "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
-            ))
+        None => kind.object_type.normalize(object).map_err(|why: String| match &patched {
+            // A patch is at fault for what it makes of the object.
+            Some(patched) => {
+                Status::invalid("", "", "", &[FieldError::invalid("patch", patched.as_str(), why)])
+            }
+            None => {
+                let (kind, version) = (&kind.kind, &kind.version);
+                Status::bad_request(format!(
+                    "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+                ))
+            }
         })?,
         Some(definition) => {
             let unknown = definition.schema.prune(object);
@@ -33,10 +40,10 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
         return Ok(());
     }
     match validation {
-        FieldValidation::Strict if call.content_type.contains("patch") => {
-            Err(strict_patch_error(&String::from_utf8_lossy(&call.body), &unknown))
-        }
-        FieldValidation::Strict => Err(strict_error(&kind.version, &kind.kind, &unknown)),
+        FieldValidation::Strict => Err(match patched {
+            Some(patched) => strict_patch_error(&patched, &unknown),
+            None => strict_error(&kind.version, &kind.kind, &unknown),
+        }),
         FieldValidation::Warn => {
             for warning in unknown_field_warnings(&unknown) {
                 if !call.warnings.contains(&warning) {

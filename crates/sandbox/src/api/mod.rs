@@ -51,6 +51,7 @@ pub use delete::{FOREGROUND, ORPHAN, Options};
 pub use faults::Cut;
 pub use openapi::Documents;
 pub use reply::{Body, Reply};
+pub use strategy::PVC_PROTECTION;
 pub use strategy::definition::CLEANUP;
 pub use subresource::is_ready;
 
@@ -309,6 +310,9 @@ impl Api {
         };
         if !target.subresource.is_empty() && kind.subresource(&target.subresource).is_none() {
             return Err(unknown());
+        }
+        if head.method == Method::HEAD {
+            return Err(not_allowed());
         }
         allowed(&kind, &target, &verb)?;
         let form = negotiate::accept(&head.headers, false)?;

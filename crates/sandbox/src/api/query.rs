@@ -63,10 +63,23 @@ impl Query {
             None => Ok(false),
             Some("All") => Ok(true),
             Some(other) => {
-                let message = format!("Unsupported value: {other:?}: supported values: \"All\"");
+                let message = format!("Unsupported value: [{other:?}]: supported values: \"All\"");
                 Err(invalid_options(options, "dryRun", "FieldValueNotSupported", &message))
             }
         }
+    }
+
+    /// `fieldManager`
+    ///
+    /// # Errors
+    /// 422 when it is longer than 128 bytes.
+    pub fn field_manager(&self, options: &'static str) -> Result<Option<&str>, Status> {
+        let manager = self.get("fieldManager");
+        if manager.is_some_and(|manager| manager.len() > 128) {
+            let message = "Too long: may not be more than 128 bytes";
+            return Err(invalid_options(options, "fieldManager", "FieldValueTooLong", message));
+        }
+        Ok(manager)
     }
 
     /// `fieldValidation`
@@ -80,7 +93,7 @@ impl Query {
             Some("Ignore") => Ok(FieldValidation::Ignore),
             Some(other) => {
                 let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                    "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
                 );
                 Err(invalid_options(options, "fieldValidation", "FieldValueNotSupported", &message))
             }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::negotiate::Form;
 use super::present::{Presenter, partial};
+use super::query::invalid_options;
 use super::reply::{self, Reply};
 use super::{Api, Call, table};
 use crate::store::{Error, Stored};
@@ -52,6 +53,14 @@ impl Api {
     /// 400 for bad options, 410 for versions and pages that are gone, 504 for versions to come.
     pub async fn list(&self, call: &Call) -> Result<Reply, Status> {
         let selection = call.query.selection(&call.kind)?;
+        if call.query.get("sendInitialEvents").is_some() {
+            let message = "Forbidden: sendInitialEvents is forbidden for list";
+            return Err(invalid_options("ListOptions", "sendInitialEvents", "FieldValueForbidden", message));
+        }
+        if let Some(seconds) = call.query.get("timeoutSeconds").filter(|text| text.parse::<i64>().is_err()) {
+            let message = format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax");
+            return Err(Status::bad_request(message));
+        }
         let page = Page::of(call)?;
         if page.after.is_some() && self.faults.is_gone(&super::admit::attributes(call, "list")) {
             return Err(expired_list(Error::Expired { asked: page.exact.unwrap_or(0), floor: 0 }));
@@ -148,9 +157,12 @@ struct Page {
 impl Page {
     fn of(call: &Call) -> Result<Self, Status> {
         let query = &call.query;
-        let limit = query.get("limit").map(str::parse::<usize>);
-        let limit =
-            limit.transpose().map_err(|_| Status::bad_request("limit must be a non-negative integer"))?;
+        let limit = query.get("limit").map(|text| {
+            let wrong = || Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+            text.parse::<i64>().map_err(|_| wrong())
+        });
+        // What is below nothing is no limit.
+        let limit = limit.transpose()?.and_then(|limit| usize::try_from(limit).ok());
         let version = query.get("resourceVersion");
         let matching = query.get("resourceVersionMatch");
         let forbid = |message: &str| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use apimachinery::apply::restore_times;
 use apimachinery::patch::{json_patch, merge_patch, strategic_patch};
 use apimachinery::{Cause, FieldError, Status};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admit::{Admitted, options};
 use super::meta::{self, metadata, text};
@@ -59,6 +59,7 @@ impl Api {
         call.dry_run = call.query.dry_run("CreateOptions")?;
         let mut object = decode::object(call)?;
         let validation = call.query.field_validation("CreateOptions")?;
+        call.query.field_manager("CreateOptions")?;
         fields::normalize(call, &mut object, validation)?;
         strategy::fill_defaults(&call.kind, &mut object);
         self.track(call, None, &mut object);
@@ -144,6 +145,7 @@ impl Api {
         call.dry_run = call.query.dry_run("UpdateOptions")?;
         let mut object = decode::object(call)?;
         let validation = call.query.field_validation("UpdateOptions")?;
+        call.query.field_manager("UpdateOptions")?;
         fields::normalize(call, &mut object, validation)?;
         let given = text(&object, "uid").to_owned();
         let target = (call.kind.clone(), call.target.clone());
@@ -169,6 +171,7 @@ impl Api {
     /// Whatever a real API server answers; see the recordings.
     pub async fn patch(self: &Arc<Self>, call: &mut Call) -> Result<Reply, Status> {
         call.dry_run = call.query.dry_run("PatchOptions")?;
+        call.query.field_manager("PatchOptions")?;
         let ty = call.kind.object_type.clone();
         let media = call.content_type.clone();
         match media.as_str() {
@@ -193,6 +196,7 @@ impl Api {
                 "application/merge-patch+json" => merge_patch(&seen, &patch)?,
                 _ => strategic_patch(&seen, &patch, &ty)?,
             };
+            keeps_its_kind(&kind, &media, &object, text(current, "name"))?;
             let given = text(&object, "uid");
             if !given.is_empty() && given != text(current, "uid") {
                 let error = FieldError::invalid("metadata.uid", given, "field is immutable");
@@ -204,6 +208,7 @@ impl Api {
                 ));
             }
             object["apiVersion"] = join(&kind.group, &kind.storage_version).into();
+            object["kind"] = kind.kind.clone().into();
             Ok(object)
         };
         let written = self.change(call, &make).await?;
@@ -297,6 +302,25 @@ impl Api {
     }
 }
 
+/// A patch makes neither an object without a name nor, where what it makes is decoded anew, one of another kind.
+fn keeps_its_kind(kind: &Kind, media: &str, object: &Value, name: &str) -> Result<(), Status> {
+    let said = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    let (version, named) = (said("apiVersion"), said("kind"));
+    let decoded = kind.definition().is_none() && media != "application/strategic-merge-patch+json";
+    if decoded && (version != kind.api_version() || !named.is_empty() && named != kind.kind) {
+        let why = format!(
+            "no kind {named:?} is registered for version {version:?} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+        );
+        return Err(Status::invalid("", "", "", &[FieldError::invalid("patch", object.to_string(), why)]));
+    }
+    if text(object, "name").is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    Ok(())
+}
+
 fn draft(kind: &Kind, object: Value) -> Result<Draft, Status> {
     Draft::new(object, &kind.selectable).map_err(|error| Status::internal(&error.to_string()))
 }
@@ -343,7 +367,12 @@ fn arrange(
     current: &Value,
     validation: FieldValidation,
 ) -> Result<Value, Status> {
+    // An empty list asks for the owners of all fields to be forgotten; decoding would drop it.
+    let forgotten = new.pointer("/metadata/managedFields").is_some_and(|fields| *fields == json!([]));
     fields::normalize(call, &mut new, validation)?;
+    if forgotten {
+        metadata(&mut new).insert("managedFields".into(), json!([]));
+    }
     strategy::fill_defaults(&call.kind, &mut new);
     meta::place(&mut new, call)?;
     meta::keep_server_fields(&mut new, current);

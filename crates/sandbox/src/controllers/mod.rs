@@ -4,6 +4,7 @@
 //! Writes queue what has to be looked at; one task works the queue. A step that fails is tried
 //! again later; a step that is no longer needed does nothing.
 
+mod claims;
 mod disruption;
 mod garbage;
 mod namespaces;
@@ -40,6 +41,8 @@ pub enum Work {
     Service(Box<str>),
     /// What quotas count changed in a namespace.
     Quotas(Box<str>),
+    /// A claim of a namespace is on its way out, or a pod has gone.
+    Claims(Box<str>),
 }
 
 /// Hands work to the controllers.
@@ -79,6 +82,9 @@ impl Queue {
         match (kind.group.as_str(), kind.plural.as_str()) {
             ("", "namespaces") => self.push(Work::Namespace(header.name.clone())),
             ("apiregistration.k8s.io", "apiservices") => self.push(Work::Service(header.name.clone())),
+            ("", "persistentvolumeclaims") if header.terminating => {
+                self.push(Work::Claims(header.namespace.clone()));
+            }
             ("apiextensions.k8s.io", "customresourcedefinitions") if header.terminating => {
                 self.push(Work::Definition(header.name.clone()));
             }
@@ -99,6 +105,7 @@ impl Queue {
         self.push(Work::OwnerGone(header.uid.clone()));
         if kind.is("", "pods") {
             self.push(Work::Budgets(header.namespace.clone()));
+            self.push(Work::Claims(header.namespace.clone()));
         }
         self.counted(kind, stored);
     }
@@ -146,6 +153,7 @@ pub async fn run(api: Arc<Api>, mut backlog: Backlog) {
                     true
                 }
                 Work::Quotas(namespace) => quotas::reconcile(&api, namespace),
+                Work::Claims(namespace) => claims::reconcile(&api, namespace),
             };
             if !done {
                 let (queue, stop) = (api.work.clone(), api.shutdown.clone());

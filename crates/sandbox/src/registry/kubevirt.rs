@@ -73,9 +73,12 @@ fn expand(table: &str) -> Result<Vec<Value>, serde_json::Error> {
 
 fn definition(mut spec: Value) -> Value {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let described = (spec["group"] == "kubevirt.io")
-        .then(|| super::fields::spec(spec["names"]["plural"].as_str().unwrap_or_default()))
-        .flatten();
+    let plural = spec["names"]["plural"].as_str().unwrap_or_default();
+    let described = match spec["group"].as_str() {
+        Some("kubevirt.io") => super::fields::spec(plural),
+        Some("plugin.kubevirt.io") => Some(plugin()),
+        _ => None,
+    };
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
         "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
             "metadata": {"type": "object"}, "spec": described.unwrap_or_else(|| open.clone()), "status": open}}});
@@ -89,6 +92,17 @@ fn definition(mut spec: Value) -> Value {
     );
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": name}, "spec": spec})
+}
+
+/// The spec of a Plugin, whose fields are counted: releases give its hooks different names, and server-side apply
+/// refuses the name of another release.
+fn plugin() -> Value {
+    let text = json!({"type": "string"});
+    let list = json!({"type": "array", "x-kubernetes-list-type": "atomic",
+        "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    json!({"type": "object", "properties": {"condition": text, "failureStrategy": text, "domainHooks": list,
+        "nodeHooks": list, "mutatingAdmissionPolicies": list, "mutatingAdmissionWebhooks": list,
+        "validatingAdmissionPolicies": list, "validatingAdmissionWebhooks": list}})
 }
 
 #[cfg(test)]

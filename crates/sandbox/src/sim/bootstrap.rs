@@ -16,7 +16,7 @@ use super::resource::{
 const CREATORS: usize = 16;
 
 /// A role: groups, resources and verbs, each separated by spaces. A group `core` is the empty one.
-type Rules = &'static [(&'static str, &'static str, &'static str)];
+pub(super) type Rules = &'static [(&'static str, &'static str, &'static str)];
 
 const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete";
@@ -233,6 +233,11 @@ pub async fn cluster(client: &Client, config: &SimConfig) -> Result<(), ClientEr
             "subjects": [subject]});
         ensure(client, &CLUSTER_ROLE_BINDINGS, binding).await?;
     }
+    let (roles, binding) = super::user_roles::objects();
+    for role in roles {
+        ensure(client, &CLUSTER_ROLES, role).await?;
+    }
+    ensure(client, &CLUSTER_ROLE_BINDINGS, binding).await?;
     let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
         "metadata": {"name": "kubevirt-cluster-critical"}, "value": 1_000_000_000, "globalDefault": false,
         "description": "This priority class should be used for core kubevirt components only."});
@@ -270,7 +275,7 @@ async fn ensure(client: &Client, resource: &Resource, object: Value) -> Result<(
     }
 }
 
-fn role(name: &str, rules: Rules) -> Value {
+pub(super) fn role(name: &str, rules: Rules) -> Value {
     let words = |text: &str| -> Vec<Value> {
         text.split(' ').map(|word| if word == "core" { "".into() } else { word.into() }).collect()
     };

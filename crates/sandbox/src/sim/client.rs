@@ -18,6 +18,9 @@ use crate::network::Network;
 /// A request takes at most this long; a watch has its own limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What client-go accepts: virt-api's verbs refuse who reads JSON alone.
+const ACCEPTED: &str = "application/json, */*";
+
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -170,7 +173,7 @@ fn build(
     content_type: &'static str,
     body: Vec<u8>,
 ) -> Result<Request<Body>, http::Error> {
-    let mut request = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
+    let mut request = Request::builder().method(method).uri(path).header(ACCEPT, ACCEPTED);
     if !content_type.is_empty() {
         request = request.header(CONTENT_TYPE, content_type);
     }

@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ const CONNECTIONS: usize = 512;
 /// A TLS handshake, and the head of a request, take no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// An answer of such a server.
 pub type Answer = Response<Full<Bytes>>;
 
@@ -53,6 +54,18 @@ pub fn acceptor(
     names: &[&str],
 ) -> Result<TlsAcceptor, Failure> {
     let (certificate, key) = authority.serving(subject, names)?.der();
+    with_certificate(vec![certificate], key, front)
+}
+
+/// Shows this certificate; those who come may show one of the proxy's authority.
+///
+/// # Errors
+/// The certificates do not fit together.
+pub fn with_certificate(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    front: &FrontProxy,
+) -> Result<TlsAcceptor, Failure> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for root in &front.authority {
@@ -64,7 +77,7 @@ pub fn acceptor(
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate], key)?;
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -25,6 +25,7 @@ mod events;
 pub mod export;
 mod guest;
 mod handler_calls;
+mod handler_server;
 pub mod hooks;
 pub mod hotplug;
 mod https;
@@ -47,7 +48,8 @@ mod resource;
 mod scheduler;
 mod storage;
 mod sysfs;
-pub mod version;
+pub mod user_roles;
+mod version;
 mod virt_api;
 mod virt_controller;
 mod virt_handler;
@@ -136,6 +138,8 @@ pub struct SimConfig {
     /// Where launchers have their command sockets, as below kubelet's directory; nothing: they have
     /// none.
     pub kubelet_root: Option<std::path::PathBuf>,
+    /// Where a virt-api that is not simulated reaches the virt-handlers of these nodes; nothing: nowhere.
+    pub handler_address: Option<std::net::SocketAddr>,
     /// How long things about volumes take.
     pub timing: hotplug::Timing,
     /// How long is waited for nodes that are not heard of.
@@ -169,6 +173,7 @@ impl Default for SimConfig {
             ],
             devices_per_node: 8,
             kubelet_root: None,
+            handler_address: None,
             timing: hotplug::Timing::default(),
             node_times: node_lifecycle::Times::default(),
             program: None,

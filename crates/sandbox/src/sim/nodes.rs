@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::batch::programs::Programs;
 use super::cache::Cache;
 use super::client::Client;
+use super::cmd_server::CmdServers;
 use super::events::Recorder;
+use super::handler_calls::HandlerCalls;
+use super::handler_server::{self, Credentials, HandlerServer};
 use super::hooks::Hooks;
 use super::hotplug::Hotplug;
 use super::kubelet::Kubelet;
@@ -19,6 +22,7 @@ use super::storage::disks::Disks;
 use super::virt_handler::VirtHandler;
 use super::write::Writer;
 use super::{SimConfig, SimError, device_plugins, json, node, resource};
+use crate::sim::identity::KUBEVIRT_NAMESPACE;
 
 /// The first lists are there within this time.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -87,6 +91,9 @@ impl Nodes {
         let recorder = Recorder::start(&client, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&objects, &kubevirts), &stop);
+        if let Some(root) = &config.kubelet_root {
+            CmdServers::start(root, &pods, &launchers, &stop);
+        }
         let disks = Arc::new(Disks::new(nodes.files.path().to_path_buf(), config.seed));
         let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes, &disks), &launchers);
         let kubelet = Kubelet::start(
@@ -98,8 +105,16 @@ impl Nodes {
             &stop,
         );
         let guests = (&launchers, &hooks, &hotplug);
-        VirtHandler::start(names, writer, recorder, (&vmis, &pods), guests, &stop);
-        kubelet.keep_nodes(config, stop).await?;
+        let address = config.handler_address;
+        VirtHandler::start(names.clone(), writer, recorder.clone(), (&vmis, &pods), guests, &stop);
+        kubelet.keep_nodes(config, stop.clone()).await?;
+        if let Some(address) = address {
+            let credentials = Credentials::read(&client).await?;
+            let calls = HandlerCalls::new(launchers.clone(), recorder);
+            let server = HandlerServer { calls, vmis, client: client.clone(), stop };
+            server.serve(address, credentials).await?;
+            handlers(&client, &names).await?;
+        }
         Ok(nodes)
     }
 
@@ -116,6 +131,25 @@ impl Nodes {
         }
         pod.is_some()
     }
+}
+
+/// Gives every node a virt-handler, unless a `DaemonSet` does.
+async fn handlers(client: &Client, names: &[String]) -> Result<(), SimError> {
+    let daemons = resource::DAEMON_SETS.path(KUBEVIRT_NAMESPACE, "virt-handler", "");
+    match client.get(None, &daemons).await {
+        Ok(_) => return Ok(()),
+        Err(error) if error.code() == 404 => {}
+        Err(error) => return Err(error.into()),
+    }
+    let path = resource::PODS.path(KUBEVIRT_NAMESPACE, "", "");
+    for name in names {
+        let pod = handler_server::pod(name);
+        match client.send(None, http::Method::POST, &path, "application/json", &pod).await {
+            Err(error) if error.code() != 409 => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A node of this name is absent or one of ours: a real one is never taken over.

@@ -8,6 +8,7 @@ mod admission;
 mod apply;
 mod cluster;
 mod custom;
+mod kinds;
 mod lifecycle;
 mod objects;
 mod pods;

@@ -133,3 +133,47 @@ async fn unknown_fields_are_refused_or_warned_about() {
     assert!(answer.is(201)["bogus"].is_null());
     c.end().await;
 }
+
+#[tokio::test]
+async fn a_patch_answers_for_what_it_makes() {
+    let c = Cluster::new("patched").await;
+    c.config_map("a", json!({})).await;
+    let path = c.path("configmaps/a");
+    for patch in [
+        json!({"data": {"a": 1}}),
+        json!({"data": "z"}),
+        json!({"kind": "Secret"}),
+        json!({"apiVersion": "v2"}),
+    ] {
+        let refused = c.patch("merge", &path, &patch).await.fails(422, "Invalid");
+        assert_eq!(refused["details"]["causes"][0]["field"], "patch", "{patch}");
+    }
+    let strict = format!("{path}?fieldValidation=Strict");
+    let refused = c.patch("merge", &strict, &json!({"bogus": 1})).await.fails(422, "Invalid");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.ends_with("strict decoding error: unknown field \"bogus\""), "{message}");
+    assert!(message.contains("\\\"data\\\""), "what the patch makes is shown: {message}");
+    let nameless =
+        c.patch("merge", &path, &json!({"metadata": {"name": null}})).await.fails(400, "BadRequest");
+    let message = "the name of the object (a based on URL) was undeterminable: name must be provided";
+    assert_eq!(nameless["message"], message);
+    let forgotten = c.patch("merge", &path, &json!({"metadata": {"managedFields": []}})).await.is(200);
+    assert!(forgotten["metadata"].get("managedFields").is_none());
+    c.end().await;
+}
+
+#[tokio::test]
+async fn options_are_checked() {
+    let c = Cluster::new("options").await;
+    c.config_map("a", json!({})).await;
+    let path = c.path("configmaps/a");
+    let both = json!({"orphanDependents": true, "propagationPolicy": "Orphan"});
+    c.delete_with(&path, &both).await.fails(422, "Invalid");
+    c.delete_with(&path, &json!({"propagationPolicy": "Perhaps"})).await.fails(422, "Invalid");
+    let long = format!("{}?fieldManager={}", c.path("configmaps"), "x".repeat(129));
+    c.post(&long, &config_map("b")).await.fails(422, "Invalid");
+    c.get(&c.path("configmaps?sendInitialEvents=true")).await.fails(422, "Invalid");
+    c.get(&c.path("configmaps?timeoutSeconds=x")).await.fails(400, "BadRequest");
+    assert_eq!(c.send("HEAD", &path, &[], String::new()).await.code, 405);
+    c.end().await;
+}

@@ -50,7 +50,22 @@ impl Cluster {
 
     /// The code and the body of whatever is answered; a body that is no JSON as a string.
     pub async fn raw(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        self.raw_with(method, path, &[], body).await
+    }
+
+    /// As [`Self::raw`], with headers.
+    pub async fn raw_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> (u16, Value) {
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let answer = self.plain.send(request.body(body.into()).unwrap()).await.unwrap();
         let code = answer.status().as_u16();

@@ -12,7 +12,7 @@ pub fn fill(group: &str, plural: &str, object: &mut Value) {
         ("", "namespaces") => namespace(object),
         ("", "secrets") => secret(object),
         ("", "services") => service(object),
-        ("", "persistentvolumeclaims") => set_in(object, "spec", "volumeMode", json!("Filesystem")),
+        ("", "persistentvolumeclaims") => claim(object),
         ("", "persistentvolumes") => {
             set_in(object, "spec", "volumeMode", json!("Filesystem"));
             set_in(object, "spec", "persistentVolumeReclaimPolicy", json!("Retain"));
@@ -22,7 +22,10 @@ pub fn fill(group: &str, plural: &str, object: &mut Value) {
             template(object);
             workload(plural, object);
         }
-        ("apps", "daemonsets") => pod::template(&mut object["spec"]["template"]["spec"]),
+        ("apps", "daemonsets") => {
+            template(object);
+            workload(plural, object);
+        }
         ("batch", "jobs") => job(object),
         ("storage.k8s.io", "storageclasses") => {
             set(object, "reclaimPolicy", json!("Delete"));
@@ -58,6 +61,19 @@ fn namespace(object: &mut Value) {
     }
 }
 
+/// What a claim is filled from has two names, which say the same (`NormalizeDataSources`); only the newer may be of
+/// another namespace.
+fn claim(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec") else { return };
+    set(spec, "volumeMode", json!("Filesystem"));
+    let (old, new) = (spec["dataSource"].clone(), spec["dataSourceRef"].clone());
+    if new.is_null() && old.is_object() {
+        spec["dataSourceRef"] = old;
+    } else if old.is_null() && new.is_object() && new.get("namespace").is_none_or(Value::is_null) {
+        spec["dataSource"] = new;
+    }
+}
+
 fn secret(object: &mut Value) {
     use base64::Engine as _;
     set(object, "type", json!("Opaque"));
@@ -80,6 +96,9 @@ fn service(object: &mut Value) {
     set(spec, "internalTrafficPolicy", json!("Cluster"));
     set(spec, "ipFamilies", json!(["IPv4"]));
     set(spec, "ipFamilyPolicy", json!("SingleStack"));
+    if spec["type"] == "NodePort" || spec["type"] == "LoadBalancer" {
+        set(spec, "externalTrafficPolicy", json!("Cluster"));
+    }
     for port in items_mut(spec, "ports") {
         set(port, "protocol", json!("TCP"));
         let number = port["port"].clone();
@@ -91,7 +110,8 @@ fn workload(plural: &str, object: &mut Value) {
     let Some(spec) = object.get_mut("spec") else { return };
     match plural {
         "deployments" => {
-            set(spec, "strategy", json!({"type": "RollingUpdate"}));
+            set(spec, "strategy", json!({}));
+            set_in(spec, "strategy", "type", json!("RollingUpdate"));
             if spec["strategy"]["type"] == "RollingUpdate" {
                 set(
                     &mut spec["strategy"],
@@ -104,7 +124,24 @@ fn workload(plural: &str, object: &mut Value) {
         }
         "statefulsets" => {
             set(spec, "podManagementPolicy", json!("OrderedReady"));
-            set(spec, "updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
+            set(spec, "updateStrategy", json!({}));
+            set_in(spec, "updateStrategy", "type", json!("RollingUpdate"));
+            if spec["updateStrategy"]["type"] == "RollingUpdate" {
+                set_in(spec, "updateStrategy", "rollingUpdate", json!({"partition": 0}));
+            }
+            set(
+                spec,
+                "persistentVolumeClaimRetentionPolicy",
+                json!({"whenDeleted": "Retain", "whenScaled": "Retain"}),
+            );
+            set(spec, "revisionHistoryLimit", json!(10));
+        }
+        "daemonsets" => {
+            set(spec, "updateStrategy", json!({}));
+            set_in(spec, "updateStrategy", "type", json!("RollingUpdate"));
+            if spec["updateStrategy"]["type"] == "RollingUpdate" {
+                set_in(spec, "updateStrategy", "rollingUpdate", json!({"maxUnavailable": 1, "maxSurge": 0}));
+            }
             set(spec, "revisionHistoryLimit", json!(10));
         }
         _ => {}
@@ -119,6 +156,8 @@ fn job(object: &mut Value) {
         ("backoffLimit", json!(6)),
         ("completionMode", json!("NonIndexed")),
         ("suspend", json!(false)),
+        ("manualSelector", json!(false)),
+        ("podReplacementPolicy", json!("TerminatingOrFailed")),
     ] {
         set(spec, key, value);
     }

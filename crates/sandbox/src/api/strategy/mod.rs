@@ -1,16 +1,21 @@
 //! What is particular to single kinds when they are written.
 
 mod capacity;
+mod core;
 mod defaults;
 pub mod definition;
 pub mod pod;
 mod registration;
+mod workloads;
 
 use apimachinery::FieldError;
 use serde_json::{Value, json};
 
 use super::meta::metadata;
 use crate::registry::Kind;
+
+/// What holds a claim back that pods use.
+pub const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 /// Built-in kinds whose `metadata.generation` counts changes of the spec.
 const GENERATIONS: [&str; 18] = [
@@ -76,8 +81,14 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
             pod::tolerate(object);
             pod::first_status(object);
         }
-        ("", "persistentvolumeclaims" | "persistentvolumes") => {
+        ("", "persistentvolumeclaims") => {
             object["status"] = json!({"phase": "Pending"});
+            protect(object);
+        }
+        ("", "persistentvolumes") => object["status"] = json!({"phase": "Pending"}),
+        ("batch", "jobs") => {
+            workloads::name_pods(object);
+            object["status"] = json!({});
         }
         ("", "resourcequotas") => object["status"] = json!({}),
         ("", "services") => object["status"] = json!({"loadBalancer": {}}),
@@ -87,6 +98,15 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition::accept(object, now),
         _ => {}
+    }
+}
+
+/// Claims are held back while pods use them (admission plugin `StorageObjectInUseProtection`).
+fn protect(claim: &mut Value) {
+    let finalizers = metadata(claim).entry("finalizers").or_insert_with(|| json!([]));
+    let ours = json!(PVC_PROTECTION);
+    if let Some(finalizers) = finalizers.as_array_mut().filter(|finalizers| !finalizers.contains(&ours)) {
+        finalizers.push(ours);
     }
 }
 
@@ -137,8 +157,29 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "pods") => pod::validate(object),
+        ("", "events") => core::event(object),
+        ("batch", "jobs") => workloads::job(object),
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition::validate(object),
         ("admissionregistration.k8s.io", plural) => registration(plural, object),
+        _ => always(kind, object),
+    }
+}
+
+/// What is wrong with an object, be it new or changed.
+fn always(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    match (kind.group.as_str(), kind.plural.as_str()) {
+        ("", "configmaps") => core::config_map(object),
+        ("", "secrets") => core::secret(object),
+        ("", "services") => core::service(object),
+        ("", "persistentvolumeclaims") => core::claim(object),
+        ("", "limitranges") => core::limit_range(object),
+        ("apps", plural @ ("deployments" | "replicasets" | "statefulsets" | "daemonsets")) => {
+            workloads::workload(plural, object)
+        }
+        ("policy", "poddisruptionbudgets") => workloads::budget(object),
+        ("coordination.k8s.io", "leases") => workloads::lease(object),
+        ("rbac.authorization.k8s.io", "roles") => workloads::role(object, true),
+        ("rbac.authorization.k8s.io", "clusterroles") => workloads::role(object, false),
         _ => Vec::new(),
     }
 }
@@ -161,9 +202,21 @@ pub fn validate_update(kind: &Kind, subresource: &str, new: &Value, current: &Va
     match (kind.group.as_str(), kind.plural.as_str(), subresource) {
         ("", "pods", "") => pod::validate_update(new, current),
         ("", "pods", "resize") => pod::validate_resize(new, current),
-        ("", "configmaps" | "secrets", "") => immutable_data(new, current),
+        ("", "configmaps" | "secrets", "") => {
+            let mut errors = immutable_data(new, current);
+            errors.extend(always(kind, new));
+            errors
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions", "") => definition::validate(new),
         ("admissionregistration.k8s.io", plural, "") => registration(plural, new),
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings", "")
+            if new["roleRef"] != current["roleRef"] =>
+        {
+            let to = &new["roleRef"];
+            let shown = json!({"APIGroup": to["apiGroup"], "Kind": to["kind"], "Name": to["name"]});
+            vec![FieldError::invalid("roleRef", shown, "cannot change roleRef")]
+        }
+        (_, _, "") => always(kind, new),
         _ => Vec::new(),
     }
 }

@@ -1,7 +1,8 @@
 //! Pods: defaults (`pkg/apis/core/v1/defaults.go`) and what may change later
 //! (`pkg/apis/core/validation`), Kubernetes 1.36.
 
-use apimachinery::FieldError;
+use apimachinery::validation::dns1123_label;
+use apimachinery::{FieldError, FieldErrorKind};
 use serde_json::{Map, Value, json};
 
 use super::{items_mut, set, set_in};
@@ -46,6 +47,14 @@ pub fn template(spec: &mut Value) {
     for volume in items_mut(spec, "volumes") {
         default_volume(volume);
     }
+    if spec["hostNetwork"] == true {
+        for list in LISTS {
+            for port in items_mut(spec, list).flat_map(|container| items_mut(container, "ports")) {
+                let number = port["containerPort"].clone();
+                set(port, "hostPort", number);
+            }
+        }
+    }
 }
 
 fn default_container(container: &mut Value) {
@@ -73,11 +82,15 @@ fn default_container(container: &mut Value) {
             ] {
                 set_in(container, probe, key, json!(value));
             }
+            set_in(&mut container[probe], "httpGet", "scheme", json!("HTTP"));
         }
     }
 }
 
 fn default_volume(volume: &mut Value) {
+    if volume.as_object().is_some_and(|volume| volume.keys().all(|key| key == "name")) {
+        volume["emptyDir"] = json!({});
+    }
     for (kind, mode) in [
         ("configMap", "defaultMode"),
         ("secret", "defaultMode"),
@@ -158,20 +171,85 @@ pub fn qos(pod: &Value) -> &'static str {
 
 /// What is wrong with a pod that is to be created.
 pub fn validate(pod: &Value) -> Vec<FieldError> {
+    validate_spec(&pod["spec"], "spec")
+}
+
+/// What is wrong with a pod's spec, also inside templates; `at` is where it is.
+pub fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let spec = &pod["spec"];
-    if spec["containers"].as_array().is_none_or(Vec::is_empty) {
-        errors.push(FieldError::required("spec.containers", ""));
+    let named = |key: &str| {
+        spec[key].as_array().into_iter().flatten().map(|one| one["name"].as_str().unwrap_or_default())
+    };
+    let mut volumes = Vec::new();
+    for (index, volume) in named("volumes").enumerate() {
+        let field = format!("{at}.volumes[{index}].name");
+        errors.extend(named_once(volume, &field, &volumes));
+        volumes.push(volume);
     }
+    if spec["containers"].as_array().is_none_or(Vec::is_empty) {
+        errors.push(FieldError::required(format!("{at}.containers"), ""));
+    }
+    let mut containers = Vec::new();
     for list in LISTS {
         for (index, container) in spec[list].as_array().into_iter().flatten().enumerate() {
-            let field = format!("spec.{list}[{index}]");
-            for key in ["name", "image"] {
-                if container[key].as_str().is_none_or(str::is_empty) {
-                    errors.push(FieldError::required(format!("{field}.{key}"), ""));
+            let field = format!("{at}.{list}[{index}]");
+            let name = container["name"].as_str().unwrap_or_default();
+            errors.extend(named_once(name, &format!("{field}.name"), &containers));
+            containers.push(name);
+            if container["image"].as_str().is_none_or(str::is_empty) {
+                errors.push(FieldError::required(format!("{field}.image"), ""));
+            }
+            for (index, mount) in container["volumeMounts"].as_array().into_iter().flatten().enumerate() {
+                let name = mount["name"].as_str().unwrap_or_default();
+                if !volumes.contains(&name) {
+                    let field = format!("{field}.volumeMounts[{index}].name");
+                    errors.push(FieldError::new(FieldErrorKind::NotFound, field, name, ""));
                 }
             }
+            errors.extend(amounts(container, &field));
             errors.extend(over_limits(container, &field));
+        }
+    }
+    errors.extend(one_of(spec, at, "restartPolicy", &["Always", "OnFailure", "Never"]));
+    errors.extend(one_of(
+        spec,
+        at,
+        "dnsPolicy",
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    ));
+    errors
+}
+
+/// A name that is a label and that no other has.
+fn named_once(name: &str, field: &str, others: &[&str]) -> Option<FieldError> {
+    if name.is_empty() {
+        return Some(FieldError::required(field, ""));
+    }
+    if let Some(why) = dns1123_label(name).into_iter().next() {
+        return Some(FieldError::invalid(field, name, why));
+    }
+    others.contains(&name).then(|| FieldError::duplicate(field, name))
+}
+
+fn one_of(spec: &Value, at: &str, key: &str, known: &[&str]) -> Option<FieldError> {
+    let value = spec[key].as_str().filter(|value| !known.contains(value))?;
+    Some(FieldError::not_supported(format!("{at}.{key}"), value, known))
+}
+
+/// Amounts below nothing, and devices that are asked for without a limit.
+fn amounts(container: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let resources = &container["resources"];
+    for part in ["limits", "requests"] {
+        for (name, amount) in resources[part].as_object().into_iter().flatten() {
+            if milli(amount).is_some_and(|amount| amount < 0) {
+                let field = format!("{field}.resources.{part}[{name}]");
+                errors.push(FieldError::invalid(field, amount.clone(), "must be greater than or equal to 0"));
+            }
+            if part == "requests" && name.contains('/') && resources["limits"].get(name).is_none() {
+                let detail = "Limit must be set for non overcommitable resources";
+                errors.push(FieldError::required(format!("{field}.resources.limits"), detail));
+            }
         }
     }
     errors

@@ -5,6 +5,7 @@ pub mod decide;
 pub mod resize;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Kubelet {
     programs: Programs,
     queue: Queue,
     next_ip: AtomicU32,
+    /// The address of virt-handlers that somebody outside calls.
+    handlers: Option<IpAddr>,
     admitted: Mutex<Admitted>,
 }
 
@@ -119,6 +122,7 @@ impl Kubelet {
             programs: programs.clone(),
             queue: Queue::default(),
             next_ip: AtomicU32::new(1),
+            handlers: config.handler_address.map(|address| address.ip()),
             admitted: Mutex::default(),
         });
         let on_pod = kubelet.clone();
@@ -329,8 +333,9 @@ impl Kubelet {
                 return (Some(rejection), String::new());
             }
         }
+        let handlers = self.handlers.filter(|_| json::label(pod, "kubevirt.io") == "virt-handler");
         let pod_ip = match text(pod, "/status/podIP") {
-            "" => self.draw_ip(),
+            "" => handlers.map_or_else(|| self.draw_ip(), |address| address.to_string()),
             known => known.to_owned(),
         };
         admitted.admit(uid, Admission { node: node.to_owned(), requests, pod_ip: pod_ip.clone() });

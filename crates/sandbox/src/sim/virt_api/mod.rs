@@ -8,8 +8,9 @@ mod instancetypes;
 mod migrations;
 pub mod mutate;
 pub(super) mod registration;
+mod spec_rules;
 mod storage;
-mod subresources;
+pub(super) mod subresources;
 mod typed;
 pub(super) mod validate;
 

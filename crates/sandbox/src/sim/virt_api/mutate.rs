@@ -62,17 +62,29 @@ pub fn instance(request: &Value, config: &ClusterConfig, now: Timestamp) -> Opti
     replace(new, &vmi, &["spec", "metadata", "status"])
 }
 
-/// Whole parts are replaced, as virt-api does; `add` where there was none.
+/// Whole parts are replaced, as virt-api does; `add` where there was none. Of the metadata only what differs: the
+/// components here do not read `managedFields`, and must not lose them.
 fn replace(old: &Value, new: &Value, parts: &[&str]) -> Option<Vec<Value>> {
-    let changed = |part: &&&str| old.get(**part) != new.get(**part);
-    let operations: Vec<Value> = parts
-        .iter()
-        .filter(changed)
-        .map(|part| {
-            let op = if old.get(*part).is_some() { "replace" } else { "add" };
-            json!({"op": op, "path": format!("/{part}"), "value": new[*part]})
-        })
-        .collect();
+    let operation = |old: Option<&Value>, new: Option<&Value>, path: String| {
+        let op = match (old, new) {
+            (old, new) if old == new => return None,
+            (Some(_), _) => "replace",
+            (None, _) => "add",
+        };
+        Some(json!({"op": op, "path": path, "value": new}))
+    };
+    let mut operations = Vec::new();
+    for part in parts {
+        match (old.get(*part), new[*part].as_object()) {
+            (Some(old), Some(new)) if *part == "metadata" => {
+                let changed = new
+                    .iter()
+                    .filter_map(|(key, new)| operation(old.get(key), Some(new), format!("/metadata/{key}")));
+                operations.extend(changed);
+            }
+            (old, _) => operations.extend(operation(old, new.get(*part), format!("/{part}"))),
+        }
+    }
     (!operations.is_empty()).then_some(operations)
 }
 

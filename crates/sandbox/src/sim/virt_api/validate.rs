@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::KUBEVIRT_USERS;
 use super::mutate::set_spec_defaults;
+use super::spec_rules;
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::identity::NODE_NAME_EXTRA;
 use crate::sim::json::{is_deleting, list, map, text};
@@ -55,7 +56,7 @@ const VOLUME_SOURCES: [&str; 15] = [
     "memoryDump",
 ];
 
-fn cause(kind: &'static str, message: impl Into<String>, field: impl Into<String>) -> Cause {
+pub(super) fn cause(kind: &'static str, message: impl Into<String>, field: impl Into<String>) -> Cause {
     Cause { kind, message: message.into(), field: field.into() }
 }
 
@@ -76,6 +77,7 @@ pub fn virtual_machine(request: &Value, vm: &Value, config: &ClusterConfig) -> (
     set_spec_defaults(&mut spec, config);
     let mut causes = metadata("spec.template.metadata", &template["metadata"], config, is_kubevirt(request));
     causes.extend(instance_spec("spec.template.spec", &spec, config));
+    spec_rules::data_volume_templates(vm, &mut causes);
     causes.extend(run_strategy(&vm["spec"]));
     let deprecated = vm["spec"].get("running").is_some();
     let warnings =
@@ -213,6 +215,7 @@ fn instance_spec(field: &str, spec: &Value, config: &ClusterConfig) -> Vec<Cause
     networks(field, spec, &mut causes);
     disks(field, spec, config, &mut causes);
     volumes(field, spec, &mut causes);
+    spec_rules::check(field, spec, config, &mut causes);
     let host_devices = !list(spec, "/domain/devices/hostDevices").is_empty();
     if host_devices && !config.gate("HostDevices") {
         causes.push(cause(

@@ -136,7 +136,10 @@ impl Attachments {
             Err(error) => return Ok(Synced::Failed(error)),
         };
         let mut wrote = false;
-        for (volume, claim) in &plan.triggers {
+        // Until virt-handler has said which `SELinux` context the launcher has, no pod can be rendered; the error is
+        // dropped, so nobody is told (`createAttachmentPodTemplate`, `matchSELinuxLevelOfVMI`).
+        let confined = !text(seen.vmi, "/status/selinuxContext").is_empty();
+        for (volume, claim) in plan.triggers.iter().filter(|_| confined) {
             let trigger = pod::render_trigger(seen.vmi, launcher, Content { volume, claim }, self.node.rules);
             match self.trigger(seen.vmi, trigger, text(volume, "/name")).await? {
                 Ok(pod) => self.informer.expect_created(key, json::uid(&pod)),
@@ -144,7 +147,7 @@ impl Attachments {
             }
             wrote = true;
         }
-        if plan.create.is_some() {
+        if confined && plan.create.is_some() {
             match self.create(seen.vmi, launcher, &plan.contents(), None).await? {
                 Ok(pod) => self.informer.expect_created(key, json::uid(&pod)),
                 Err(error) => return Ok(Synced::Failed(error)),

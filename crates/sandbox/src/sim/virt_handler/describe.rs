@@ -61,6 +61,14 @@ pub fn describe_state(vmi: &mut Value, guest: &Guest, now: Timestamp) {
     }
 }
 
+/// The launcher's `SELinux` context, on a node that has no `SELinux` (`updateSELinuxContext`): known as soon as there
+/// is a launcher.
+pub fn confine(vmi: &mut Value) {
+    if text(vmi, "/status/selinuxContext").is_empty() {
+        put(vmi, &["status", "selinuxContext"], "none");
+    }
+}
+
 fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
     put(vmi, &["status", "phase"], "Running");
     put(
@@ -71,9 +79,7 @@ fn describe_guest(vmi: &mut Value, pod: &Value, now: Timestamp) {
             exact => exact,
         }}),
     );
-    if text(vmi, "/status/selinuxContext").is_empty() {
-        put(vmi, &["status", "selinuxContext"], "none");
-    }
+    confine(vmi);
     let interfaces = interfaces(vmi, text(pod, "/status/podIP"));
     if !interfaces.is_empty() {
         put(vmi, &["status", "interfaces"], interfaces);

@@ -219,9 +219,11 @@ impl VirtHandler {
         if may_boot {
             return Ok(None);
         }
-        if list(vmi, "/status/volumeStatus") != status.as_slice() {
-            let mut updated = vmi.clone();
-            put(&mut updated, &["status", "volumeStatus"], status);
+        let mut updated = vmi.clone();
+        put(&mut updated, &["status", "volumeStatus"], status);
+        // virt-controller makes no attachment pod without it.
+        describe::confine(&mut updated);
+        if updated != *vmi {
             self.writer.write(who, &Write::to(&VMIS, vmi, "", Op::Update(updated))).await?;
         }
         Ok(Some(VOLUMES_POLL))

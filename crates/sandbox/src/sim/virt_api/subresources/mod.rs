@@ -2,14 +2,15 @@
 //! (`pkg/virt-api/rest`, v1.9). A request is read, the objects that it names are fetched, a pure
 //! function decides, and its writes or the call to the node follow.
 
+mod acceptable;
 mod discovery;
-mod guest;
+pub(in crate::sim) mod guest;
 mod lifecycle;
 mod memory_dump;
 mod object_graph;
 mod refusal;
 mod sev;
-mod streams;
+pub(in crate::sim) mod streams;
 pub mod templates;
 mod volumes;
 
@@ -131,6 +132,7 @@ impl Subresources {
                 "info": {"title": "KubeVirt API", "version": "v1.0.0"}, "paths": {}}))),
             ["apis", group] if *group == GROUP => Ok(entity(&discovery::group())),
             ["apis", group, version, rest @ ..] if *group == GROUP && VERSIONS.contains(version) => {
+                acceptable::check(request.method(), rest, request.headers())?;
                 match rest {
                     [] => Ok(entity(&discovery::resources(version))),
                     ["version"] => Ok(entity(&discovery::version(config.release.tag()))),
