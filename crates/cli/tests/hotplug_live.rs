@@ -95,7 +95,11 @@ async fn a_dry_run_writes_nothing_and_no_wait_returns_at_once() {
         wrong.stderr
     );
     let absent = cluster.run("volume status nobody").await;
-    assert!(absent.status == 1 && absent.stderr.contains("reading the volumes of VM `default/nobody`"), "{}", absent.stderr);
+    assert!(
+        absent.status == 1 && absent.stderr.contains("reading the volumes of VM `default/nobody`"),
+        "{}",
+        absent.stderr
+    );
     cluster.stop().await;
 }
 

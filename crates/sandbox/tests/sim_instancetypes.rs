@@ -91,7 +91,7 @@ async fn an_instance_type_and_a_preference_make_the_guest() {
     let (_, expanded) = cluster
         .raw(
             Method::GET,
-            &format!("/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/web/expand-spec"),
+            "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/web/expand-spec",
             Value::Null,
         )
         .await;

@@ -45,14 +45,13 @@ struct Tables {
 
 impl Tables {
     /// Takes an object in; what is to be said about it now.
-    fn apply(&mut self, of_vm: bool, kind: &str, object: Value) -> Option<Change> {
-        let key =
-            (text(&object, "/metadata/namespace").to_owned(), text(&object, "/metadata/name").to_owned());
+    fn apply(&mut self, of_vm: bool, kind: &str, object: &Value) -> Option<Change> {
+        let key = (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned());
         let table = if of_vm { &mut self.vms } else { &mut self.vmis };
         if kind == "DELETED" {
             table.remove(&key);
         } else {
-            table.insert(key.clone(), if of_vm { slim::vm(&object) } else { slim::vmi(&object) });
+            table.insert(key.clone(), if of_vm { slim::vm(object) } else { slim::vmi(object) });
         }
         let now = self.vms.get(&key).map(|vm| VmSummary::of(vm, self.vmis.get(&key)));
         match now.filter(|summary| self.selection.takes(summary)) {
@@ -91,10 +90,10 @@ impl Provider {
         let mut tables =
             Tables { selection, vms: HashMap::new(), vmis: HashMap::new(), said: HashMap::new() };
         for vmi in vmis {
-            tables.apply(false, "ADDED", vmi);
+            tables.apply(false, "ADDED", &vmi);
         }
         let first: Vec<_> =
-            vms.into_iter().filter_map(|vm| tables.apply(true, "ADDED", vm)).map(Ok).collect();
+            vms.into_iter().filter_map(|vm| tables.apply(true, "ADDED", &vm)).map(Ok).collect();
         // ends with whichever watch ends first: the other alone would tell half of it
         let events = stream::select(
             of_vms.map(Some).chain(stream::once(async { None })),
@@ -105,7 +104,7 @@ impl Provider {
         let changes = events.scan((tables, false), |(tables, failed), (of_vm, event)| {
             let next = match event {
                 _ if *failed => None,
-                Ok((kind, object)) => Some(tables.apply(of_vm, &kind, object).map(Ok)),
+                Ok((kind, object)) => Some(tables.apply(of_vm, &kind, &object).map(Ok)),
                 Err(error) => {
                     *failed = true;
                     Some(Some(Err(error)))
@@ -202,13 +201,13 @@ mod tests {
         };
         let vmi =
             |node: &str| json!({"metadata": {"namespace": "a", "name": "web"}, "status": {"nodeName": node}});
-        assert_eq!(tables.apply(false, "ADDED", vmi("n1")), None, "no VM yet");
-        assert_eq!(tables.apply(true, "ADDED", vm("Starting", 1)), None, "not asked for");
-        let said = tables.apply(true, "MODIFIED", vm("Running", 2));
+        assert_eq!(tables.apply(false, "ADDED", &vmi("n1")), None, "no VM yet");
+        assert_eq!(tables.apply(true, "ADDED", &vm("Starting", 1)), None, "not asked for");
+        let said = tables.apply(true, "MODIFIED", &vm("Running", 2));
         assert!(matches!(said, Some(Change::Updated(vm)) if vm.node.as_deref() == Some("n1")));
-        assert_eq!(tables.apply(true, "MODIFIED", vm("Running", 3)), None, "looks the same");
-        assert!(matches!(tables.apply(false, "MODIFIED", vmi("n2")), Some(Change::Updated(_))));
-        assert!(matches!(tables.apply(true, "MODIFIED", vm("Stopping", 4)), Some(Change::Removed(_))));
-        assert_eq!(tables.apply(true, "DELETED", vm("Stopping", 5)), None, "said already");
+        assert_eq!(tables.apply(true, "MODIFIED", &vm("Running", 3)), None, "looks the same");
+        assert!(matches!(tables.apply(false, "MODIFIED", &vmi("n2")), Some(Change::Updated(_))));
+        assert!(matches!(tables.apply(true, "MODIFIED", &vm("Stopping", 4)), Some(Change::Removed(_))));
+        assert_eq!(tables.apply(true, "DELETED", &vm("Stopping", 5)), None, "said already");
     }
 }

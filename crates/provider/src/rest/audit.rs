@@ -25,10 +25,10 @@ impl Drop for Record {
         let Self { method, path, id, who, status } = self;
         match status.map(|status| status.as_u16()) {
             Some(status) => {
-                tracing::info!(target: "audit", %method, path, who, request = id, status, "write")
+                tracing::info!(target: "audit", %method, path, who, request = id, status, "write");
             }
             None => {
-                tracing::info!(target: "audit", %method, path, who, request = id, "write, abandoned by its caller")
+                tracing::info!(target: "audit", %method, path, who, request = id, "write, abandoned by its caller");
             }
         }
     }

@@ -18,17 +18,15 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
     let kind = call.kind.clone();
     let patched = call.content_type.contains("patch").then(|| object.to_string());
     let unknown = match kind.definition() {
-        None => kind.object_type.normalize(object).map_err(|why: String| match &patched {
+        None => kind.object_type.normalize(object).map_err(|why: String| {
             // A patch is at fault for what it makes of the object.
-            Some(patched) => {
-                Status::invalid("", "", "", &[FieldError::invalid("patch", patched.as_str(), why)])
+            if let Some(patched) = &patched {
+                return Status::invalid("", "", "", &[FieldError::invalid("patch", patched.as_str(), why)]);
             }
-            None => {
-                let (kind, version) = (&kind.kind, &kind.version);
-                Status::bad_request(format!(
-                    "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
-                ))
-            }
+            let (kind, version) = (&kind.kind, &kind.version);
+            Status::bad_request(format!(
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+            ))
         })?,
         Some(definition) => {
             let unknown = definition.schema.prune(object);

@@ -106,12 +106,8 @@ impl RunningWatch {
 
     /// How long the next event waits.
     pub fn lag(&self) -> Duration {
-        let lags = self
-            .hits()
-            .iter()
-            .map(|hit| if let Does::Lag(lag) = hit.does { lag } else { Duration::ZERO })
-            .sum();
-        lags
+        let hits = self.hits();
+        hits.iter().map(|hit| if let Does::Lag(lag) = hit.does { lag } else { Duration::ZERO }).sum()
     }
 
     /// Whether it breaks off now.

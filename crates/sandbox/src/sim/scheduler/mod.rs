@@ -57,7 +57,7 @@ struct Placed {
     requests: Amounts,
     /// Has anti-affinity of its own.
     repels: bool,
-    /// What anti-affinity looks at, as text: it is kept in memory as long as the pod runs, and read rarely.
+    /// What affinity looks at, as text: it is kept in memory as long as the pod runs, and read rarely.
     outline: Box<[u8]>,
 }
 
@@ -68,14 +68,14 @@ impl Placed {
     }
 }
 
-/// The part of a pod that anti-affinity looks at.
-fn outline(pod: &Value) -> Value {
+/// The part of a pod that the affinity of others, and anti-affinity, look at.
+fn outline(pod: &Value) -> Box<[u8]> {
     let mut outline =
         json!({"metadata": {"namespace": json::namespace(pod), "labels": pod["metadata"]["labels"]}});
     if let Some(others) = pod.pointer("/spec/affinity/podAntiAffinity") {
         outline["spec"] = json!({"affinity": {"podAntiAffinity": others}});
     }
-    outline
+    outline.to_string().as_bytes().into()
 }
 
 /// What becomes of a pod.
@@ -90,9 +90,7 @@ impl State {
         let uid = json::uid(pod).to_owned();
         if let Some(placed) = self.placed.get_mut(&uid) {
             // Launchers get labels when they run, and affinity looks at those.
-            if placed.outline["metadata"]["labels"] != pod["metadata"]["labels"] {
-                placed.outline = outline(pod);
-            }
+            placed.outline = outline(pod);
             return;
         }
         let requests = requests::of_pod(pod);
@@ -101,8 +99,8 @@ impl State {
         info.pods += 1;
         let repels = !fit::anti_affinity_terms(pod).is_empty();
         self.repelling += usize::from(repels);
-        let outline = outline(pod).to_string().as_bytes().into();
-        self.placed.insert(uid, Placed { node: node.to_owned(), requests, repels, outline });
+        let placed = Placed { node: node.to_owned(), requests, repels, outline: outline(pod) };
+        self.placed.insert(uid, placed);
     }
 
     fn release(&mut self, uid: &str) -> bool {
@@ -186,7 +184,7 @@ impl State {
         for term in fit::affinity_terms(pod) {
             let mut nodes = HashSet::new();
             for placed in self.placed.values() {
-                if fit::are_about(std::slice::from_ref(term), pod, &placed.outline) {
+                if fit::are_about(std::slice::from_ref(term), pod, &placed.outline()) {
                     nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
                 }
             }

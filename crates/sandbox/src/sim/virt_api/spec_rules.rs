@@ -200,13 +200,12 @@ fn cloud_init(at: &str, source: &str, given: &Value, causes: &mut Vec<Cause>) {
         }
         if let Some(data) = given[&encoded].as_str().filter(|data| !data.is_empty()) {
             count += 1;
-            match base64::engine::general_purpose::STANDARD.decode(data) {
-                Ok(data) => length = data.len(),
-                Err(_) => {
-                    let field = format!("{at}.{encoded}");
-                    let message = format!("{field}.{source}.{encoded} is not a valid base64 value.");
-                    causes.push(cause(INVALID, message, field));
-                }
+            if let Ok(data) = base64::engine::general_purpose::STANDARD.decode(data) {
+                length = data.len();
+            } else {
+                let field = format!("{at}.{encoded}");
+                let message = format!("{field}.{source}.{encoded} is not a valid base64 value.");
+                causes.push(cause(INVALID, message, field));
             }
         }
         if count > 1 {

@@ -156,13 +156,14 @@ impl VirtController {
         let then = json!({"metadata": vm["metadata"], "spec": started});
         let mut specs = Vec::new();
         for vm in [&then, vm] {
-            let applied = match instancetype::is_matched(vm) {
-                false => vm.clone(),
-                true => match self.finder().apply(vm, instancetype::IN_VMI).await {
+            let applied = if instancetype::is_matched(vm) {
+                match self.finder().apply(vm, instancetype::IN_VMI).await {
                     Ok(applied) => applied,
                     Err(instancetype::Error::Find(_, silence)) if silence.code() == 0 => return Err(silence),
                     Err(_) => return Ok(None),
-                },
+                }
+            } else {
+                vm.clone()
             };
             specs.push(applied.pointer("/spec/template/spec").cloned().unwrap_or_default());
         }

@@ -8,6 +8,8 @@
 //!
 //! Pure functions; each pass makes one step, as the real one does, whose view of the VMI is that of before its writes.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -232,7 +234,7 @@ fn valid(vm: &Value, vmi: &Value, updated: &[(&str, &str)], storage: &StorageCac
         ("DV storage class isn't a CSI or not using volume populators", unpopulated),
     ] {
         if !names.is_empty() {
-            why.push_str(&format!(" {what}: [{}]", names.join(" ")));
+            let _ = write!(why, " {what}: [{}]", names.join(" "));
         }
     }
     if why.is_empty() {

@@ -88,7 +88,7 @@ pub fn request(vm: &Value, claim: &str) -> Result<Write, Status> {
     let phase = text(vm, "/status/memoryDumpRequest/phase");
     let conflict = |why: String| vm_conflict(json::name(vm), &why);
     match phase {
-        "" | "Completed" | "Failed" => Ok(written(vm, json!({"claimName": claim, "phase": "Associating"}))),
+        "" | "Completed" | "Failed" => Ok(written(vm, &json!({"claimName": claim, "phase": "Associating"}))),
         "Dissociating" => Err(conflict(format!(
             "can't dump memory for pvc [{claim}] a remove memory dump request is in progress"
         ))),
@@ -108,10 +108,10 @@ pub fn removal(vm: &Value) -> Result<Write, Status> {
     if last["remove"] == true {
         return conflict(format!("memory dump remove request for pvc [{claim}] already exists"));
     }
-    Ok(written(vm, json!({"claimName": claim, "phase": "Dissociating", "remove": true})))
+    Ok(written(vm, &json!({"claimName": claim, "phase": "Dissociating", "remove": true})))
 }
 
-fn written(vm: &Value, request: Value) -> Write {
+fn written(vm: &Value, request: &Value) -> Write {
     let path = "/status/memoryDumpRequest";
     let old = vm.pointer(path).unwrap_or(&Value::Null);
     let op = if old.is_null() { "add" } else { "replace" };
