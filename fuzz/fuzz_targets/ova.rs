@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use image::ovf::Package;
+use image::ovf::{Package, is_archive};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -15,7 +15,14 @@ fuzz_target!(|data: &[u8]| {
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
     let length = archive.len() as u64;
-    let Ok(package) = Package::open_archive(Arc::new(archive)) else { return };
+    let known = is_archive(&archive).unwrap();
+    let package = match Package::open_archive(Arc::new(archive)) {
+        Ok(package) => package,
+        Err(error) => {
+            assert!(!known || !error.to_string().contains("no .ovf"), "{error}");
+            return;
+        }
+    };
     assert!(package.files().unwrap().iter().all(|(_, size)| *size <= length));
     let _ = package.check_manifest();
     for number in 0..package.machine.disks.len().min(8) {

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use image::ovf::{self, Package};
-use image::{Disk, Info};
+use image::{Disk, Format, Info};
 
 use crate::problem::Problem;
 
@@ -42,6 +42,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
+/// What an image is, when its first bytes are not to decide.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum InputFormat {
+    /// Whatever it begins with: a guest can write the magic of any format to its disk
+    Raw,
+    Qcow2,
+    Vmdk,
+    Ova,
+    Ovf,
+}
+
 /// What a path names.
 enum Opened {
     /// One disk.
@@ -50,8 +61,8 @@ enum Opened {
     Package(Box<Package>),
 }
 
-/// Opens an image of any format that can be read here, or a package.
-fn open(path: &Path) -> Result<Opened> {
+/// Opens an image, or a package; without `format`, whatever it is by its first bytes.
+fn open(path: &Path, format: Option<InputFormat>) -> Result<Opened> {
     let doing = || format!("opening the image `{}`", path.display());
     let problem = |error: image::Error| {
         let remedy = "give a raw, qcow2 or sparse VMDK image, an OVA or an OVF that is complete";
@@ -59,10 +70,22 @@ fn open(path: &Path) -> Result<Opened> {
     };
     let file = File::open(path)
         .map_err(|error| Problem::new(doing(), error, "give an existing file or block device"))?;
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ovf")) {
+    let named = |extension: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension));
+    let disk = match format {
+        Some(InputFormat::Raw) => Some(Format::Raw),
+        Some(InputFormat::Qcow2) => Some(Format::Qcow2),
+        Some(InputFormat::Vmdk) => Some(Format::VmdkStream),
+        Some(InputFormat::Ova | InputFormat::Ovf) | None => None,
+    };
+    if let Some(disk) = disk {
+        let (disk, info) = image::open_path_as(path, disk).map_err(problem)?;
+        return Ok(Opened::Disk(disk, info));
+    }
+    if format == Some(InputFormat::Ovf) || (format.is_none() && named("ovf")) {
         return Ok(Opened::Package(Box::new(Package::open_descriptor(path).map_err(problem)?)));
     }
-    if ovf::is_archive(&file).map_err(problem)? {
+    // What is called an OVA is one, or is told what it lacks.
+    if format.is_some() || named("ova") || ovf::is_archive(&file).map_err(problem)? {
         let package = Package::open_archive(Arc::new(file)).map_err(problem)?;
         return Ok(Opened::Package(Box::new(package)));
     }
@@ -71,9 +94,13 @@ fn open(path: &Path) -> Result<Opened> {
 }
 
 /// Opens a disk. Of a package, the one that `wanted` names: its number from 1, its name or its file.
-fn open_disk(path: &Path, wanted: Option<&str>) -> Result<(Box<dyn Disk>, Info)> {
+fn open_disk(
+    path: &Path,
+    format: Option<InputFormat>,
+    wanted: Option<&str>,
+) -> Result<(Box<dyn Disk>, Info)> {
     let doing = || format!("choosing a disk of `{}`", path.display());
-    let package = match (open(path)?, wanted) {
+    let package = match (open(path, format)?, wanted) {
         (Opened::Disk(disk, info), None) => return Ok((disk, info)),
         (Opened::Disk(..), Some(_)) => {
             return Err(Problem::new(doing(), "it is one disk and no package", "leave --disk out").into());

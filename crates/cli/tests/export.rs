@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use sandbox::sim::Release;
 use sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 
@@ -18,9 +19,14 @@ struct Cluster {
 impl Cluster {
     /// A cluster with a stopped VM `web` of two disks.
     async fn start() -> Self {
+        Self::of(Release::default()).await
+    }
+
+    /// The same with a release of KubeVirt.
+    async fn of(release: Release) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { nodes: 1, kubeconfig_out: Some(dir.path().join("kubeconfig")), ..Options::default() };
+        let kubeconfig_out = Some(dir.path().join("kubeconfig"));
+        let options = Options { nodes: 1, kubeconfig_out, release, ..Options::default() };
         let sandbox = Sandbox::start(options).await.unwrap();
         let client = sandbox::sim::connect(&sandbox.kubeconfig()).await.unwrap();
         let cluster = Self { sandbox, client, dir };
@@ -210,6 +216,31 @@ async fn an_ova_and_an_ovf_hold_the_machine_and_a_pipe_gives_the_same_ova() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ova_describes_what_an_instance_type_gives() {
+    let cluster = Cluster::start().await;
+    let kind = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineClusterInstancetype",
+        "metadata": {"name": "medium"}, "spec": {"cpu": {"guest": 4}, "memory": {"guest": "3Gi"}}});
+    let group = "/apis/instancetype.kubevirt.io/v1beta1";
+    cluster.create(&format!("{group}/virtualmachineclusterinstancetypes"), kind).await;
+    // As `virtctl create vm` writes it: no disk is listed, its volume becomes one.
+    let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": "sized", "namespace": "default"},
+        "spec": {"runStrategy": "Halted", "instancetype": {"name": "medium"},
+            "template": {"spec": {"domain": {"devices": {}},
+                "volumes": [{"name": "root", "persistentVolumeClaim": {"claimName": "web-data"}}]}}}});
+    cluster.create("/apis/kubevirt.io/v1/namespaces/default/virtualmachines", vm).await;
+    let out = cluster.out();
+    cluster.succeeds(&["sized", "-f", "ova", "-O", out.to_str().unwrap(), "--quiet"]).await;
+    let archive = std::fs::read(out.join("sized.ova")).unwrap();
+    let text = String::from_utf8_lossy(&archive).into_owned();
+    assert!(text.contains("\"instancetype\": {"), "the manifest that travels along is the VM's own");
+    let package = image::ovf::Package::open_archive(std::sync::Arc::new(archive)).unwrap();
+    assert_eq!((package.machine.cpus, package.machine.memory_mib), (4, 3072));
+    assert_eq!(package.machine.disks.len(), 1);
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_and_the_jobs_of_a_file_are_exported_with_the_providers_configuration() {
     let cluster = Cluster::start().await;
     let out = cluster.out();
@@ -389,6 +420,41 @@ async fn the_pre_flight_names_what_is_in_the_way() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("VirtualMachine default/nobody"), "{}", text(&unknown.stderr));
     cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_releases_are_spoken_to_in_the_version_that_they_serve() {
+    for (release, version) in [(Release::V1_3, "v1beta1"), (Release::V1_8, "v1beta1"), (Release::V1_9, "v1")]
+    {
+        let cluster = Cluster::of(release).await;
+        let out = cluster.out();
+        let arguments = ["web", "--disk", "data", "-O", out.to_str().unwrap(), "--quiet", "--keep"];
+        if release < Release::V1_9 {
+            let refused = cluster.export(&arguments).await;
+            assert_eq!(refused.status.code(), Some(2), "{release}: {}", text(&refused.stderr));
+            assert!(text(&refused.stderr).contains("the gate VMExport is off"), "{}", text(&refused.stderr));
+            let kubevirts = "/apis/kubevirt.io/v1/kubevirts";
+            let found = cluster.get(kubevirts).await.unwrap()["items"][0]["metadata"].clone();
+            let of = |key: &str| found[key].as_str().unwrap().to_owned();
+            let path =
+                format!("/apis/kubevirt.io/v1/namespaces/{}/kubevirts/{}", of("namespace"), of("name"));
+            let gates = json!({"spec": {"configuration": {"developerConfiguration": {
+                "featureGates": ["HostDevices", "Sidecar", "VMExport"]}}}});
+            cluster.send("PATCH", &path, &gates).await;
+        }
+        let dry = cluster.succeeds(&[&arguments[..], &["--dry-run"]].concat()).await;
+        assert!(
+            text(&dry.stdout).contains(&format!("VirtualMachineExport {version}")),
+            "{}",
+            text(&dry.stdout)
+        );
+        cluster.succeeds(&arguments).await;
+        cluster.same(&out.join("web-data.qcow2"), "web-data");
+        let exports = format!("/apis/export.kubevirt.io/{version}/virtualmachineexports");
+        let made = cluster.get(&exports).await.unwrap()["items"][0].clone();
+        assert_eq!(made["apiVersion"], format!("export.kubevirt.io/{version}"), "{release}");
+        cluster.sandbox.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

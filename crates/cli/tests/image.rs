@@ -67,9 +67,54 @@ fn a_vmdk_can_be_piped_and_is_the_same_as_the_file() {
     assert_eq!(piped.stdout.len(), file.len());
     // Only the descriptor, sectors 1 to 20, names the file.
     assert_eq!(piped.stdout[21 * 512..], file[21 * 512..]);
-    let refused = image(dir.path(), &["convert", "disk.raw", "-", "-f", "qcow2"]);
+    let refused = image(dir.path(), &["convert", "disk.raw", "-", "-f", "vmdk-sparse"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("vmdk can be piped"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("vmdk, qcow2 and ova can be piped"), "{}", text(&refused.stderr));
+    for compress in ["none", "zstd"] {
+        let arguments = ["convert", "disk.raw", "disk.qcow2", "-f", "qcow2", "-c", compress, "--force"];
+        assert!(image(dir.path(), &arguments).status.success());
+        let piped = image(dir.path(), &["convert", "disk.raw", "-", "-f", "qcow2", "-c", compress]);
+        let image = dir.path().join("piped.qcow2");
+        std::fs::write(&image, piped.stdout).unwrap();
+        let same = self::image(dir.path(), &["verify", "piped.qcow2", "--against", "disk.raw"]);
+        assert!(same.status.success(), "{compress}: {}{}", text(&same.stdout), text(&same.stderr));
+    }
+}
+
+#[test]
+fn a_disk_that_begins_like_an_image_is_what_it_is_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path());
+    // An archive that a guest wrote to its disk is no OVA; one that is called an OVA is told what it lacks.
+    let tarred = Command::new("tar").args(["cf", "guest.raw", "disk.raw"]).current_dir(dir.path()).status();
+    if tarred.is_ok_and(|status| status.success()) {
+        let told = text(&image(dir.path(), &["info", "guest.raw", "-o", "json"]).stdout);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&told).unwrap()["format"], "raw");
+        std::fs::copy(dir.path().join("guest.raw"), dir.path().join("guest.ova")).unwrap();
+        let refused = image(dir.path(), &["info", "guest.ova"]);
+        assert!(text(&refused.stderr).contains("its first file is no .ovf"), "{}", text(&refused.stderr));
+    }
+    // A guest may write a whole image to its disk: by its first bytes it is one, but not when it is known better.
+    for (format, driver) in [("qcow2", "qcow2"), ("vmdk", "vmdk"), ("ova", "ova")] {
+        let made = format!("inner.{format}");
+        assert!(image(dir.path(), &["convert", "disk.raw", &made, "-f", format, "-q"]).status.success());
+        let raw = ["info", &made, "-o", "json", "--input-format", "raw"];
+        let info: serde_json::Value = serde_json::from_slice(&image(dir.path(), &raw).stdout).unwrap();
+        let length = std::fs::metadata(dir.path().join(&made)).unwrap().len();
+        assert_eq!((&info["format"], info["virtualSize"].as_u64()), (&"raw".into(), Some(length)));
+        let arguments =
+            ["convert", &made, "copy", "-f", "raw", "--input-format", "raw", "--verify", "--force", "-q"];
+        let copied = image(dir.path(), &arguments);
+        assert!(copied.status.success(), "{}", text(&copied.stderr));
+        let same =
+            std::fs::read(dir.path().join("copy")).unwrap() == std::fs::read(dir.path().join(&made)).unwrap();
+        assert!(same, "{format}");
+        let arguments = ["verify", &made, "--input-format", driver, "--against", "disk.raw"];
+        let known = image(dir.path(), &[&arguments[..], &["--against-format", "raw"]].concat());
+        assert!(known.status.success(), "{format}: {}", text(&known.stderr));
+        let refused = image(dir.path(), &["info", "disk.raw", "--input-format", driver]);
+        assert_eq!(refused.status.code(), Some(1), "{format}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A `VirtualMachine` in the terms of an OVF descriptor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use image::ovf::{Bus, Firmware, Machine, MachineDisk, Nic, NicModel, Os};
 use serde_json::Value;
@@ -28,20 +28,22 @@ impl VmVolume {
 }
 
 /// The volumes on claims and data volumes, in boot order. A disk without a boot order comes behind
-/// those with one, as KubeVirt sorts them; CD-ROMs are left out when `cdroms` is false.
+/// those with one, as KubeVirt sorts them; CD-ROMs are left out when `cdroms` is false. A volume that nothing uses
+/// is a disk, too: KubeVirt adds it (`SetDefaultVolumeDisk`, defaults.go).
 pub fn volumes(vm: &Value, cdroms: bool) -> Vec<VmVolume> {
     let spec = &vm["spec"]["template"]["spec"];
-    let claims: BTreeMap<&str, &str> = list(&spec["volumes"])
+    let devices = &spec["domain"]["devices"];
+    let claims: Vec<(&str, &str)> = list(&spec["volumes"])
         .filter_map(|volume| {
             let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
             Some((volume["name"].as_str()?, claim.or_else(|| volume["dataVolume"]["name"].as_str())?))
         })
         .collect();
-    let mut out: Vec<(u64, VmVolume)> = list(&spec["domain"]["devices"]["disks"])
+    let mut out: Vec<(u64, VmVolume)> = list(&devices["disks"])
         .filter(|disk| cdroms || disk["cdrom"].is_null())
         .filter_map(|disk| {
             let name = disk["name"].as_str()?;
-            let claim = claims.get(name)?;
+            let (_, claim) = claims.iter().find(|(volume, _)| *volume == name)?;
             let stated = ["disk", "lun", "cdrom"].iter().find_map(|kind| disk[kind]["bus"].as_str());
             let bus = match stated {
                 Some("sata" | "ide") => Bus::Sata,
@@ -51,15 +53,34 @@ pub fn volumes(vm: &Value, cdroms: bool) -> Vec<VmVolume> {
             Some((order, VmVolume { name: name.into(), claim: (*claim).into(), bus }))
         })
         .collect();
+    let used: BTreeSet<&str> = list(&devices["disks"])
+        .chain(list(&devices["filesystems"]))
+        .filter_map(|device| device["name"].as_str())
+        .collect();
+    let unused = claims.iter().filter(|(name, _)| !used.contains(name));
+    out.extend(unused.map(|(name, claim)| {
+        let bus = Bus::Pvscsi;
+        (u64::MAX, VmVolume { name: (*name).into(), claim: (*claim).into(), bus })
+    }));
     // Stable: the order of the manifest decides among equals.
     out.sort_by_key(|(order, _)| *order);
     out.into_iter().map(|(_, volume)| volume).collect()
 }
 
-/// The machine, and what an importer should know. `vmi` helps where it is there: the guest agent
-/// knows the system best. `volumes` are the disks that go along.
-pub fn machine(vm: &Value, vmi: Option<&Value>, volumes: &[VmVolume]) -> (Machine, Vec<String>) {
-    let spec = &vm["spec"]["template"]["spec"];
+/// The machine, and what an importer should know. `expanded` is the VM with what its instance type and preference
+/// give (subresource `expand-spec`), or the VM. `vmi` helps where it is there: the guest agent knows the system best.
+/// `volumes` are the disks that go along.
+pub fn machine(
+    vm: &Value,
+    expanded: &Value,
+    vmi: Option<&Value>,
+    volumes: &[VmVolume],
+) -> (Machine, Vec<String>) {
+    // Where the instance type could not be asked, what the guest got is what it gave.
+    let spec = match vmi {
+        Some(vmi) if !expanded["spec"]["instancetype"].is_null() => &vmi["spec"],
+        _ => &expanded["spec"]["template"]["spec"],
+    };
     let domain = &spec["domain"];
     let count = |pointer: &str| domain["cpu"][pointer].as_u64().map_or(1, |n| n.clamp(1, 4096));
     let (sockets, cores, threads) = (count("sockets"), count("cores"), count("threads"));
@@ -70,7 +91,11 @@ pub fn machine(vm: &Value, vmi: Option<&Value>, volumes: &[VmVolume]) -> (Machin
         .or_else(|| domain["resources"]["requests"]["memory"].as_str())
         .and_then(memory_mib);
     let memory_mib = memory.unwrap_or_else(|| {
-        warnings.push("the VM states no memory (an instance type does): 1024 MiB are written".into());
+        warnings.push(
+            "the VM states no memory and its instance type could not be read (it needs `get` of \
+             virtualmachines/expand-spec): 1024 MiB are written"
+                .into(),
+        );
         1024
     });
     let efi = &domain["firmware"]["bootloader"]["efi"];
@@ -99,11 +124,14 @@ pub fn machine(vm: &Value, vmi: Option<&Value>, volumes: &[VmVolume]) -> (Machin
         ),
         name,
     };
-    if volumes.iter().any(|volume| volume.bus == Bus::Pvscsi) && machine.os.vmware.starts_with("windows") {
-        warnings.push(
-            "a Windows guest made for virtio needs a driver for VMware's controllers: convert it with virt-v2v"
-                .into(),
-        );
+    if volumes.iter().any(|volume| volume.bus == Bus::Pvscsi) {
+        let guest = if machine.os.vmware.starts_with("windows") {
+            "a Windows guest made for virtio needs a driver"
+        } else {
+            "a guest made for virtio may lack, in its boot image, the driver"
+        };
+        warnings
+            .push(format!("{guest} for VMware's controllers: convert it with virt-v2v if it does not boot"));
     }
     let kinds = ["tpm", "gpus", "hostDevices", "filesystems"];
     for kind in kinds.into_iter().filter(|kind| !domain["devices"][kind].is_null()) {
@@ -236,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_vm_is_described_as_vmware_would_have_it() {
-        let (machine, warnings) = machine(&vm(), None, &volumes(&vm(), false));
+        let (machine, warnings) = machine(&vm(), &vm(), None, &volumes(&vm(), false));
         assert_eq!((machine.cpus, machine.cores_per_socket, machine.memory_mib), (8, 4, 2560));
         assert_eq!((machine.firmware, machine.secure_boot), (Firmware::Efi, true));
         assert_eq!(machine.os.vmware, "rhel9_64Guest");
@@ -247,11 +275,46 @@ mod tests {
             model: NicModel::E1000e,
         };
         assert_eq!(machine.nics, [Nic { network: "default".into(), ..Nic::default() }, lan]);
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("boot image") && warnings[1].contains("devices.tpm"), "{warnings:?}");
         let vmi = json!({"status": {"guestOSInfo": {"prettyName": "Windows Server 2022 Datacenter"}}});
-        let (machine, warnings) = super::machine(&vm(), Some(&vmi), &volumes(&vm(), false));
+        let (machine, warnings) = super::machine(&vm(), &vm(), Some(&vmi), &volumes(&vm(), false));
         assert_eq!(machine.os.vmware, "windows2019srvNext_64Guest");
         assert!(warnings.iter().any(|warning| warning.contains("virt-v2v")), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_an_instance_type_gives_is_described_and_a_volume_without_a_disk_is_one() {
+        let vm = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {
+        "instancetype": {"name": "u1.large"}, "preference": {"name": "fedora"},
+        "template": {"spec": {
+            "domain": {"devices": {"filesystems": [{"name": "share", "virtiofs": {}}]}},
+            "volumes": [
+                {"name": "root", "dataVolume": {"name": "web-root"}},
+                {"name": "share", "persistentVolumeClaim": {"claimName": "web-share"}},
+            ],
+        }}}});
+        let mut expanded = vm.clone();
+        let spec = expanded["spec"].as_object_mut().unwrap();
+        spec.remove("instancetype");
+        spec.remove("preference");
+        expanded["spec"]["template"]["spec"]["domain"] = json!({"cpu": {"sockets": 1, "cores": 2, "threads": 1},
+            "memory": {"guest": "8Gi"}, "firmware": {"bootloader": {"efi": {"secureBoot": false}}}, "devices": {
+            "filesystems": [{"name": "share", "virtiofs": {}}],
+            "disks": [{"name": "root", "disk": {"bus": "sata"}}]}});
+        let names = |vm| volumes(vm, false).iter().map(|one| one.claim.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&vm), ["web-root"]);
+        assert_eq!(names(&expanded), ["web-root"]);
+        let (machine, _) = super::machine(&vm, &expanded, None, &volumes(&expanded, false));
+        assert_eq!((machine.cpus, machine.cores_per_socket, machine.memory_mib), (2, 2, 8192));
+        assert_eq!((machine.firmware, machine.secure_boot), (Firmware::Efi, false));
+        assert_eq!((machine.os.vmware.as_str(), machine.disks[0].bus), ("fedora64Guest", Bus::Sata));
+        let vmi = json!({"spec": expanded["spec"]["template"]["spec"]});
+        let (given, _) = super::machine(&vm, &vm, Some(&vmi), &volumes(&vm, false));
+        assert_eq!((given.cpus, given.memory_mib), (2, 8192), "what the guest got");
+        let (alone, warnings) = super::machine(&vm, &vm, None, &volumes(&vm, false));
+        assert_eq!(alone.memory_mib, 1024);
+        assert!(warnings.iter().any(|warning| warning.contains("expand-spec")), "{warnings:?}");
     }
 
     #[test]

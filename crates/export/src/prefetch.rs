@@ -6,8 +6,8 @@
 //!  … consumed │ ready │ ready │ zero │ on its way │ on its way │ not yet …
 //! ```
 //!
-//! Chunks are asked for in order, several at once, and each is given up as soon as its last byte was
-//! read; a chunk of zeros takes no memory at all. So memory is at most window × 4 MiB.
+//! Chunks are asked for in order, several at once, and each is given up as soon as the last byte of its blocks with
+//! data was read; a chunk of zeros takes no memory at all. So memory is at most window × 4 MiB.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapt::{Adapt, MOST};
 use crate::retry::pause;
 use crate::source::Source;
-use crate::sums::{CHUNK, Digest, Sums, sha256};
+use crate::sums::{Blocks, CHUNK, Digest, Sums, look};
 use crate::{Error, Result, Throttle};
 
 /// How often a chunk is tried before the export is given up (for now: the journal stays).
@@ -83,12 +83,18 @@ struct State {
     fetched: u64,
 }
 
-enum Slot {
-    Zero,
-    /// Data, and how much of it was read.
-    Data(Bytes, u64),
-    /// Read to its end.
-    Consumed,
+/// A chunk that arrived.
+struct Slot {
+    /// The blocks that hold anything.
+    blocks: Blocks,
+    /// Its bytes; `None`: nothing of them is left to be read.
+    data: Option<Bytes>,
+    /// Bytes in blocks with data that are still to be read.
+    left: u64,
+}
+
+impl Slot {
+    const ZERO: Self = Self { blocks: Blocks::EMPTY, data: None, left: 0 };
 }
 
 impl std::fmt::Debug for Prefetch {
@@ -229,10 +235,10 @@ async fn fetch(shared: &Shared, source: &dyn Source, window: &Window, number: u6
             return Err(error);
         }
     };
-    let zero = image::is_zero(&data);
-    let digest = (!zero).then(|| sha256(&data));
-    let skipped = start.saturating_sub(range.start);
-    let slot = if zero { Slot::Zero } else { Slot::Data(data, skipped) };
+    let (blocks, digest) = look(&data);
+    let left = blocks.within(&(start.saturating_sub(range.start)..length));
+    let done = left == 0;
+    let slot = Slot { blocks, data: (!done).then_some(data), left };
     {
         let mut state = shared.state.lock();
         state.bytes += length;
@@ -242,7 +248,7 @@ async fn fetch(shared: &Shared, source: &dyn Source, window: &Window, number: u6
         }
         state.chunks.insert(number, slot);
     }
-    if zero {
+    if done {
         shared.places.add_permits(1);
     }
     shared.arrived.notify_all();
@@ -283,7 +289,7 @@ impl Shared {
     /// Chunks that are known to be zero.
     fn arrived(&self, numbers: Range<u64>) {
         let mut state = self.state.lock();
-        state.chunks.extend(numbers.map(|number| (number, Slot::Zero)));
+        state.chunks.extend(numbers.map(|number| (number, Slot::ZERO)));
         drop(state);
         self.arrived.notify_all();
     }
@@ -314,26 +320,27 @@ impl Disk for Prefetch {
         Ok(())
     }
 
-    /// Waits for the chunk at `offset` and goes on while chunks are zero.
+    /// Waits for the chunk at `offset` and goes on while blocks are zero.
     fn next_data(&self, offset: u64) -> image::Result<Option<Range<u64>>> {
         let size = self.shared.size;
         if offset >= size {
             return Ok(None); // the last chunk may be a short one, and this behind its end
         }
         let mut state = self.shared.state.lock();
-        let mut number = offset / CHUNK;
-        while number * CHUNK < size {
-            match state.chunks.get(&number) {
-                Some(Slot::Zero) => number += 1,
-                Some(_) => {
-                    return Ok(Some((number * CHUNK).max(offset)..((number + 1) * CHUNK).min(size)));
+        let mut at = offset;
+        while at < size {
+            let (number, within) = (at / CHUNK, at % CHUNK);
+            if let Some(slot) = state.chunks.get(&number) {
+                let base = number * CHUNK;
+                if let Some(run) = slot.blocks.next(within) {
+                    return Ok(Some(base + run.start..(base + run.end).min(size)));
                 }
-                None => {
-                    if let Some(why) = &state.failed {
-                        return Err(self.shared.failure(number * CHUNK, why));
-                    }
-                    self.shared.arrived.wait(&mut state);
+                at = base + CHUNK;
+            } else {
+                if let Some(why) = &state.failed {
+                    return Err(self.shared.failure(number * CHUNK, why));
                 }
+                self.shared.arrived.wait(&mut state);
             }
         }
         Ok(None)
@@ -342,40 +349,34 @@ impl Disk for Prefetch {
 
 impl Prefetch {
     fn read_chunk(&self, number: u64, skip: usize, buffer: &mut [u8]) -> image::Result<()> {
+        let failed = |why: &str| self.shared.failure(number * CHUNK, why);
+        let range = skip as u64..(skip + buffer.len()) as u64;
         let mut state = self.shared.state.lock();
         loop {
-            match state.chunks.get_mut(&number) {
-                Some(Slot::Zero) => {
+            if let Some(slot) = state.chunks.get_mut(&number) {
+                let bytes = slot.blocks.within(&range);
+                if bytes == 0 {
                     buffer.fill(0);
                     return Ok(());
                 }
-                Some(Slot::Data(data, read)) => {
-                    *read += buffer.len() as u64;
-                    let consumed = *read >= data.len() as u64;
-                    let data = data.clone();
-                    if consumed {
-                        state.chunks.insert(number, Slot::Consumed);
-                    }
-                    drop(state);
-                    let part = data.get(skip..skip + buffer.len());
-                    let part = part.ok_or_else(|| self.shared.failure(number * CHUNK, "past its end"))?;
-                    buffer.copy_from_slice(part);
-                    if consumed {
-                        drop(data);
-                        self.shared.places.add_permits(1);
-                    }
-                    return Ok(());
+                // Each byte is read once: when all were, the chunk is given up.
+                slot.left = slot.left.checked_sub(bytes).ok_or_else(|| failed("it was read before"))?;
+                let data = if slot.left == 0 { slot.data.take() } else { slot.data.clone() };
+                let last = slot.left == 0;
+                drop(state);
+                let data = data.ok_or_else(|| failed("it was read before"))?;
+                let part = data.get(skip..skip + buffer.len()).ok_or_else(|| failed("past its end"))?;
+                buffer.copy_from_slice(part);
+                drop(data);
+                if last {
+                    self.shared.places.add_permits(1);
                 }
-                Some(Slot::Consumed) => {
-                    return Err(self.shared.failure(number * CHUNK, "it was read before"));
-                }
-                None => {
-                    if let Some(why) = &state.failed {
-                        return Err(self.shared.failure(number * CHUNK, why));
-                    }
-                    self.shared.arrived.wait(&mut state);
-                }
+                return Ok(());
             }
+            if let Some(why) = &state.failed {
+                return Err(failed(why));
+            }
+            self.shared.arrived.wait(&mut state);
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Facts {
     pub snapshot_first: bool,
     /// KubeVirt backs the VM up while it runs.
     pub backup: bool,
+    /// The version of `export.kubevirt.io` that the cluster serves, or what is in the way; `None`: it is not needed.
+    pub api: Option<Result<String, String>>,
     /// Pods that use a claim which is exported by itself.
     pub used_by: Vec<String>,
     /// The disks: name and size in bytes, when it is known.
@@ -74,8 +76,9 @@ pub struct Finding {
 /// Looks at everything; one finding for each thing that was looked at.
 pub fn check(facts: &Facts, target: Target) -> Vec<Finding> {
     let finding = |check, grade, detail: String| Finding { check, grade, detail };
-    vec![
-        source(facts),
+    let mut findings = vec![source(facts)];
+    findings.extend(api(facts));
+    findings.extend([
         volumes(facts),
         permissions(facts),
         format(facts, target),
@@ -100,7 +103,16 @@ pub fn check(facts: &Facts, target: Target) -> Vec<Finding> {
             },
         },
         time(facts),
-    ]
+    ]);
+    findings
+}
+
+fn api(facts: &Facts) -> Option<Finding> {
+    let (grade, detail) = match facts.api.as_ref()? {
+        Ok(version) => (Grade::Ok, format!("VirtualMachineExport {version}")),
+        Err(wrong) => (Grade::Blocked, wrong.clone()),
+    };
+    Some(Finding { check: "api", grade, detail })
 }
 
 fn source(facts: &Facts) -> Finding {
@@ -227,6 +239,7 @@ mod tests {
         };
         for (facts, target, expected) in [
             (bad(&|f| f.running = Some("Running".into())), Target::Qcow2, (Grade::Blocked, "source")),
+            (bad(&|f| f.api = Some(Err("the gate is off".into()))), Target::Qcow2, (Grade::Blocked, "api")),
             (bad(&|f| f.disks.clear()), Target::Qcow2, (Grade::Blocked, "volumes")),
             (bad(&|f| f.left_out.push("init".into())), Target::Qcow2, (Grade::Warning, "volumes")),
             (

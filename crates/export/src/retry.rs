@@ -16,9 +16,39 @@ pub fn pause(failures: u32, salt: u64) -> Duration {
     full.mul_f64(0.75 + 0.25 * f64::from(u32::try_from(mixed).unwrap_or(0)) / 256.0)
 }
 
+/// The longest pause between two looks at an object that is not ready: an export's pod takes 5 to 10 s.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Pauses between looks at something that will be ready: soon, and then less and less often.
+#[derive(Clone, Copy, Debug)]
+pub struct Looks(Duration);
+
+impl Default for Looks {
+    /// The first pause is 25 ms.
+    fn default() -> Self {
+        Self(Duration::from_millis(25))
+    }
+}
+
+impl Looks {
+    /// The next pause: twice the last one, at most 500 ms.
+    pub fn next(&mut self) -> Duration {
+        let now = self.0;
+        self.0 = (now * 2).min(LOOK);
+        now
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_come_soon_and_then_twice_a_second() {
+        let mut looks = Looks::default();
+        let pauses: Vec<u128> = (0..7).map(|_| looks.next().as_millis()).collect();
+        assert_eq!(pauses, [25, 50, 100, 200, 400, 500, 500]);
+    }
 
     #[test]
     fn pauses_double_up_to_a_limit_and_differ() {

@@ -24,7 +24,7 @@ pub struct Options {
     pub format: Format,
     /// For qcow2: how clusters are compressed. VMDK grains are always deflated or never.
     pub compression: Compression,
-    /// The compressor's level; `None`: deflate 6, zstd 1, VMDK 5.
+    /// The compressor's level; `None`: deflate 4, zstd 1, VMDK 5.
     pub level: Option<i32>,
     /// For qcow2: cluster size as a power of two, 12 to 21 (QEMU's default is 16).
     pub cluster_bits: u32,
@@ -187,7 +187,7 @@ pub fn stream_from<W: Write>(
     if options.format != Format::VmdkStream {
         return Err(Error::Unsupported {
             format: options.format.name(),
-            why: "its tables are known last and stand first, so it needs a file; vmdk can be piped".into(),
+            why: "its tables are known last and stand first, so it needs a file; vmdk, qcow2 and ova can be piped".into(),
         });
     }
     let size = disk.size();

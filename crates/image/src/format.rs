@@ -149,6 +149,38 @@ fn chain(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", chain(cause)))
 }
 
+/// [`open_path`] for an image that is known to have a format: raw is read as it is whatever it begins with, since a
+/// guest can write the magic of any format to its disk.
+///
+/// # Errors
+/// As [`open_path`], and when the image has another format.
+pub fn open_path_as(path: &Path, format: Format) -> Result<(Box<dyn BackingDisk>, Info)> {
+    if format == Format::Raw {
+        let reading = |source| Error::Read { offset: 0, length: 0, source };
+        let file = File::open(path).map_err(reading)?;
+        let metadata = file.metadata().map_err(reading)?;
+        let disk: Box<dyn BackingDisk> = Box::new(RawDisk::open(file)?);
+        let info = Info {
+            format,
+            virtual_size: disk.size(),
+            file_size: disk.size(),
+            disk_size: metadata.blocks() * 512,
+            cluster_size: None,
+            compression: None,
+            data: data_bytes(&disk)?,
+            backing: None,
+        };
+        return Ok((disk, info));
+    }
+    let (disk, info) = open_path(path)?;
+    let vmdk = |format| matches!(format, Format::VmdkStream | Format::VmdkSparse);
+    if info.format == format || (vmdk(info.format) && vmdk(format)) {
+        return Ok((disk, info));
+    }
+    let why = format!("by its first bytes it is {}", info.format.name());
+    Err(Error::Malformed { format: format.name(), why })
+}
+
 /// [`open`] for bytes that are no file of their own.
 pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn BackingDisk>, Info)> {
     let mut magic = [0; 4];

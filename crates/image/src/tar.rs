@@ -65,11 +65,30 @@ pub(crate) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// Whether the first block is a tar header.
-pub(crate) fn is_archive(storage: &dyn Storage) -> Result<bool> {
-    let mut block = [0; BLOCK_LEN];
-    let got = read_up_to(storage, 0, &mut block)?;
-    Ok(got == block.len() && block.get(257..262) == Some(b"ustar") && checksum_fits(&block))
+/// The name of the first regular file of an archive, behind extension headers; `None`: it is no archive, or what
+/// stands first is something else.
+pub(crate) fn first_name(storage: &dyn Storage) -> Result<Option<String>> {
+    let (mut at, mut next) = (0, Overrides::default());
+    // A directory, and extension headers, may stand in front of it.
+    for _ in 0..8 {
+        let mut block = [0; BLOCK_LEN];
+        let got = read_up_to(storage, at, &mut block)?;
+        let known = block.get(257..262) == Some(b"ustar") && checksum_fits(&block);
+        if got < block.len() || !known {
+            return Ok(None);
+        }
+        let kind = block.get(156).copied().unwrap_or(0);
+        let Some(size) = number(block.get(124..136).unwrap_or_default()) else { return Ok(None) };
+        match kind {
+            b'0' | 0 | b'7' => return Ok(Some(next.name.take().unwrap_or_else(|| stored_name(&block)))),
+            b'x' | b'L' if size <= MAX_EXTENSION => next.read(storage, kind, at + BLOCK, size)?,
+            b'g' | b'K' if size <= MAX_EXTENSION => {}
+            b'5' => next = Overrides::default(),
+            _ => return Ok(None),
+        }
+        at += BLOCK + size.next_multiple_of(BLOCK);
+    }
+    Ok(None)
 }
 
 /// The regular files of an archive, in its order. Every member lies within the archive.
@@ -195,6 +214,31 @@ mod tests {
             assert!(checksum_fits(&block), "{size}");
             assert_eq!(number(&block[124..136]), Some(size));
             assert_eq!(&block[257..263] == b"ustar ", gnu, "{size}");
+        }
+    }
+
+    #[test]
+    fn the_first_file_is_named_behind_extensions_and_nothing_else_is() {
+        let long = format!("{}.ovf", "n".repeat(120));
+        let mut extension = header("././@LongLink", long.len() as u64).unwrap();
+        extension[156] = b'L';
+        extension[148..156].fill(b' ');
+        let sum: u32 = extension.iter().map(|byte| u32::from(*byte)).sum();
+        extension[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let mut text = long.clone().into_bytes();
+        text.resize(512, 0);
+        let plain = header("vm.ovf", 5).unwrap();
+        let mut broken = plain;
+        broken[0] = b'w';
+        for (bytes, name) in [
+            (plain.to_vec(), Some("vm.ovf")),
+            ([&extension[..], &text, &plain].concat(), Some(long.as_str())),
+            ([&extension[..], &text].concat(), None),
+            (broken.to_vec(), None),
+            (plain[..511].to_vec(), None),
+            (vec![0; 4096], None),
+        ] {
+            assert_eq!(first_name(&bytes).unwrap().as_deref(), name);
         }
     }
 

@@ -2,12 +2,15 @@
 //! write at a fixed pace (open loop: a late answer does not slow the next request down):
 //! `cargo bench -p sandbox --bench api_load -- 2000 50 10` for 2,000 writes a second, 50 watchers, 10 s.
 //!
-//! Server and clients share the machine, so the figures are those of both.
+//! The clients are a process of their own, as they are in life, on the machine of the server, and within it
+//! watchers, writers and the reader have a thread each: what is measured is how long the server takes, not how
+//! long one client waits for another. What both processes cost is said along with the times.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a bench prints, and ends when something fails
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
@@ -16,6 +19,7 @@ use kube::client::Body;
 use sandbox::sim::connect;
 use sandbox::{Options, Sandbox};
 use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,84 +28,165 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const OBJECTS: u64 = 500;
 /// GETs a second.
 const READS: u64 = 200;
+/// From the first watch to the first write.
+const SETTLE: Duration = Duration::from_secs(1);
+/// From the last write until nobody watches any more.
+const LINGER: Duration = Duration::from_millis(500);
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
+/// The argument that makes the process the clients.
+const CLIENTS: &str = "clients";
 
-type Times = Arc<Mutex<Vec<u64>>>;
+/// Microseconds.
+type Times = Vec<u32>;
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
-    let mut numbers = std::env::args().filter_map(|argument| argument.parse::<u64>().ok());
+#[derive(Clone, Copy)]
+struct Load {
+    writes: u64,
+    watchers: u64,
+    seconds: u64,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<u64>().ok());
     let mut next = |default| numbers.next().unwrap_or(default);
-    let (writes, watchers, seconds) = (next(2000), next(50), next(10));
-    let sandbox = Sandbox::start(Options::default()).await.unwrap();
-    let kubeconfig = sandbox.kubeconfig();
-    let client = connect(&kubeconfig).await.unwrap();
+    let load = Load { writes: next(2000), watchers: next(50), seconds: next(10) };
+    if arguments.iter().any(|argument| argument == CLIENTS) {
+        return clients(load);
+    }
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let sandbox = runtime.block_on(Sandbox::start(Options::default())).unwrap();
+    let mut clients = Command::new(std::env::current_exe().unwrap())
+        .arg(CLIENTS)
+        .args([load.writes, load.watchers, load.seconds].map(|number| number.to_string()))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    clients.stdin.take().unwrap().write_all(sandbox.kubeconfig().as_bytes()).unwrap();
+    assert!(clients.wait().unwrap().success());
+    runtime.block_on(sandbox.shutdown());
+}
+
+/// The other half: the kubeconfig comes over standard input.
+fn clients(load: Load) {
+    let mut kubeconfig = String::new();
+    std::io::stdin().read_to_string(&mut kubeconfig).unwrap();
+    let start = Instant::now();
+    own_runtime().block_on(fill(&kubeconfig));
+    let begin = Instant::now() + SETTLE;
+    let until = begin + Duration::from_secs(load.seconds) + LINGER;
+    let watchers = aside(&kubeconfig, move |kubeconfig| watch(kubeconfig, load, start, until));
+    let writers = aside(&kubeconfig, move |kubeconfig| write(kubeconfig, load, start, begin));
+    let reader = aside(&kubeconfig, move |kubeconfig| read(kubeconfig, load, begin));
+    std::thread::sleep(begin.saturating_duration_since(Instant::now()));
+    let processes = [("server", std::os::unix::process::parent_id()), ("clients", std::process::id())];
+    let before = processes.map(|(_, process)| cpu_seconds(process));
+    let (reads, writes) = (reader.join().unwrap(), writers.join().unwrap());
+    let after = processes.map(|(_, process)| cpu_seconds(process));
+    let took = begin.elapsed().as_secs_f64();
+    let events = watchers.join().unwrap();
+
+    let Load { writes: rate, watchers, seconds } = load;
+    println!("{rate} writes/s, {watchers} watchers, {READS} GETs/s for {seconds} s:");
+    for (what, times) in [("GET", reads), ("write", writes), ("write to event", events)] {
+        report(what, times);
+    }
+    for (index, (name, _)) in processes.iter().enumerate() {
+        println!("  {name:<15} {:.2} s of CPU a second", (after[index] - before[index]) / took);
+    }
+}
+
+fn own_runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Runs some of the clients on a thread of their own.
+fn aside(kubeconfig: &str, work: impl FnOnce(&str) -> Times + Send + 'static) -> JoinHandle<Times> {
+    let kubeconfig = kubeconfig.to_owned();
+    std::thread::spawn(move || work(&kubeconfig))
+}
+
+async fn fill(kubeconfig: &str) {
+    let client = connect(kubeconfig).await.unwrap();
     for index in 0..OBJECTS {
         let body =
             json!({"metadata": {"name": format!("c-{index}")}, "data": {"at": "0", "pad": "x".repeat(200)}});
         send(&client, Method::POST, PATH, body.to_string()).await;
     }
-    let start = Instant::now();
-    let (fan_out, events): (Times, Arc<AtomicU64>) = (Times::default(), Arc::default());
-    for _ in 0..watchers {
-        // A client, and so a connection, of its own.
-        let own = connect(&kubeconfig).await.unwrap();
-        let (fan_out, events) = (fan_out.clone(), events.clone());
-        tokio::spawn(async move { follow(own, start, &fan_out, &events).await });
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-
-    let (write_times, read_times) = (Times::default(), Times::default());
-    let begin = Instant::now();
-    let load = paced(writes, seconds, begin, {
-        let (client, times) = (client.clone(), write_times.clone());
-        move |number, due| {
-            let (client, times) = (client.clone(), times.clone());
-            async move {
-                let at = start.elapsed().as_micros();
-                let path = format!("{PATH}/c-{}", number % OBJECTS);
-                send(&client, Method::PATCH, &path, json!({"data": {"at": at.to_string()}}).to_string())
-                    .await;
-                note(&times, due.elapsed());
-            }
-        }
-    });
-    let reader = connect(&kubeconfig).await.unwrap();
-    let reads = paced(READS, seconds, begin, {
-        let times = read_times.clone();
-        move |number, due| {
-            let (client, times) = (reader.clone(), times.clone());
-            async move {
-                send(&client, Method::GET, &format!("{PATH}/c-{}", number % OBJECTS), String::new()).await;
-                note(&times, due.elapsed());
-            }
-        }
-    });
-    tokio::join!(load, reads);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    println!("{writes} writes/s, {watchers} watchers, {READS} GETs/s for {seconds} s:");
-    report("GET", &read_times);
-    report("write", &write_times);
-    report("write to event", &fan_out);
-    println!("{} events delivered", events.load(Ordering::Relaxed));
-    sandbox.shutdown().await;
 }
 
-/// Starts one request each `1/rate` seconds, whatever became of the ones before.
-async fn paced<F, W>(rate: u64, seconds: u64, begin: Instant, work: W)
-where
-    W: Fn(u64, Instant) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..rate * seconds {
-        let due = begin + Duration::from_micros(number * 1_000_000 / rate);
-        if due > Instant::now() {
-            tokio::time::sleep_until(due.into()).await;
+/// Starts a write each `1/rate` seconds, whatever became of the ones before; each holds the time that it was
+/// made at.
+fn write(kubeconfig: &str, load: Load, start: Instant, begin: Instant) -> Times {
+    own_runtime().block_on(async {
+        let client = connect(kubeconfig).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..load.writes * load.seconds {
+            let due = begin + Duration::from_micros(number * 1_000_000 / load.writes);
+            if due > Instant::now() {
+                tokio::time::sleep_until(due.into()).await;
+            }
+            let client = client.clone();
+            tasks.spawn(async move {
+                let sent = Instant::now();
+                let body = json!({"data": {"at": micros(sent - start).to_string()}}).to_string();
+                send(&client, Method::PATCH, &format!("{PATH}/c-{}", number % OBJECTS), body).await;
+                micros(sent.elapsed())
+            });
         }
-        tasks.spawn(work(number, due));
+        tasks.join_all().await
+    })
+}
+
+/// Reads at a fixed pace. Tokio's timers are good for milliseconds, this thread's sleep for microseconds; a read
+/// that comes late because the one before took long counts from when it was due.
+fn read(kubeconfig: &str, load: Load, begin: Instant) -> Times {
+    let runtime = own_runtime();
+    let client = runtime.block_on(connect(kubeconfig)).unwrap();
+    let mut times = Times::new();
+    for number in 0..READS * load.seconds {
+        let due = begin + Duration::from_micros(number * 1_000_000 / READS);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let path = format!("{PATH}/c-{}", number % OBJECTS);
+        runtime.block_on(send(&client, Method::GET, &path, String::new()));
+        times.push(micros(due.elapsed()));
     }
-    tasks.join_all().await;
+    times
+}
+
+/// Follows the objects with many watches, each with a connection of its own.
+fn watch(kubeconfig: &str, load: Load, start: Instant, until: Instant) -> Times {
+    own_runtime().block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..load.watchers {
+            let client = connect(kubeconfig).await.unwrap();
+            tasks.spawn(follow(client, start, until));
+        }
+        tasks.join_all().await.concat()
+    })
+}
+
+/// Reads events and notes how old what they say is.
+async fn follow(client: kube::Client, start: Instant, until: Instant) -> Times {
+    let mark = memchr::memmem::Finder::new(br#""data":{"at":""#);
+    let request = Request::get(format!("{PATH}?watch=true")).body(Body::empty()).unwrap();
+    let mut body = client.send(request).await.unwrap().into_body();
+    let (mut times, mut buffer) = (Times::new(), Vec::new());
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until.into(), body.frame()).await {
+        let now = micros(start.elapsed());
+        buffer.extend_from_slice(frame.data_ref().unwrap());
+        // What is behind the last line has not arrived as a whole.
+        let end = memchr::memrchr(b'\n', &buffer).map_or(0, |end| end + 1);
+        for at in mark.find_iter(&buffer[..end]) {
+            let digits = buffer[at + mark.needle().len()..].iter().take_while(|byte| byte.is_ascii_digit());
+            let written = digits.fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+            if written > 0 {
+                times.push(now.saturating_sub(written));
+            }
+        }
+        buffer.drain(..end);
+    }
+    times
 }
 
 async fn send(client: &kube::Client, method: Method, path: &str, body: String) {
@@ -113,39 +198,23 @@ async fn send(client: &kube::Client, method: Method, path: &str, body: String) {
     answer.into_body().collect().await.unwrap();
 }
 
-/// Reads events and notes how old what they say is.
-async fn follow(client: kube::Client, start: Instant, times: &Times, events: &AtomicU64) {
-    let request = Request::get(format!("{PATH}?watch=true")).body(Body::empty()).unwrap();
-    let mut body = client.send(request).await.unwrap().into_body();
-    let mut buffer = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else { continue };
-        let now = u64::try_from(start.elapsed().as_micros()).unwrap();
-        buffer.extend_from_slice(&data);
-        while let Some(end) = memchr::memchr(b'\n', &buffer) {
-            let line: Vec<u8> = buffer.drain(..=end).collect();
-            let mark = br#""data":{"at":""#;
-            let Some(at) = memchr::memmem::find(&line, mark) else { continue };
-            let digits = line[at + mark.len()..].iter().take_while(|byte| byte.is_ascii_digit());
-            let written = digits.fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-            if written > 0 {
-                events.fetch_add(1, Ordering::Relaxed);
-                times.lock().unwrap().push(now.saturating_sub(written));
-            }
-        }
-    }
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap()
 }
 
-fn note(times: &Times, took: Duration) {
-    times.lock().unwrap().push(u64::try_from(took.as_micros()).unwrap());
-}
-
-fn report(what: &str, times: &Times) {
-    let mut times = times.lock().unwrap();
+fn report(what: &str, mut times: Times) {
     times.sort_unstable();
     let at = |percent: usize| {
         let micros = times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
-        Duration::from_micros(micros).as_secs_f64() * 1000.0
+        f64::from(micros) / 1000.0
     };
     println!("  {what:<15} p50 {:6.2} ms, p99 {:6.2} ms, {} of them", at(50), at(99), times.len());
+}
+
+/// User and system time of a process, in seconds of 100 ticks.
+fn cpu_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    f64::from(ticks(11) + ticks(12)) / 100.0
 }

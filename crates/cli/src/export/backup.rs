@@ -96,9 +96,9 @@ pub async fn open(args: &Args, vm: &Vm, destination: &Destination) -> Result<Ope
         let base = over.as_ref().and_then(|over| backing(over, &volume.name, &source));
         ExportDisk { volume: volume.clone(), source: Arc::new(source), base }
     });
-    let (vm_manifest, vmi) = (vm.manifest.clone(), vm.vmi.clone());
+    let (manifest, expanded, vmi) = (vm.manifest.clone(), vm.expanded.clone(), vm.vmi.clone());
     let source = format!("{} backup {checkpoint}", vm.describe());
-    let job = Job { name, source, vm: vm_manifest, vmi, disks: disks.collect(), lineage };
+    let job = Job { name, source, vm: manifest, expanded, vmi, disks: disks.collect(), lineage };
     Ok(Opened { job, export: None, snapshot: None, backup: Some(backup) })
 }
 
@@ -119,7 +119,7 @@ async fn read(vm: &Vm, backup: &Arc<Backup>, ready: &Ready) -> Result<Vec<Backup
             return Err(Problem::new(doing(), wrong, remedy).into());
         }
         let what = format!("volume {} of {}", volume.name, vm.describe());
-        let source = BackupSource::open(&what, &volume.name, backup, ready.incremental).await;
+        let source = BackupSource::open(&what, &volume.name, backup.clone(), ready.incremental).await;
         let remedy = "the exporter pod reaches the VM's launcher through a tunnel: see its log";
         out.push(source.map_err(|error| Problem::new(doing(), error, remedy))?);
     }

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use ::export::preflight::{Facts, Finding, Grade, check};
 use ::export::run::Target;
+use ::export::source::vmexport::served_version;
 use anyhow::Result;
 use http::Method;
+use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::{Value, json};
 
 use super::subject::{Subject, Vm};
@@ -22,6 +24,8 @@ const ALWAYS: (&str, &str, &[&str]) = ("", "secrets", &["create", "get"]);
 /// Of one through a `VirtualMachineExport`.
 const EXPORT: (&str, &str, &[&str]) =
     ("export.kubevirt.io", "virtualmachineexports", &["create", "get", "delete"]);
+/// What it needs before `KubeVirt` 1.9.
+const GATE: &str = "VMExport";
 /// Of one that takes a snapshot first.
 const SNAPSHOT: (&str, &str, &[&str]) =
     ("snapshot.kubevirt.io", "virtualmachinesnapshots", &["create", "get", "delete"]);
@@ -81,6 +85,8 @@ async fn of_cluster(args: &Args, vm: &Vm, facts: &mut Facts) {
         .filter(|volume| volume["persistentVolumeClaim"].is_null() && volume["dataVolume"].is_null())
         .filter_map(|volume| volume["name"].as_str().map(str::to_owned))
         .collect();
+    // A backup's disks are served by an export that KubeVirt makes itself.
+    facts.api = Some(export_api(vm).await);
     let mut requests = vec![ALWAYS];
     if facts.backup {
         requests.push(BACKUP);
@@ -105,6 +111,21 @@ async fn of_cluster(args: &Args, vm: &Vm, facts: &mut Facts) {
             facts.forbidden.push(format!("{verb} {resource}"));
         }
     }
+}
+
+/// The version of `export.kubevirt.io` to speak, or why none can be spoken.
+async fn export_api(vm: &Vm) -> Result<String, String> {
+    let version = served_version(&vm.cluster.client()).await.map_err(|error| error.to_string())?;
+    let all = vm.cluster.list("/apis/kubevirt.io/v1/kubevirts").await.ok().flatten().unwrap_or_default();
+    // Who may not read the object is told when the export is made.
+    let off = |kubevirt: &Value| !feature_gates::is_enabled(KubeVirtView(kubevirt), GATE);
+    if all.first().is_some_and(off) {
+        return Err(format!(
+            "the gate {GATE} is off: add it to spec.configuration.developerConfiguration.featureGates of the \
+             KubeVirt object (KubeVirt 1.9 needs none)"
+        ));
+    }
+    Ok(version.to_owned())
 }
 
 /// Pods that have a claim; nobody is named when pods may not be listed.

@@ -32,6 +32,8 @@ pub struct Vm {
     pub namespace: String,
     pub name: String,
     pub manifest: Value,
+    /// With what its instance type and preference give; null: it has none, or nobody could tell.
+    pub expanded: Value,
     pub vmi: Option<Value>,
     /// The volumes to export.
     pub volumes: Vec<VmVolume>,
@@ -79,7 +81,8 @@ pub async fn find(args: &Args) -> Result<Subject> {
         let disks = vec![ExportDisk { volume, source: Arc::new(source), base: None }];
         let name = args.name.clone().unwrap_or(stem);
         let (source, lineage) = (format!("file {}", path.display()), Lineage::default());
-        return Ok(Subject::File(Box::new(Job { name, source, vm: Value::Null, vmi: None, disks, lineage })));
+        let (vm, expanded) = (Value::Null, Value::Null);
+        return Ok(Subject::File(Box::new(Job { name, source, vm, expanded, vmi: None, disks, lineage })));
     }
     let Some(given) = args.vm_name().or(args.pvc.as_deref()) else {
         let remedy = "name a VM, a claim with --pvc, or a file with --file";
@@ -105,7 +108,8 @@ pub async fn find(args: &Args) -> Result<Subject> {
         let remedy = "check the name and the namespace: `kubectl get pvc -A`";
         cluster.get(&path).await.map_err(|error| Problem::new(doing(), error, remedy))?;
         let volumes = vec![VmVolume::of_claim(&name)];
-        let vm = Vm { cluster, namespace, name, manifest: Value::Null, vmi: None, volumes, is_claim: true };
+        let (manifest, expanded) = (Value::Null, Value::Null);
+        let vm = Vm { cluster, namespace, name, manifest, expanded, vmi: None, volumes, is_claim: true };
         return Ok(Subject::Vm(Box::new(vm)));
     }
     let path = |plural: &str| format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}");
@@ -113,7 +117,10 @@ pub async fn find(args: &Args) -> Result<Subject> {
     let vm =
         cluster.get(&path("virtualmachines")).await.map_err(|error| Problem::new(doing(), error, remedy))?;
     let vmi = cluster.get(&path("virtualmachineinstances")).await.ok();
-    let mut volumes = volumes(&vm, args.disk.iter().any(|_| true));
+    let matched = !vm["spec"]["instancetype"].is_null() || !vm["spec"]["preference"].is_null();
+    let expanded = if matched { expand(&cluster, &namespace, &name).await } else { Value::Null };
+    let described = if expanded.is_null() { &vm } else { &expanded };
+    let mut volumes = volumes(described, !args.disk.is_empty());
     if !args.disk.is_empty() {
         let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
         if let Some(unknown) = args.disk.iter().find(|name| !known.contains(name.as_str())) {
@@ -123,8 +130,15 @@ pub async fn find(args: &Args) -> Result<Subject> {
         }
         volumes.retain(|volume| args.disk.contains(&volume.name));
     }
-    let vm = Vm { cluster, namespace, name, manifest: vm, vmi, volumes, is_claim: false };
+    let vm = Vm { cluster, namespace, name, manifest: vm, expanded, vmi, volumes, is_claim: false };
     Ok(Subject::Vm(Box::new(vm)))
+}
+
+/// The VM as its instance type and preference make it; null where that may not be asked, or fails.
+async fn expand(cluster: &Cluster, namespace: &str, name: &str) -> Value {
+    let group = "/apis/subresources.kubevirt.io/v1";
+    let path = format!("{group}/namespaces/{namespace}/virtualmachines/{name}/expand-spec");
+    cluster.get(&path).await.unwrap_or_default()
 }
 
 /// Makes what can be read: for a VM, the export in the cluster.
@@ -186,7 +200,8 @@ pub async fn open(args: &Args, subject: Subject, destination: &Destination) -> R
         None => vm.describe(),
     };
     let name = args.name.clone().unwrap_or_else(|| vm.name.clone());
-    let job = Job { name, source, vm: vm.manifest.clone(), vmi: vm.vmi.clone(), disks, lineage };
+    let (manifest, expanded, vmi) = (vm.manifest.clone(), vm.expanded.clone(), vm.vmi.clone());
+    let job = Job { name, source, vm: manifest, expanded, vmi, disks, lineage };
     Ok(Opened { job, export: Some(export), snapshot: taken, backup: None })
 }
 

@@ -13,6 +13,7 @@ use image::ovf::{Machine, MachineDisk};
 use image::qcow2::Compression;
 use image::{Disk, Format, Options, OvaDisk, Progress, Summary};
 
+use super::InputFormat;
 use crate::problem::Problem;
 
 /// Arguments of `image convert`.
@@ -28,8 +29,11 @@ The image is written beside its destination as NAME.partial and renamed when it 
 pub struct Args {
     /// The image to read: raw, qcow2, sparse VMDK, OVA (found by its content) or OVF
     source: PathBuf,
-    /// The file to write, or `-` for standard output (only `vmdk` and `ova`)
+    /// The file to write, or `-` for standard output: vmdk, and with the source read twice qcow2 and ova
     destination: PathBuf,
+    /// What the image is; by default its first bytes tell
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input_format: Option<InputFormat>,
     /// Of a package: the disk to read, by number, name or file
     #[arg(long)]
     disk: Option<String>,
@@ -82,7 +86,7 @@ enum CompressionName {
 
 /// Converts one image.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let (source, _) = super::open_disk(&args.source, args.disk.as_deref())?;
+    let (source, _) = super::open_disk(&args.source, args.input_format, args.disk.as_deref())?;
     let options = options(args)?;
     let started = Instant::now();
     let mut progress = Meter::new(args.quiet, started);
@@ -90,11 +94,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let sink = std::io::stdout().lock();
         let sink = BufWriter::with_capacity(1 << 20, sink);
         let mut watch = |now| progress.show(now);
-        if args.format == FormatName::Ova {
-            let (machine, disks, stem) = package(args, &*source);
-            image::stream_ova(&machine, &disks, &stem, &[], sink, &options, &mut watch)
-        } else {
-            image::stream(&*source, sink, &options, &mut watch)
+        match args.format {
+            FormatName::Ova => {
+                let (machine, disks, stem) = package(args, &*source);
+                image::stream_ova(&machine, &disks, &stem, &[], sink, &options, &mut watch)
+            }
+            FormatName::Qcow2 => image::measure(&*source, &options, &mut watch)
+                .and_then(|measured| image::stream_measured(&*source, sink, &options, &measured, &mut watch)),
+            _ => image::stream(&*source, sink, &options, &mut watch),
         }
         .map_err(|error| failed(args, &error))?
     } else {
@@ -200,7 +207,9 @@ fn package<'a>(args: &Args, source: &'a dyn Disk) -> (Machine, Vec<OvaDisk<'a>>,
 }
 
 fn verify(args: &Args, source: &dyn Disk, partial: &Path) -> Result<()> {
-    let (result, _) = super::open_disk(partial, None)?;
+    // Raw bytes are what they are; the others have their magic.
+    let format = (args.format == FormatName::Raw).then_some(InputFormat::Raw);
+    let (result, _) = super::open_disk(partial, format, None)?;
     let difference = image::compare(source, &*result).map_err(|error| failed(args, &error))?;
     if difference.is_some() {
         let doing = format!("verifying the image `{}`", args.destination.display());

@@ -9,7 +9,7 @@ use image::Info;
 use image::ovf::{Firmware, Machine, Package};
 use serde::Serialize;
 
-use super::Opened;
+use super::{InputFormat, Opened};
 use crate::output::print;
 use crate::problem::Problem;
 use crate::table;
@@ -23,6 +23,9 @@ use crate::table;
 pub struct Args {
     /// The image, OVA or OVF
     file: PathBuf,
+    /// What the image is; by default its first bytes tell
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input_format: Option<InputFormat>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -55,7 +58,7 @@ struct FileInfo {
 
 /// Prints the facts of one image or package.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let text = match super::open(&args.file)? {
+    let text = match super::open(&args.file, args.input_format)? {
         Opened::Disk(_, info) => match args.output {
             Output::Text => of_disk(&info),
             other => structured(&info, other)?,

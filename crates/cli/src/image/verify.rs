@@ -7,7 +7,7 @@ use anyhow::Result;
 use image::Difference;
 use image::ovf::Package;
 
-use super::Opened;
+use super::{InputFormat, Opened};
 use crate::cli::DENIED;
 use crate::problem::Problem;
 
@@ -24,19 +24,25 @@ pub struct Args {
     /// The image: every cluster is read and decompressed. Of an OVA or OVF, every disk, and the
     /// digests of the manifest
     file: PathBuf,
+    /// What the image is; by default its first bytes tell
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input_format: Option<InputFormat>,
     /// Of a package: the disk to compare, by number, name or file
     #[arg(long, requires = "against")]
     disk: Option<String>,
     /// Compare what a guest would see with this image, of any format
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// What that one is; by default its first bytes tell
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "against")]
+    against_format: Option<InputFormat>,
 }
 
 /// Reads one image, or compares two.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let name = args.file.display();
     let Some(other) = &args.against else {
-        return match super::open(&args.file)? {
+        return match super::open(&args.file, args.input_format)? {
             Opened::Disk(disk, info) => {
                 let read = image::read_all(&*disk).map_err(|error| damaged(&args.file, &error))?;
                 println!("{name}: whole, {} with {read} bytes of data read", info.format.name());
@@ -45,8 +51,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Opened::Package(package) => of_package(&args.file, &package),
         };
     };
-    let (disk, _) = super::open_disk(&args.file, args.disk.as_deref())?;
-    let (right, _) = super::open_disk(other, None)?;
+    let (disk, _) = super::open_disk(&args.file, args.input_format, args.disk.as_deref())?;
+    let (right, _) = super::open_disk(other, args.against_format, None)?;
     match image::compare(&*disk, &*right).map_err(|error| damaged(&args.file, &error))? {
         None => {
             println!("{name} and {} are the same", other.display());

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::follow::{Checkpoints, Follow};
 use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
 use crate::journal::{Head, Journal, Past, sync_parent};
-use crate::machine::machine;
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
 
@@ -31,8 +30,7 @@ pub async fn to_directory(
     stop: CancellationToken,
 ) -> Result<Report> {
     job.check(settings.target)?;
-    let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
-    machine.name.clone_from(&job.name);
+    let (mut machine, warnings) = job.machine();
     let mut report = job.report();
     if matches!(settings.target, Target::Ova | Target::Ovf) {
         for message in &warnings {
@@ -154,7 +152,7 @@ impl Work<'_> {
             })
             .await?
         };
-        result.file.sync_all().map_err(Error::file("syncing", &result.made_at))?;
+        let file = settle(&result, &name)?;
         let mut journal = checkpoints.map(|checkpoints| checkpoints.journal);
         if let Some(journal) = &mut journal {
             let (done, data) = (disk.source.size(), summary.data);
@@ -164,7 +162,7 @@ impl Work<'_> {
         if self.settings.verify {
             self.verify(disk, &result.made_at, &sums)?;
         }
-        let file = publish(&result, &name)?;
+        publish(&result)?;
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         report.disks.push(DiskReport::new(disk, &name, summary.data, &sums));
@@ -345,11 +343,11 @@ impl Work<'_> {
         let length = finished.length;
         finished.patch().map_err(what)?;
         result.file.set_len(length).map_err(Error::file("writing", &result.made_at))?;
-        result.file.sync_all().map_err(Error::file("syncing", &result.made_at))?;
+        let file = settle(&result, &name)?;
         if self.settings.verify {
             self.verify_ova(job, &result.made_at, report)?;
         }
-        let file = publish(&result, &name)?;
+        publish(&result)?;
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         journals.into_iter().try_for_each(Journal::remove)
@@ -391,12 +389,20 @@ pub(super) fn verify_overlay(
     sums.verify(what, &alone, disk.source.size())
 }
 
+/// Makes a result durable, and takes its length and digest while the disk is at work.
+fn settle(result: &Partial, name: &str) -> Result<FileReport> {
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| result.file.sync_all().map_err(Error::file("syncing", &result.made_at)));
+        let file = measure(&result.made_at, name);
+        sync.join().map_err(|_| Error::Stopped)??;
+        file
+    })
+}
+
 /// Gives a result its name.
-fn publish(result: &Partial, name: &str) -> Result<FileReport> {
-    let file = measure(&result.made_at, name)?;
+fn publish(result: &Partial) -> Result<()> {
     std::fs::rename(&result.made_at, &result.path).map_err(Error::file("renaming", &result.made_at))?;
-    sync_parent(&result.path)?;
-    Ok(file)
+    sync_parent(&result.path)
 }
 
 /// Everything that was written so far is on the disk when this returns.

@@ -9,13 +9,14 @@ mod upload;
 use std::sync::Arc;
 use std::time::Duration;
 
+use image::ovf::Machine;
 use image::qcow2::Compression;
 use image::{Backing, Format, Options};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::lineage::Lineage;
-use crate::machine::VmVolume;
+use crate::machine::{VmVolume, machine};
 use crate::source::Source;
 use crate::{Error, Result, Window};
 
@@ -148,6 +149,8 @@ pub struct Job {
     pub source: String,
     /// The whole manifest of the VM, which travels along; null: there is none.
     pub vm: Value,
+    /// The VM with what its instance type and preference give; null: it has none, or nobody could tell.
+    pub expanded: Value,
     /// The running instance, when there is one: it knows more about the guest.
     pub vmi: Option<Value>,
     /// The disks, the boot disk first.
@@ -176,8 +179,13 @@ impl Job {
         Report { source: self.source.clone(), lineage: self.lineage.clone(), ..Report::default() }
     }
 
-    fn volumes(&self) -> Vec<VmVolume> {
-        self.disks.iter().map(|disk| disk.volume.clone()).collect()
+    /// What it is in the terms of OVF, and what an importer should know.
+    fn machine(&self) -> (Machine, Vec<String>) {
+        let volumes: Vec<VmVolume> = self.disks.iter().map(|disk| disk.volume.clone()).collect();
+        let expanded = if self.expanded.is_null() { &self.vm } else { &self.expanded };
+        let (mut machine, warnings) = machine(&self.vm, expanded, self.vmi.as_ref(), &volumes);
+        machine.name.clone_from(&self.name);
+        (machine, warnings)
     }
 
     fn manifest(&self) -> Vec<u8> {

@@ -7,7 +7,6 @@ use image::{Disk, Format, OvaDisk, Progress, convert_from, stream_ova};
 use tokio_util::sync::CancellationToken;
 
 use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
-use crate::machine::machine;
 use crate::store::Web;
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
@@ -229,8 +228,7 @@ impl Work<'_> {
         job: &Job,
         sink: impl FnOnce() -> W + Send + 'static,
     ) -> Result<(Report, u64)> {
-        let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
-        machine.name.clone_from(&job.name);
+        let (mut machine, warnings) = job.machine();
         let mut files = Vec::new();
         for (disk, described) in job.disks.iter().zip(&mut machine.disks) {
             described.file = format!("{}-{}.vmdk", job.name, disk.volume.name);

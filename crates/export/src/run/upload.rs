@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::directory::verify_overlay;
 use super::stream::Twice;
 use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
-use crate::machine::machine;
 use crate::store::{ObjectStorage, PartSink, Store};
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
@@ -138,8 +137,7 @@ impl Work<'_> {
     async fn ova(&self, job: &Job, report: &mut Report) -> Result<()> {
         let name = format!("{}.ova", job.name);
         let key = self.store.key(&name);
-        let (mut machine, warnings) = machine(&job.vm, job.vmi.as_ref(), &job.volumes());
-        machine.name.clone_from(&job.name);
+        let (mut machine, warnings) = job.machine();
         let mut files = Vec::new();
         for (disk, described) in job.disks.iter().zip(&mut machine.disks) {
             described.file = format!("{}-{}.vmdk", job.name, disk.volume.name);

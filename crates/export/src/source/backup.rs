@@ -27,12 +27,10 @@ use super::extents::{Extent, Map, Page};
 use super::http::{Access, Connection, Directory, Secret, body, exactly, persist, refusal, send};
 use super::objects::Objects;
 use super::vmexport::{TOKEN_HEADER, token, token_of, token_secret};
-use crate::retry::pause;
+use crate::retry::{Looks, pause};
 use crate::{Error, Result};
 
 const GROUP: &str = "/apis/backup.kubevirt.io/v1alpha1";
-/// How often a backup is looked at while it is not ready.
-const POLL: Duration = Duration::from_millis(500);
 /// Extents that are asked for at once.
 const PAGE: usize = 16_384;
 /// The longest page, in bytes.
@@ -244,6 +242,7 @@ impl Backup {
 
     async fn ready(&self) -> Result<Ready> {
         let end = Instant::now() + self.setup.ready_within;
+        let mut looks = Looks::default();
         let mut failures = 0;
         loop {
             let found = match self.objects.get(&self.own(), &self.object()).await {
@@ -272,7 +271,7 @@ impl Backup {
                     );
                     return Err(Error::Object { object: self.object(), wrong });
                 }
-                State::Waiting(_) => tokio::time::sleep(POLL).await,
+                State::Waiting(_) => tokio::time::sleep(looks.next()).await,
             }
         }
     }
@@ -293,12 +292,13 @@ impl Backup {
     async fn remove(&self) -> Result<()> {
         self.objects.delete(&self.own(), &self.object()).await?;
         let end = Instant::now() + self.setup.ready_within;
+        let mut looks = Looks::default();
         while self.objects.get(&self.own(), &self.object()).await?.is_some() {
             if Instant::now() >= end {
                 let wrong = format!("it does not end within {} s", self.setup.ready_within.as_secs());
                 return Err(Error::Object { object: self.object(), wrong });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(looks.next()).await;
         }
         Ok(())
     }
@@ -373,17 +373,22 @@ impl std::fmt::Debug for BackupSource {
 }
 
 impl BackupSource {
-    /// Reads the map of a volume.
+    /// Reads the map of a volume of a [`Backup`].
     ///
     /// # Errors
     /// When it cannot be read, or is none.
-    pub async fn open(name: &str, volume: &str, backup: &Arc<Backup>, incremental: bool) -> Result<Self> {
+    pub async fn open(
+        name: &str,
+        volume: &str,
+        backup: Arc<dyn Directory>,
+        incremental: bool,
+    ) -> Result<Self> {
         let map = persist(|| async {
             let connection = Connection::open(&format!("{volume}/map"), backup.clone()).await?;
             read_map(name, &connection, incremental).await
         })
         .await?;
-        let connection = Connection::open(&format!("{volume}/data"), backup.clone()).await?;
+        let connection = Connection::open(&format!("{volume}/data"), backup).await?;
         Ok(Self { name: name.into(), map, connection, buffers: Buffers::default() })
     }
 

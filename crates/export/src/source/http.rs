@@ -27,7 +27,8 @@ use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 
 use super::Source;
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Gather};
+use super::wide::WideConnector;
 use crate::error::chain;
 use crate::{Error, Result};
 
@@ -40,10 +41,10 @@ const STALL: Duration = Duration::from_secs(30);
 const EXPLANATION: usize = 500;
 
 /// An HTTP client.
-pub type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub type Http = Client<HttpsConnector<WideConnector>, Full<Bytes>>;
 
 /// An HTTP client whose bodies come piece by piece.
-pub type Piped = Client<HttpsConnector<HttpConnector>, UnsyncBoxBody<Bytes, std::io::Error>>;
+pub type Piped = Client<HttpsConnector<WideConnector>, UnsyncBoxBody<Bytes, std::io::Error>>;
 
 /// A client that trusts the certificates of a PEM text, or the system's when it is empty.
 ///
@@ -61,7 +62,7 @@ pub fn piped_client(ca: &str) -> Result<Piped> {
     client_of(ca)
 }
 
-fn client_of<B>(ca: &str) -> Result<Client<HttpsConnector<HttpConnector>, B>>
+fn client_of<B>(ca: &str) -> Result<Client<HttpsConnector<WideConnector>, B>>
 where
     B: hyper::body::Body + Send,
     B::Data: Send,
@@ -92,7 +93,7 @@ where
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(PATIENCE));
-    let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
+    let connector = connector.https_or_http().enable_http1().wrap_connector(WideConnector(tcp));
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(STALL)
@@ -118,38 +119,36 @@ pub async fn send(http: &Http, what: &str, request: Request<Full<Bytes>>) -> Res
 /// When it breaks off, stalls, or is longer.
 pub async fn body(what: &str, body: Incoming, limit: usize) -> Result<Bytes> {
     let mut out = Vec::new();
-    body_into(what, body, limit, &mut out).await?;
+    pieces(what, body, limit, |data| out.extend_from_slice(data)).await?;
     Ok(out.into())
 }
 
-/// The same into a buffer.
-pub(super) async fn body_into(what: &str, mut body: Incoming, limit: usize, out: &mut Vec<u8>) -> Result<()> {
+/// Hands the pieces of a body to `take`, at most `limit` bytes of them; it may not stand still.
+async fn pieces(what: &str, mut body: Incoming, limit: usize, mut take: impl FnMut(&[u8])) -> Result<usize> {
     let lost = |wrong: String| Error::Connection { what: what.into(), wrong };
+    let mut length = 0;
     loop {
         let frame = tokio::time::timeout(STALL, body.frame()).await;
         let frame = frame.map_err(|_| lost(format!("no data for {} s", STALL.as_secs())))?;
-        let Some(frame) = frame else { return Ok(()) };
+        let Some(frame) = frame else { return Ok(length) };
         let frame = frame.map_err(|error| lost(chain(&error)))?;
         if let Ok(data) = frame.into_data() {
-            if out.len() + data.len() > limit {
+            length += data.len();
+            if length > limit {
                 let wrong = format!("more than the {limit} bytes that were asked for");
                 return Err(Error::Answer { what: what.into(), wrong, again: true });
             }
-            out.extend_from_slice(&data);
+            take(&data);
         }
     }
 }
 
 /// Reads a body of so many bytes, no more and no fewer.
 pub(super) async fn exactly(what: &str, body: Incoming, length: usize, buffers: &Buffers) -> Result<Bytes> {
-    let mut data = buffers.take();
-    data.reserve_exact(length);
-    let done = body_into(what, body, length, &mut data).await;
-    let got = data.len();
-    let data = buffers.lend(data);
-    done?;
+    let mut gather = Gather::new(buffers, length);
+    let got = pieces(what, body, length, |data| gather.push(data)).await?;
     if got == length {
-        return Ok(data);
+        return Ok(gather.done());
     }
     let wrong = format!("{got} bytes came instead of {length}");
     Err(Error::Answer { what: what.into(), wrong, again: true })

@@ -8,6 +8,7 @@ pub mod http;
 mod objects;
 pub mod snapshot;
 pub mod vmexport;
+mod wide;
 
 use std::ops::Range;
 

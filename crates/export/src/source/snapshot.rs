@@ -14,11 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::objects::Objects;
-use crate::retry::pause;
+use crate::retry::{Looks, pause};
 use crate::{Error, Result};
-
-/// How often a snapshot is looked at while it is not ready.
-const POLL: Duration = Duration::from_millis(500);
 
 /// A snapshot that was taken for an export.
 #[derive(Clone)]
@@ -90,6 +87,7 @@ impl Snapshot {
 
     async fn ready(&self, within: Duration) -> Result<Vec<String>> {
         let end = Instant::now() + within;
+        let mut looks = Looks::default();
         let mut failures = 0;
         loop {
             let found = match self.objects.get(&self.path(&self.name), &self.object()).await {
@@ -125,13 +123,14 @@ impl Snapshot {
                 );
                 return Err(Error::Object { object: self.object(), wrong });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(looks.next()).await;
         }
     }
 
     async fn remove_and_wait(&self, within: Duration) -> Result<()> {
         self.delete().await?;
         let end = Instant::now() + within;
+        let mut looks = Looks::default();
         loop {
             match self.objects.get(&self.path(&self.name), &self.object()).await? {
                 None => return Ok(()),
@@ -140,7 +139,7 @@ impl Snapshot {
                         "one of an earlier export does not go away; remove its finalizers' reason first";
                     return Err(Error::Object { object: self.object(), wrong: wrong.into() });
                 }
-                Some(_) => tokio::time::sleep(POLL).await,
+                Some(_) => tokio::time::sleep(looks.next()).await,
             }
         }
     }

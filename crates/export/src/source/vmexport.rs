@@ -1,4 +1,4 @@
-//! A `VirtualMachineExport` (export.kubevirt.io/v1): makes it, waits for it, and follows it through
+//! A `VirtualMachineExport` (export.kubevirt.io): makes it, waits for it, and follows it through
 //! pod swaps, new certificates and its own end.
 //!
 //! ```text
@@ -16,13 +16,37 @@ use tokio::time::Instant;
 
 use super::http::{Access, Directory, Secret};
 use super::objects::{Objects, failed};
-use crate::retry::pause;
+use crate::retry::{Looks, pause};
 use crate::{Error, Result};
+
+/// The versions of its API that are alike in all that is read and written here, newest first: v1 came with `KubeVirt`
+/// 1.9; v1beta1 with 1.3, as an exact copy of v1alpha1 (kubevirt#11956), which releases before it have alone.
+const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// The version of `export.kubevirt.io` to speak to a cluster.
+///
+/// # Errors
+/// When the cluster cannot be asked, does not serve the group, or only versions that are not known here.
+pub async fn served_version(client: &kube::Client) -> Result<&'static str> {
+    let objects = Objects::new(client.clone(), "");
+    let what = "the API group export.kubevirt.io";
+    let group = objects.get("/apis/export.kubevirt.io", what).await?;
+    choose(&group.unwrap_or_default()).map_err(|wrong| Error::Object { object: what.into(), wrong })
+}
+
+/// Chooses among the versions of an `APIGroup`.
+fn choose(group: &Value) -> std::result::Result<&'static str, String> {
+    let all = group["versions"].as_array().into_iter().flatten();
+    let served: Vec<&str> = all.filter_map(|one| one["version"].as_str()).collect();
+    let known = VERSIONS.into_iter().find(|version| served.contains(version));
+    known.ok_or_else(|| match served.as_slice() {
+        [] => "the cluster does not serve it; KubeVirt has it since 0.55".into(),
+        others => format!("the cluster serves {} and none of {}", others.join(", "), VERSIONS.join(", ")),
+    })
+}
 
 /// The header that carries the token.
 pub(super) const TOKEN_HEADER: &str = "x-kubevirt-export-token";
-/// How often the object is looked at while it is not ready: its pod takes 5 to 10 s.
-const POLL: Duration = Duration::from_millis(500);
 
 /// What is exported.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -59,6 +83,8 @@ impl Subject {
 pub struct VmExport {
     objects: Objects,
     name: String,
+    /// Of the API.
+    version: &'static str,
     subject: Subject,
     ttl: Duration,
     ready_within: Duration,
@@ -106,17 +132,20 @@ impl VmExport {
     /// What the API refuses, and why the export does not become ready.
     pub async fn start(client: kube::Client, setup: Setup) -> Result<Self> {
         let token = Secret(token()?);
+        let version = served_version(&client).await?;
         let Setup { namespace, name, subject, ttl, ready_within, inside } = setup;
         let objects = Objects::new(client, &namespace);
-        let export = Self { objects, name, subject, ttl, ready_within, inside, token };
+        let export = Self { objects, name, version, subject, ttl, ready_within, inside, token };
         export.make().await?;
         export.ready().await?;
         Ok(export)
     }
 
     fn path(&self, resource: &str, name: &str) -> String {
-        let group = if resource == "secrets" { "/api/v1" } else { "/apis/export.kubevirt.io/v1" };
-        self.objects.path(group, resource, name)
+        if resource == "secrets" {
+            return self.objects.path("/api/v1", resource, name);
+        }
+        self.objects.path(&format!("/apis/export.kubevirt.io/{}", self.version), resource, name)
     }
 
     fn object(&self) -> String {
@@ -128,7 +157,8 @@ impl VmExport {
         // A Secret of an earlier run is kept: its token is read back when the volume is accessed.
         self.create("secrets", "Secret", &secret).await?;
         let seconds = self.ttl.as_secs();
-        let export = json!({"apiVersion": "export.kubevirt.io/v1", "kind": "VirtualMachineExport",
+        let export = json!({"apiVersion": format!("export.kubevirt.io/{}", self.version),
+            "kind": "VirtualMachineExport",
             "metadata": {"name": self.name, "namespace": self.objects.namespace,
                 "labels": {"app.kubernetes.io/managed-by": "virt-steward"}},
             "spec": {"source": self.subject.reference(), "tokenSecretRef": self.name,
@@ -160,6 +190,7 @@ impl VmExport {
     /// Waits until the export is ready, and answers it.
     async fn ready(&self) -> Result<Value> {
         let end = Instant::now() + self.ready_within;
+        let mut looks = Looks::default();
         let mut failures = 0;
         loop {
             let found = match self.read().await {
@@ -192,7 +223,7 @@ impl VmExport {
                 );
                 return Err(Error::Object { object: self.object(), wrong });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(looks.next()).await;
         }
     }
 
@@ -320,6 +351,26 @@ pub(super) fn token() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_version_that_is_served_and_known_is_spoken() {
+        let group = |versions: &[&str]| {
+            let versions: Vec<Value> = versions.iter().map(|version| json!({"version": version})).collect();
+            json!({"versions": versions})
+        };
+        for (served, spoken) in [
+            (&["v1beta1", "v1"][..], "v1"),
+            (&["v1beta1", "v1alpha1"], "v1beta1"),
+            (&["v1alpha1"], "v1alpha1"),
+            (&["v2", "v1"], "v1"),
+        ] {
+            assert_eq!(choose(&group(served)), Ok(spoken), "{served:?}");
+        }
+        assert!(
+            choose(&group(&["v2", "v3"])).is_err_and(|wrong| wrong.contains("serves v2, v3 and none of v1"))
+        );
+        assert!(choose(&Value::Null).is_err_and(|wrong| wrong.contains("does not serve it")));
+    }
 
     #[test]
     fn raw_content_is_taken_from_the_directory_when_there_is_no_other() {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
 mod azure;
+mod backup;
 mod beside;
 mod s3;
 mod server;
@@ -72,16 +73,20 @@ fn content(dice: &Dice) -> Vec<u8> {
 
 async fn job(server: &Arc<Server>) -> export::Result<Job> {
     let source = HttpSource::open("volume root", "root", server.clone()).await?;
-    let source: Arc<dyn Source> = Arc::new(source);
-    let disks = vec![ExportDisk { volume: VmVolume::plain("root"), source, base: None }];
-    Ok(Job {
+    Ok(job_of(Arc::new(source), None))
+}
+
+fn job_of(source: Arc<dyn Source>, base: Option<image::Backing>) -> Job {
+    let disks = vec![ExportDisk { volume: VmVolume::plain("root"), source, base }];
+    Job {
         name: "vm".into(),
         source: "VirtualMachine ns/vm".into(),
         vm: serde_json::Value::Null,
+        expanded: serde_json::Value::Null,
         vmi: None,
         disks,
         lineage: Lineage::default(),
-    })
+    }
 }
 
 fn settings(target: Target, dice: &Dice, attempt: u32) -> Settings {
@@ -126,6 +131,23 @@ fn tear(directory: &Path, dice: &Dice) {
     }
 }
 
+/// Stops one run of three somewhere on its way, as a kill does.
+fn killer(dice: &Dice, attempt: u32) -> (export::run::Listener, CancellationToken) {
+    let stop = CancellationToken::new();
+    let killed = dice.below(3) == 0 && attempt < 6;
+    let after = dice.below(5 * MIB as u64);
+    let token = stop.clone();
+    let listener: export::run::Listener = Arc::new(move |event| {
+        if let Event::Progress { done, .. } = event
+            && killed
+            && done >= after
+        {
+            token.cancel();
+        }
+    });
+    (listener, stop)
+}
+
 /// One export to a directory, again and again until it succeeds: how often it failed, and how many
 /// faults it met.
 async fn directory_case(seed: u64) -> (u32, u64) {
@@ -145,18 +167,7 @@ async fn directory_case(seed: u64) -> (u32, u64) {
         std::os::unix::fs::symlink("/dev/full", dir.path().join(format!("{name}.partial"))).unwrap();
     }
     for attempt in 0..40 {
-        let stop = CancellationToken::new();
-        let killed = dice.below(3) == 0 && attempt < 6;
-        let after = dice.below(5 * MIB as u64);
-        let token = stop.clone();
-        let listener: export::run::Listener = Arc::new(move |event| {
-            if let Event::Progress { done, .. } = event
-                && killed
-                && done >= after
-            {
-                token.cancel();
-            }
-        });
+        let (listener, stop) = killer(&dice, attempt);
         let mut settings = settings(target, &dice, attempt);
         settings.compression =
             if target == Target::Qcow2 && compression.0.load(Ordering::SeqCst).is_multiple_of(2) {

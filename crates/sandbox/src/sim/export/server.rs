@@ -43,8 +43,10 @@ use crate::network::{Link, Listener, Network};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 256;
-/// Go's `io.Copy` moves this much at once.
-const PIECE: usize = 32 << 10;
+/// What is read and sent at once. Go's `io.Copy` moves 32 KiB; the client sees records of 16 KiB from both.
+const PIECE: usize = 128 << 10;
+/// What a hole is sent as.
+static ZEROS: [u8; PIECE] = [0; PIECE];
 /// The header, and the query parameter, that carries the token.
 const TOKEN: &str = "x-kubevirt-export-token";
 
@@ -178,7 +180,8 @@ impl Exports {
             let identity = lock(&self.0.identity);
             (identity.1.clone(), identity.2.clone())
         };
-        let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
+        let accepting = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(2 * PIECE)));
+        let stream = tokio::time::timeout(PATIENCE, accepting).await??;
         let service = service_fn(move |request| {
             let exports = self.clone();
             async move { Ok::<_, std::convert::Infallible>(exports.answer(&request).await) }
@@ -284,24 +287,32 @@ impl Exports {
 
     fn pieces(&self, disk: Arc<File>, start: u64, end: u64) -> Body {
         let exports = self.clone();
-        let stream = futures::stream::unfold(start, move |at| {
+        let stream = futures::stream::unfold((start, start..start), move |(at, hole)| {
             let (disk, exports) = (disk.clone(), exports.clone());
             async move {
                 if at >= end {
                     return None;
                 }
+                let hole = if hole.contains(&at) { hole } else { hole_at(&disk, at, end) };
                 let length = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-                let mut buffer = vec![0; length];
-                let read = disk.read_exact_at(&mut buffer, at);
-                let cut = exports.0.sent.fetch_add(length as u64, Ordering::SeqCst)
+                let zeros = usize::try_from(hole.end.saturating_sub(at)).unwrap_or(PIECE).min(length);
+                let piece = if zeros > 0 {
+                    Ok(Bytes::from_static(ZEROS.get(..zeros).unwrap_or_default()))
+                } else {
+                    let mut buffer = vec![0; length];
+                    disk.read_exact_at(&mut buffer, at).map(|()| buffer.into())
+                };
+                let sent = piece.as_ref().map_or(0, Bytes::len) as u64;
+                let next = if piece.is_ok() { at + sent } else { end };
+                let cut = exports.0.sent.fetch_add(sent, Ordering::SeqCst)
                     >= exports.0.cut_after.load(Ordering::SeqCst);
                 if cut {
                     exports.0.cut_after.store(u64::MAX, Ordering::SeqCst);
                     lock(&exports.0.identity).2.cancel();
                     lock(&exports.0.identity).2 = CancellationToken::new();
-                    return Some((Err(io::ErrorKind::ConnectionReset.into()), end));
+                    return Some((Err(io::ErrorKind::ConnectionReset.into()), (end, hole)));
                 }
-                Some((read.map(|()| Frame::data(buffer.into())), at + length as u64))
+                Some((piece.map(Frame::data), (next, hole)))
             }
         });
         BodyExt::boxed(StreamBody::new(stream))
@@ -351,10 +362,20 @@ impl Exports {
     }
 }
 
+/// The hole that a byte of a disk is in, up to `end`; empty when it is in none.
+fn hole_at(disk: &File, at: u64, end: u64) -> std::ops::Range<u64> {
+    let next = match rustix::fs::seek(disk, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data) => data.min(end),
+        Err(rustix::io::Errno::NXIO) => end,
+        Err(_) => at, // this file system knows no holes
+    };
+    at..next
+}
+
 /// The export's key, the volume and the file of a path.
 fn split(path: &str) -> Option<(String, &str, &str)> {
     let rest = path.strip_prefix("/api/export.kubevirt.io/")?;
-    let rest = ["v1", "v1beta1"]
+    let rest = ["v1", "v1beta1", "v1alpha1"]
         .iter()
         .find_map(|version| rest.strip_prefix(version)?.strip_prefix("/namespaces/"))?;
     let (namespace, rest) = rest.split_once("/virtualmachineexports/")?;
@@ -379,11 +400,15 @@ fn range(text: &str, size: u64) -> Option<(u64, u64)> {
 fn identity(network: &Network, rotation: u64) -> Result<(String, TlsAcceptor, CancellationToken), Failure> {
     let authority = network.authority(2 + rotation)?;
     let (certificate, key) = authority.server()?.der();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // Go's choice on a processor with AES, whatever the client prefers (crypto/tls, defaultCipherSuitesTLS13).
+    let first = rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((authority.pem(), TlsAcceptor::from(Arc::new(config)), CancellationToken::new()))
 }

@@ -52,7 +52,7 @@ const MUTATORS: [Hook; 4] = [
     ),
 ];
 /// The same of the validating configuration.
-const VALIDATORS: [Hook; 10] = [
+const VALIDATORS: [Hook; 11] = [
     (
         "virtualmachineinstances-create-validator.kubevirt.io",
         "/virtualmachineinstances-validate-create",
@@ -94,6 +94,12 @@ const VALIDATORS: [Hook; 10] = [
         "/virtualmachinerestores-validate",
         &["CREATE", "UPDATE"],
         "virtualmachinerestores",
+    ),
+    (
+        "virtualmachineexport-validator.export.kubevirt.io",
+        "/virtualmachineexports-validate",
+        &["CREATE", "UPDATE"],
+        "virtualmachineexports",
     ),
     (
         "virtualmachinebackup-validator.backup.kubevirt.io",
@@ -251,6 +257,7 @@ fn group_of(plural: &str) -> (&'static str, &'static [&'static str]) {
             ("snapshot.kubevirt.io", &["v1alpha1", "v1beta1"])
         }
         "virtualmachinebackups" | "virtualmachinebackuptrackers" => ("backup.kubevirt.io", &["v1alpha1"]),
+        "virtualmachineexports" => ("export.kubevirt.io", &["v1alpha1", "v1beta1", "v1"]),
         "virtualmachineclones" => ("clone.kubevirt.io", &["v1alpha1", "v1beta1"]),
         _ => ("kubevirt.io", &["v1alpha3", "v1"]),
     }

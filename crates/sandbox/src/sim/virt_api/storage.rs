@@ -51,7 +51,7 @@ fn vm_reference(reference: &Value, field: &str) -> Option<Cause> {
 }
 
 /// A spec that was changed.
-fn changed(request: &Value) -> Vec<Cause> {
+pub(super) fn changed(request: &Value) -> Vec<Cause> {
     let same = request["object"]["spec"] == request["oldObject"]["spec"];
     if same { Vec::new() } else { vec![cause(INVALID, "spec in immutable after creation", "spec")] }
 }
