@@ -116,3 +116,31 @@ fn a_closed_pipe_is_not_an_error() {
     let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
+
+/// Both sides of the same seeds in one run; the same run again says the same.
+#[test]
+fn a_storm_breaks_vms_without_the_program_and_none_with_it_in_one_run() {
+    let args = ["--seeds", "2", "--vms", "30", "--kubevirt-version", "1.3.1", "--kubevirt-version", "main"];
+    let storm = |output: &str| {
+        let mut all = vec!["sandbox", "hotplug-storm", "-o", output];
+        all.extend(args);
+        let result = virt_steward(&all, "");
+        assert_eq!(result.status, 0, "{}", result.stderr);
+        result.stdout
+    };
+    let text = storm("json");
+    assert_eq!(text, storm("json"), "the seeds decide");
+    let releases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let names: Vec<&str> = releases.iter().filter_map(|one| one["kubevirt"].as_str()).collect();
+    assert_eq!(names, ["1.3.1", "main"]);
+    for release in &releases {
+        let (without, with) = (&release["without"], &release["with"]);
+        assert!(without["ioErrors"].as_u64() > Some(0), "{release}");
+        assert_eq!((&without["vms"], &with["vms"]), (&60.into(), &60.into()));
+        for kind in ["broken", "ioErrors", "wedged", "unfinished"] {
+            assert_eq!(with[kind], 0, "{kind}: {release}");
+        }
+    }
+    let table = storm("table");
+    assert!(table.contains("without") && table.contains("I/O-ERROR"), "{table}");
+}

@@ -114,6 +114,11 @@ impl Cluster {
 
     /// A node, a VMI `vm` with volume `a` in its guest, its launcher, and attachment pods.
     async fn populate(&self, attachment_pods: &[(&str, &[&str])]) {
+        self.populate_as("virt-launcher-vm", attachment_pods).await;
+    }
+
+    /// The same with a launcher of this name.
+    async fn populate_as(&self, launcher_name: &str, attachment_pods: &[(&str, &[&str])]) {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
         self.create("/api/v1/nodes", &node).await;
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
@@ -133,7 +138,7 @@ impl Cluster {
                 &json!({
                     "apiVersion": "v1", "kind": "Pod",
                     "metadata": {
-                        "name": "virt-launcher-vm",
+                        "name": launcher_name,
                         "labels": {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": vmi["metadata"]["uid"]},
                         "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
                             "name": "vm", "uid": vmi["metadata"]["uid"], "controller": true}],
@@ -142,7 +147,7 @@ impl Cluster {
                 }),
             )
             .await;
-        self.running("virt-launcher-vm", "compute", true).await;
+        self.running(launcher_name, "compute", true).await;
         let mut first = String::new();
         for (name, volumes) in attachment_pods {
             let pod = self.create(PODS, &attachment_pod(name, volumes, &launcher)).await;
@@ -194,7 +199,7 @@ fn attachment_pod(name: &str, volumes: &[&str], launcher: &Value) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "labels": {"kubevirt.io": "hotplug-disk"},
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "virt-launcher-vm",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": launcher["metadata"]["name"],
                 "uid": launcher["metadata"]["uid"], "controller": true}],
         },
         "spec": {
@@ -418,6 +423,89 @@ async fn each_use_of_the_break_glass_annotation_is_in_the_audit_log() {
     assert_eq!((lines.audit("carol"), lines.audit("bob")), (1, 0));
     let text = metrics.text().unwrap();
     assert!(text.contains("reason=\"break-glass\""), "{text}");
+    cluster.end().await;
+}
+
+/// A client that counts what is asked through it; the first `together` requests wait for each other.
+#[derive(Clone)]
+struct Counting {
+    client: kube::Client,
+    asked: Arc<Mutex<Vec<String>>>,
+    together: Arc<tokio::sync::Barrier>,
+    free: Arc<AtomicI64>,
+}
+
+impl tower_service::Service<http::Request<kube::client::Body>> for Counting {
+    type Response = http::Response<kube::client::Body>;
+    type Error = kube::Error;
+    type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
+        let Self { client, asked, together, free } = self.clone();
+        asked.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+        Box::pin(async move {
+            if free.fetch_sub(1, Ordering::SeqCst) > 0 {
+                together.wait().await;
+            }
+            client.send(request).await
+        })
+    }
+}
+
+/// All that a verdict is made of is read at once, in six requests; what is kept of it is one more. Reads that waited for each
+/// other would wait for ever here.
+#[tokio::test]
+async fn a_verdict_is_six_reads_at_once_and_one_write() {
+    let cluster = Cluster::start(NOTHING).await;
+    let launcher = "virt-launcher-vm-x7k2p";
+    cluster.populate_as(launcher, &[("hp-volume-x", &["a"]), ("hp-volume-y", &["a"])]).await;
+    let x = cluster.get(&format!("{PODS}/hp-volume-x")).await;
+    let y = cluster.get(&format!("{PODS}/hp-volume-y")).await;
+    let counting = Counting {
+        client: cluster.client.clone(),
+        asked: Arc::default(),
+        together: Arc::new(tokio::sync::Barrier::new(6)),
+        free: Arc::new(AtomicI64::new(0)),
+    };
+    let metrics = Arc::new(Metrics::new("test"));
+    let raw = Raw::new(kube::Client::new(counting.clone(), "default"));
+    let steward = Steward::new(raw, Arc::new(jiff::Timestamp::now), metrics, false);
+    // The classes of storage are read every half a minute, not for each verdict.
+    let mut dry = review(&x, "bob");
+    dry["request"]["dryRun"] = true.into();
+    assert!(steward.answer(GUARD_PATH, &dry, LIMIT).await.is_allowed());
+    for (pod, allowed, more) in
+        [(&x, true, &["POST leases"][..]), (&y, false, &["PATCH leases", "POST events"]), (&y, false, &[])]
+    {
+        counting.asked.lock().unwrap().clear();
+        counting.free.store(6, Ordering::SeqCst);
+        let answer = steward.answer(GUARD_PATH, &review(pod, "bob"), LIMIT).await;
+        assert_eq!(answer.is_allowed(), allowed, "{:?}", answer.denial);
+        let asked = counting.asked.lock().unwrap().clone();
+        let (mut reads, writes): (Vec<_>, Vec<_>) = asked.iter().partition(|one| one.starts_with("GET"));
+        reads.sort();
+        let uid = x["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap();
+        let expected = [
+            "/api/v1/namespaces/default".into(),
+            format!("/api/v1/namespaces/default/pods/{launcher}"),
+            "/api/v1/namespaces/default/pods?labelSelector=kubevirt.io%3Dhotplug-disk&fieldSelector=spec.nodeName%3Dn1"
+                .into(),
+            "/api/v1/nodes/n1".into(),
+            format!("/apis/coordination.k8s.io/v1/namespaces/default/leases/hotplug-{uid}"),
+            format!("{VMIS}/vm"),
+        ];
+        assert_eq!(reads, expected.map(|path: String| format!("GET {path}")).iter().collect::<Vec<_>>());
+        assert_eq!(writes.len(), more.len(), "{writes:#?}");
+        for expected in more {
+            let (verb, kind) = expected.split_once(' ').unwrap();
+            let found = writes.iter().any(|write| write.starts_with(verb) && write.contains(kind));
+            assert!(found, "{expected}: {writes:#?}");
+        }
+    }
     cluster.end().await;
 }
 

@@ -7,10 +7,10 @@ mod live;
 
 use std::time::Duration;
 
-use live::{CLAIMS, Cluster, VMS, items, name_of};
+use live::{CLAIMS, Cluster, VMIS, VMS, items, name_of};
 use provider::cluster::VolumeChange;
 use provider::{Kind, VmId};
-use sandbox::sim::hotplug::BROKEN;
+use sandbox::sim::hotplug::{BROKEN, KEEPS};
 use sandbox::sim::{Release, SimConfig};
 use serde_json::{Value, json};
 
@@ -32,6 +32,8 @@ async fn start(claims: &[&str]) -> Cluster {
 }
 
 const BACKUPS: &str = "/apis/backup.kubevirt.io/v1alpha1/namespaces/default/virtualmachinebackups";
+/// On a claim: what its driver does with snapshots.
+const SNAPSHOT_BEHAVIOUR: &str = "sandbox.vm-feature-manager.io/snapshot";
 const SNAPSHOTS: &str = "/apis/snapshot.kubevirt.io/v1beta1/namespaces/default/virtualmachinesnapshots";
 
 /// What copies the disks goes first, and is named; afterwards the change goes on.
@@ -51,13 +53,23 @@ async fn a_backup_and_a_snapshot_are_waited_for() {
     assert_eq!(vm["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 1);
     cluster.delete(&format!("{BACKUPS}/nightly")).await;
     cluster.ok("volume add v --volume a").await;
-    // With a snapshot on its way at first, whoever is faster.
+    // A snapshot of `a` stays under way for as long as its driver does not answer.
+    let held = |on: Value| json!({"metadata": {"annotations": {SNAPSHOT_BEHAVIOUR: on}}});
+    cluster.merge(&format!("{CLAIMS}/a"), &held("hold".into())).await;
     let snapshot = json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshot",
         "metadata": {"name": "before", "namespace": "default"}, "spec": {"source": source}});
     cluster.create(SNAPSHOTS, &snapshot).await;
-    cluster.ok("volume add v --volume b").await;
+    let late = cluster.run("volume add v --volume b --timeout 5").await;
+    assert!(late.status == 1 && late.stderr.contains("snapshot before is being taken"), "{}", late.stderr);
+    let vm = cluster.get(&format!("{VMS}/v")).await.unwrap();
+    assert_eq!(vm["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 2);
+    // The change that waits goes on by itself when the snapshot has been taken.
     let ready = |one: Option<&Value>| one.is_some_and(|one| one["status"]["readyToUse"] == true);
-    cluster.wait(&format!("{SNAPSHOTS}/before"), "taken", ready).await;
+    let taken = async {
+        cluster.merge(&format!("{CLAIMS}/a"), &held(Value::Null)).await;
+        cluster.wait(&format!("{SNAPSHOTS}/before"), "taken", ready).await;
+    };
+    tokio::join!(cluster.ok("volume add v --volume b"), taken);
     cluster.settle("v", &["a", "b"]).await;
     cluster.is_unharmed();
     cluster.stop().await;
@@ -83,6 +95,47 @@ async fn a_data_volume_is_attached_when_it_has_been_filled() {
     cluster.settle("v", &[]).await;
     cluster.is_unharmed();
     cluster.stop().await;
+}
+
+/// The gate holds a VM whose guest does not let go of a volume. Its neighbour on the same node gets volumes meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_is_held_holds_no_other_one() {
+    let mut cluster = Cluster::start(config()).await;
+    for claim in ["a", "b", "c", "d"] {
+        cluster.claim(claim, "busy-check", "Block", "ReadWriteMany").await;
+    }
+    let nodes: Vec<String> =
+        items(&cluster.get("/api/v1/nodes").await.unwrap()).iter().map(name_of).collect();
+    let mut keeping = live::vm("keeping");
+    let template = &mut keeping["spec"]["template"];
+    template["metadata"]["annotations"] = json!({KEEPS: "a"});
+    template["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": nodes[0]});
+    cluster.started(&keeping).await;
+    cluster.vm("free", Some(&nodes[0])).await;
+    cluster.operate().await;
+    cluster.ok("volume add keeping --volume a").await;
+    cluster.declare("keeping", &[]).await;
+    let without_a = |vmi: Option<&Value>| vmi.is_some_and(|vmi| !names(vmi).contains(&"a".to_owned()));
+    cluster.wait(&format!("{VMIS}/keeping"), "without a", without_a).await;
+    cluster.declare("keeping", &["b"]).await;
+    let held = |vm: Option<&Value>| {
+        let conditions = vm.map(|vm| vm["status"]["conditions"].to_string()).unwrap_or_default();
+        conditions.contains("the guest has not let go of volume a")
+    };
+    cluster.wait(&format!("{VMS}/keeping"), "held", held).await;
+    cluster.ok("volume add free --volume c --volume d").await;
+    let free = cluster.get(&format!("{VMIS}/free")).await.unwrap();
+    assert!(["c", "d"].iter().all(|name| names(&free).contains(&(*name).to_owned())), "{:?}", names(&free));
+    let keeping = cluster.get(&format!("{VMIS}/keeping")).await.unwrap();
+    assert!(!names(&keeping).contains(&"b".to_owned()), "it was held all the time: {:?}", names(&keeping));
+    cluster.is_unharmed();
+    cluster.stop().await;
+}
+
+/// The volumes of a VMI's spec.
+fn names(vmi: &Value) -> Vec<String> {
+    let volumes = vmi["spec"]["volumes"].as_array().unwrap();
+    volumes.iter().map(|volume| volume["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A change of one volume, as REST takes it.

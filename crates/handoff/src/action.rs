@@ -104,17 +104,6 @@ impl World {
     /// What the system can do by itself now. Time passes ([`Action::Age`], [`Action::Overdue`])
     /// only when nothing else can happen: deadlines are long beside everything else.
     pub fn inner_actions(&self, setup: Setup, steward: &dyn Steward, actions: &mut Vec<Action>) {
-        self.inner_actions_with(setup, steward, actions, &mut self.clone());
-    }
-
-    /// The same, with a world to try things in, for whoever asks often.
-    pub fn inner_actions_with(
-        &self,
-        setup: Setup,
-        steward: &dyn Steward,
-        actions: &mut Vec<Action>,
-        tried: &mut Self,
-    ) {
         let begun = actions.len();
         if self.take_over(setup, steward).is_some() {
             actions.push(Action::TakeOver);
@@ -122,14 +111,8 @@ impl World {
         if self.cache != self.pods || self.awaits_a_pod_that_is_gone() {
             actions.push(Action::Observe);
         }
-        if controller::may_do_something(self) {
-            tried.clone_from(self);
-            controller::sync(tried, setup, steward);
-            // What a refusal makes virt-controller forget is no change of its own.
-            tried.expectation = self.expectation;
-            if tried != self {
-                actions.push(Action::Sync);
-            }
+        if controller::would_do_something(self, setup, steward) {
+            actions.push(Action::Sync);
         }
         for pod in self.pods.iter().filter(|pod| pod.granted) {
             actions.push(Action::Commit(pod.uid));
@@ -148,10 +131,12 @@ impl World {
             actions.push(Action::GuestDown);
         }
         self.migration_actions(actions);
-        for uid in steward.heals(self, setup) {
-            let fresh = self.pod(uid).is_some_and(|pod| !pod.granted);
-            if fresh && steward.may_delete(self, setup, uid) {
-                actions.push(Action::Heal(uid));
+        if steward.suspects(self) {
+            for uid in steward.heals(self, setup) {
+                let fresh = self.pod(uid).is_some_and(|pod| !pod.granted);
+                if fresh && steward.may_delete(self, setup, uid) {
+                    actions.push(Action::Heal(uid));
+                }
             }
         }
         if steward.takes_back(self, setup).is_some() {
@@ -210,7 +195,7 @@ impl World {
     }
 
     fn volume_actions(&self, setup: Setup, actions: &mut Vec<Action>) {
-        for volume in 0..8 {
+        for volume in (0..8).filter(|volume| !node::is_at_rest(self, *volume)) {
             let possible = [
                 (node::source(self, setup, volume).is_some(), Action::Mount(volume)),
                 (node::is_still_mounted(self, volume), Action::ReportMounted(volume)),

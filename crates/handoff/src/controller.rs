@@ -3,9 +3,11 @@
 //! before it cleans up, and stops cleaning up at the first delete that is refused.
 
 use crate::release::Release;
-use crate::state::{Age, Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, World};
+use crate::state::{
+    Age, Expectation, Guest, Migration, Phase, Pod, PodPhase, Setup, Uid, VolumeState, World,
+};
 use crate::steward::Steward;
-use crate::volumes::{Volume, Volumes};
+use crate::volumes::{MOST_VOLUMES, Volume, Volumes};
 
 /// What one pass decides about pods, in the order in which it is done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,17 +18,28 @@ pub struct Plan {
     pub delete: Vec<Uid>,
 }
 
-/// `cleanupAttachmentPods` and what leads to it, for the pods of one launcher as a cache has them.
-pub fn plan(release: Release, spec: Volumes, ready: Volumes, in_guest: Volumes, pods: &[Pod]) -> Plan {
-    let set = spec.and(ready);
-    let matches = |pod: &&Pod| pod.volumes == set;
-    // The last match is the current pod; a second one is neither current nor old.
-    let current = pods.iter().rev().find(matches).filter(|_| !set.is_empty());
-    let old: Vec<&Pod> = pods.iter().filter(|pod| set.is_empty() || !matches(pod)).collect();
-    if current.is_some() && pods.len() == 1 {
+/// `cleanupAttachmentPods` and what leads to it, for the pods of one launcher as a cache has them, oldest first.
+pub fn plan<'p>(
+    release: Release,
+    spec: Volumes,
+    ready: Volumes,
+    in_guest: Volumes,
+    pods: impl DoubleEndedIterator<Item = &'p Pod> + Clone,
+) -> Plan {
+    // A single pod with the whole set is not looked at, whatever claims are ready (needsHandleHotplug, volume-hotplug.go:41-50,
+    // v1.9).
+    let mut all = pods.clone();
+    if let (Some(only), None) = (all.next(), all.next())
+        && only.volumes == spec
+    {
         return Plan::default();
     }
-    let pending = old.iter().any(|pod| pod.phase <= PodPhase::Scheduled);
+    let set = spec.and(ready);
+    let matches = |pod: &&Pod| pod.volumes == set && !set.is_empty();
+    // The last match is the current pod; a second one is neither current nor old.
+    let current = pods.clone().rev().find(matches);
+    let old = pods.filter(|pod| !matches(pod));
+    let pending = old.clone().any(|pod| pod.phase <= PodPhase::Scheduled);
     let create = (current.is_none() && !set.is_empty() && !pending).then_some(set);
     let replacement = current.map(|pod| pod.phase).or(create.map(|_| PodPhase::Pending));
     let replaced = match replacement {
@@ -36,7 +49,7 @@ pub fn plan(release: Release, spec: Volumes, ready: Volumes, in_guest: Volumes, 
     };
     let mut delete = Vec::new();
     let mut kept = false;
-    for pod in old.iter().rev() {
+    for pod in old.rev() {
         let needed = !release.keeps_only_what_is_needed() || !pod.volumes.and(spec.or(in_guest)).is_empty();
         let runs = matches!(pod.phase, PodPhase::Running | PodPhase::Ready);
         if !kept && runs && !set.is_empty() && !replaced && needed {
@@ -69,26 +82,43 @@ pub(crate) fn sync(world: &mut World, setup: Setup, steward: &dyn Steward) {
             world.expectation = Expectation::Created(uid);
         }
     }
-    report(world, setup);
+    world.status = reported(world, setup);
 }
 
-/// Whether a look at the VMI can change anything: in a VM at rest, with one pod of the set in both the API and the cache,
-/// it cannot, and most looks are at those.
-pub(crate) fn may_do_something(world: &World) -> bool {
-    let [pod] = world.cache.as_slice() else { return true };
-    let at_rest = pod.phase == PodPhase::Ready
-        && pod.launcher == world.launcher
-        && pod.volumes == world.spec
-        && world.entries() == world.spec
-        && world.guest == Guest::Running
-        && !world.deleting
-        && !world.lost;
-    let reported = |volume: Volume| {
-        let status = world.status_of(volume);
-        status.pod == pod.uid
-            && !matches!(status.phase, Phase::Bound | Phase::Detaching | Phase::UnMountedFromPod)
-    };
-    !(at_rest && world.spec.iter().all(reported)) || world.expectation != Expectation::None
+/// Whether a pass would change anything. What a refusal makes virt-controller forget is no change of its own.
+pub(crate) fn would_do_something(world: &World, setup: Setup, steward: &dyn Steward) -> bool {
+    reported(world, setup) != world.status
+        || (is_satisfied(world) && would_change_pods(world, setup, steward))
+}
+
+fn would_change_pods(world: &World, setup: Setup, steward: &dyn Steward) -> bool {
+    if would_delete(world, setup, steward, orphans(world)) {
+        return true;
+    }
+    match Duty::of(world, setup) {
+        Duty::EndAll => would_delete(world, setup, steward, own(world).map(|pod| pod.uid)),
+        Duty::Nothing => false,
+        Duty::Serve => {
+            let plan = plan(setup.release, world.spec, world.ready, in_guest(world), own(world));
+            plan.create.is_some()
+                || (!world.harm.wasted && wastes(world, &plan))
+                || would_delete(world, setup, steward, plan.delete.iter().copied())
+        }
+    }
+}
+
+/// Deletes go on until one is refused, so the first of a pod that is there decides.
+fn would_delete(
+    world: &World,
+    setup: Setup,
+    steward: &dyn Steward,
+    mut uids: impl Iterator<Item = Uid>,
+) -> bool {
+    let first = uids.find(|uid| world.pod(*uid).is_some());
+    first.is_some_and(|uid| {
+        let learns = steward.learn(world, setup).is_some_and(|taken| taken != world.taken);
+        learns || steward.may_delete(world, setup, uid)
+    })
 }
 
 fn is_satisfied(world: &World) -> bool {
@@ -100,44 +130,73 @@ fn is_satisfied(world: &World) -> bool {
     }
 }
 
-fn sync_pods(world: &mut World, setup: Setup, steward: &dyn Steward) {
+/// Pods of the guest's launcher, as the cache has them.
+fn own(world: &World) -> impl DoubleEndedIterator<Item = &Pod> + Clone {
+    world.cache.iter().filter(|pod| pod.launcher == world.launcher)
+}
+
+/// Pods of launchers that are down, such as the source of a migration.
+fn orphans(world: &World) -> impl Iterator<Item = Uid> {
     let target = match world.migration {
         Migration::Target { launcher, .. } => launcher,
         Migration::None | Migration::Requested => 0,
     };
-    // Pods of launchers that are down, such as the source of a migration.
-    let orphans: Vec<Uid> = world
-        .cache
+    let orphan = move |pod: &&Pod| pod.launcher != world.launcher && pod.launcher != target;
+    world.cache.iter().filter(orphan).map(|pod| pod.uid)
+}
+
+/// What virt-controller has to do about the pods of a VMI.
+enum Duty {
+    /// All of them go.
+    EndAll,
+    /// They stay as they are.
+    Nothing,
+    /// The set is served.
+    Serve,
+}
+
+impl Duty {
+    fn of(world: &World, setup: Setup) -> Self {
+        if world.guest == Guest::Down || (world.deleting && setup.release.deletes_with_the_vmi()) {
+            return Self::EndAll;
+        }
+        if world.deleting || world.guest != Guest::Running || world.lost {
+            Self::Nothing
+        } else {
+            Self::Serve
+        }
+    }
+}
+
+/// Whether a pod is thrown away that has not run yet, for a set with more volumes.
+fn wastes(world: &World, plan: &Plan) -> bool {
+    plan.delete
         .iter()
-        .filter(|pod| pod.launcher != world.launcher && pod.launcher != target)
-        .map(|pod| pod.uid)
-        .collect();
+        .filter_map(|uid| world.pod(*uid))
+        .any(|pod| pod.phase <= PodPhase::Scheduled && pod.age < Age::Old && !world.spec.within(pod.volumes))
+}
+
+fn sync_pods(world: &mut World, setup: Setup, steward: &dyn Steward) {
+    let orphans: Vec<Uid> = orphans(world).collect();
     delete_all(world, setup, steward, &orphans);
-    let own: Vec<Pod> = world.cache.iter().filter(|pod| pod.launcher == world.launcher).copied().collect();
-    let all: Vec<Uid> = own.iter().map(|pod| pod.uid).collect();
-    if world.guest == Guest::Down || (world.deleting && setup.release.deletes_with_the_vmi()) {
-        delete_all(world, setup, steward, &all);
-        return;
+    match Duty::of(world, setup) {
+        Duty::Nothing => {}
+        Duty::EndAll => {
+            let all: Vec<Uid> = own(world).map(|pod| pod.uid).collect();
+            delete_all(world, setup, steward, &all);
+        }
+        Duty::Serve => {
+            let held = in_guest(world);
+            let plan = plan(setup.release, world.spec, world.ready, held, own(world));
+            if let Some(set) = plan.create {
+                let uid = create(world, world.launcher, set, steward.uses(setup, set, held));
+                world.expectation = Expectation::Created(uid);
+            }
+            let wasted = wastes(world, &plan);
+            delete_all(world, setup, steward, &plan.delete);
+            world.harm.wasted |= wasted;
+        }
     }
-    if world.deleting || world.guest != Guest::Running || world.lost {
-        return;
-    }
-    let pending = |uid: Uid, world: &World| {
-        world.pod(uid).is_some_and(|pod| {
-            pod.phase <= PodPhase::Scheduled && pod.age < Age::Old && !world.spec.within(pod.volumes)
-        })
-    };
-    let plan = plan(setup.release, world.spec, world.ready, in_guest(world), &own);
-    if let Some(set) = plan.create {
-        let held = in_guest(world);
-        world.harm.duplicate |=
-            world.pods.iter().any(|pod| pod.launcher == world.launcher && pod.volumes == set);
-        let uid = create(world, world.launcher, set, steward.uses(setup, set, held));
-        world.expectation = Expectation::Created(uid);
-    }
-    let wasted = plan.delete.iter().any(|uid| pending(*uid, world));
-    delete_all(world, setup, steward, &plan.delete);
-    world.harm.wasted |= wasted;
 }
 
 /// Creates a pod and returns its uid.
@@ -177,16 +236,15 @@ fn delete_all(world: &mut World, setup: Setup, steward: &dyn Steward, uids: &[Ui
 }
 
 /// `updateVolumeStatus`
-fn report(world: &mut World, setup: Setup) {
+fn reported(world: &World, setup: Setup) -> [VolumeState; MOST_VOLUMES] {
+    let mut all = world.status;
     if world.guest != Guest::Running {
-        return;
+        return all;
     }
-    let own = |pod: &&Pod| pod.launcher == world.launcher;
     // Against the full set, while pods are made of the ready ones: the mixed-readiness trap.
-    let matching = world.cache.iter().filter(own).rev().find(|pod| pod.volumes == world.spec).copied();
-    let listed = world.cache.iter().filter(own).fold(Volumes::NONE, |set, pod| set.or(pod.volumes));
-    for volume in world.spec.or(world.entries()).iter() {
-        let mut status = world.status_of(volume);
+    let matching = own(world).rev().find(|pod| pod.volumes == world.spec);
+    let listed = own(world).fold(Volumes::NONE, |set, pod| set.or(pod.volumes));
+    for (volume, status) in (0..).zip(&mut all) {
         if world.spec.has(volume) {
             match matching {
                 Some(pod) => {
@@ -204,19 +262,15 @@ fn report(world: &mut World, setup: Setup) {
                     status.pod = 0;
                 }
             }
-        } else {
+        } else if status.phase != Phase::Absent {
             let held = matches!(status.phase, Phase::Ready | Phase::MountedToPod);
             // Whatever it says, an entry goes when no pod lists the volume: after a migration none may.
             if !listed.has(volume) {
-                status.phase = Phase::Absent;
+                *status = VolumeState::default();
             } else if !setup.release.waits_for_unplug() || !held {
                 status.phase = Phase::Detaching;
             }
-            if status.phase == Phase::Absent {
-                status.pod = 0;
-                status.target = false;
-            }
         }
-        *world.status_mut(volume) = status;
     }
+    all
 }

@@ -19,6 +19,7 @@
 mod action;
 mod controller;
 mod drivers;
+mod memory;
 mod node;
 mod release;
 mod state;

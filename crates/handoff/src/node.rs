@@ -64,16 +64,30 @@ pub(crate) fn unpublish(world: &mut World, setup: Setup, uid: Uid) {
     }
 }
 
+/// Whether nothing can happen to a volume: nobody knows of it, or the guest has it and should.
+pub(crate) fn is_at_rest(world: &World, volume: Volume) -> bool {
+    let (status, device) = (world.status_of(volume), world.device_of(volume));
+    let unknown = status.phase == Phase::Absent && device == Device::None && !world.domain.has(volume);
+    let served = status.phase == Phase::Ready
+        && status.target
+        && device != Device::None
+        && world.domain.has(volume)
+        && world.spec.has(volume);
+    unknown || served
+}
+
 /// The pod that virt-handler mounts a volume from; `None`: it does not.
 pub(crate) fn source(world: &World, setup: Setup, volume: Volume) -> Option<Uid> {
-    let listed = if setup.release.mounts_by_spec() { world.spec } else { world.spec.or(world.entries()) };
     let own = world.status_of(volume).pod;
     if world.guest != Guest::Running
-        || !listed.has(volume)
         || own == 0
         || world.device_of(volume) != Device::None
         || world.domain.has(volume)
     {
+        return None;
+    }
+    let listed = if setup.release.mounts_by_spec() { world.spec } else { world.spec.or(world.entries()) };
+    if !listed.has(volume) {
         return None;
     }
     let uid = if setup.release.mounts_by_volume() {

@@ -181,7 +181,7 @@ pub enum Migration {
 }
 
 /// The state.
-#[derive(Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent events")]
 pub struct World {
     /// The volumes of the VM.
@@ -239,34 +239,8 @@ pub struct Harm {
     pub remounted: Volumes,
     /// A migration failed, or its target missed a disk, because the set had changed (S8).
     pub migration: bool,
-    /// virt-controller has made a second pod with the same volumes.
-    pub duplicate: bool,
     /// virt-controller has thrown a pod away that had not run yet, for a set with more volumes (W6).
     pub wasted: bool,
-}
-
-/// Everything in one place, so that a copy into a world that is there already allocates nothing.
-impl Clone for World {
-    fn clone(&self) -> Self {
-        Self {
-            pods: self.pods.clone(),
-            cache: self.cache.clone(),
-            published: self.published.clone(),
-            ..*self
-        }
-    }
-
-    fn clone_from(&mut self, other: &Self) {
-        let (mut pods, mut cache, mut published) = (
-            std::mem::take(&mut self.pods),
-            std::mem::take(&mut self.cache),
-            std::mem::take(&mut self.published),
-        );
-        pods.clone_from(&other.pods);
-        cache.clone_from(&other.cache);
-        published.clone_from(&other.published);
-        *self = Self { pods, cache, published, ..*other };
-    }
 }
 
 impl World {

@@ -21,6 +21,10 @@ use crate::volumes::{MOST_VOLUMES, Volume, Volumes};
 
 /// What is asked before something happens.
 pub trait Steward {
+    /// Whether it takes its time, so that its answers are worth remembering.
+    fn is_slow(&self) -> bool {
+        true
+    }
     /// Whether a pod may be deleted or evicted.
     fn may_delete(&self, world: &World, setup: Setup, pod: Uid) -> bool;
     /// Whether the VMI may get another set of volumes.
@@ -42,10 +46,16 @@ pub trait Steward {
     fn uses(&self, setup: Setup, volumes: Volumes, in_guest: Volumes) -> Volumes {
         volumes.minus(setup.filesystem.and(in_guest))
     }
+    /// Whether it notes which pod each volume was taken from.
+    fn notes_sources(&self) -> bool {
+        false
+    }
     /// Which pod each volume was taken from, as far as our program can tell when it is asked something.
     fn learn(&self, _: &World, _: Setup) -> Option<[Uid; MOST_VOLUMES]> {
         None
     }
+    /// Whether it is worth a look which pods should go.
+    fn suspects(&self, world: &World) -> bool;
     /// Pods that should go.
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid>;
     /// What the VM should have instead, when additions cannot settle.
@@ -57,12 +67,20 @@ pub trait Steward {
 pub struct Absent;
 
 impl Steward for Absent {
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     fn may_delete(&self, _: &World, _: Setup, _: Uid) -> bool {
         true
     }
 
     fn may_change(&self, _: &World, _: Setup, _: Volumes) -> bool {
         true
+    }
+
+    fn suspects(&self, _: &World) -> bool {
+        false
     }
 
     fn heals(&self, _: &World, _: Setup) -> Vec<Uid> {
@@ -292,8 +310,12 @@ impl Steward for Present {
         guard::decide(&seen, &record, &Limits::default(), NOW).is_allowed()
     }
 
+    fn notes_sources(&self) -> bool {
+        self.class.pin
+    }
+
     fn learn(&self, world: &World, setup: Setup) -> Option<[Uid; MOST_VOLUMES]> {
-        if !self.class.pin {
+        if !self.notes_sources() {
             return None;
         }
         let texts = Texts::get();
@@ -352,13 +374,16 @@ impl Steward for Present {
         !self.protect || guard::decide_namespace(false, &[instance], &Limits::default(), NOW).is_empty()
     }
 
+    /// One pod that has started needs no healing.
+    fn suspects(&self, world: &World) -> bool {
+        let ails = |pod: &Pod| {
+            pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled)
+        };
+        self.heal && (world.pods.len() > 1 || world.pods.iter().any(ails))
+    }
+
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
-        // One pod that has started needs no healing.
-        let suspicious = world.pods.len() > 1
-            || world.pods.iter().any(|pod| {
-                pod.phase == PodPhase::Failed || (pod.age > Age::Fresh && pod.phase <= PodPhase::Scheduled)
-            });
-        if !self.heal || !suspicious {
+        if !self.suspects(world) {
             return Vec::new();
         }
         let texts = Texts::get();

@@ -6,6 +6,7 @@
 //! rate, the next one is drawn by weight, and the clock moves on by the mean time to it.
 
 use crate::action::Action;
+use crate::memory::Remembering;
 use crate::state::{Age, Guest, Migration, PodPhase, Setup, Uid, World};
 use crate::steward::Steward;
 use crate::volumes::Volumes;
@@ -169,8 +170,9 @@ impl Waiting {
 
 /// Runs one seed.
 pub fn run(storm: &Storm, seed: u64, steward: &dyn Steward) -> Tally {
+    let steward = Remembering::new(steward, storm.setup);
     (0..storm.vms)
-        .fold(Tally::default(), |tally, vm| tally.plus(one_vm(storm, seed, vm, steward, &mut |_, _| ())))
+        .fold(Tally::default(), |tally, vm| tally.plus(one_vm(storm, seed, vm, &steward, &mut |_, _| ())))
 }
 
 /// Runs one VM of a seed, and shows what happens to it and how the world is then.
@@ -192,7 +194,6 @@ pub fn one_vm(
     let mut tally = Tally { vms: 1, ..Tally::default() };
     let mut left = storm.events;
     let (mut actions, mut micros, mut quiet_since) = (Vec::new(), 0, 0);
-    let mut tried = world.clone();
     let mut waiting = Waiting::default();
     while tally.steps < MOST_STEPS {
         tally.steps += 1;
@@ -204,7 +205,7 @@ pub fn one_vm(
             break;
         }
         actions.clear();
-        world.inner_actions_with(setup, steward, &mut actions, &mut tried);
+        world.inner_actions(setup, steward, &mut actions);
         let total: u64 = actions.iter().map(|action| rate(*action)).sum();
         // One event from outside every three seconds or so, and at once when nothing else happens.
         let from_outside = if left > 0 { 300 } else { 0 };
@@ -346,6 +347,17 @@ mod tests {
         assert_ne!(run(&storm, 7, &Absent), run(&storm, 8, &Absent));
     }
 
+    /// A storm asks each question once; the answers are those of a steward that is asked every time.
+    #[test]
+    fn what_is_remembered_changes_nothing() {
+        for driver in Driver::ALL {
+            let (storm, present) = (storm(Release::Main, driver), Present::whole(driver));
+            let asked = (0..storm.vms)
+                .fold(Tally::default(), |sum, vm| sum.plus(one_vm(&storm, 3, vm, &present, &mut |_, _| ())));
+            assert_eq!(run(&storm, 3, &present), asked, "{driver}");
+        }
+    }
+
     #[test]
     fn a_batch_takes_as_long_as_one_volume_and_the_gate_costs_nothing() {
         let setup = Setup::new(Release::Main, Driver::ForceTeardown);
@@ -403,6 +415,13 @@ mod tests {
                 let tally = run(&storm, *seed, &Present::whole(driver));
                 assert_eq!(tally.broken, 0, "{release} {driver}, seed {seed}: {tally:?}");
             }
+        }
+        // A volume that nobody had was let go while another one was on its way in, which was unplugged.
+        let driver = Driver::PerPublishDevice;
+        for (seed, vm) in [(269, 60), (912, 189)] {
+            let storm = storm(Release::V1_9_0, driver);
+            let tally = one_vm(&storm, seed, vm, &Present::whole(driver), &mut |_, _| ());
+            assert_eq!(tally.broken, 0, "seed {seed}, VM {vm}: {tally:?}");
         }
     }
 }

@@ -76,6 +76,11 @@ impl Volumes {
         self.0 & !other.0 == 0
     }
 
+    /// A bit for each.
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// One after the other.
     pub fn iter(self) -> impl Iterator<Item = Volume> {
         (0..8).filter(move |volume| self.has(*volume))

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::Seconds;
 use crate::guard::in_use;
@@ -31,6 +32,28 @@ pub struct Change<'a> {
     pub migrating: bool,
 }
 
+impl<'a> Change<'a> {
+    /// The change from `old` to `new`, with what is about this VMI among all that its namespace holds: the attachment pods of
+    /// its launcher, given by uid, and a migration that names it. So no VM ever waits for another one.
+    pub fn among(
+        old: Instance<'a>,
+        new: Instance<'a>,
+        launcher: &str,
+        pods: &'a [Value],
+        migrations: &[Value],
+    ) -> Self {
+        let own = |pod: &AttachmentPod<'_>| pod.launcher == Some(launcher);
+        let pods = pods.iter().filter_map(AttachmentPod::read).filter(own).collect();
+        let migrating = migrations.iter().any(|migration| is_migrating(migration, old.name));
+        Self { old, new, pods, migrating }
+    }
+}
+
+fn is_migrating(migration: &Value, vmi: &str) -> bool {
+    migration["spec"]["vmiName"] == vmi
+        && !matches!(migration["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
 /// Why a change passes.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,7 +64,7 @@ pub enum Reason {
     NotRunning,
     /// A migration moves volumes to other claims, and owns these fields.
     VolumeMigration,
-    /// It only takes away what no guest has.
+    /// It only takes away what no guest has, and no other volume is on its way into the guest.
     NeverAttached,
     /// Somebody has said so.
     BreakGlass,
@@ -113,7 +136,7 @@ pub fn decide(change: &Change<'_>, record: &Record, limits: &Limits, now: Second
     if *migrating || old.migration.is_some_and(|migration| migration.is_running()) {
         return Verdict::Hold(Hold { migrating: true, waits: Vec::new(), since, until: None });
     }
-    if takes_only_what_nobody_has(change) {
+    if takes_only_what_nobody_has(change) && !is_another_arriving(change) {
         return Verdict::Allow(Reason::NeverAttached);
     }
     let mut waits = waits(old, pods);
@@ -219,6 +242,18 @@ fn same_volumes(old: &Instance<'_>, new: &Instance<'_>) -> bool {
         one.volumes.iter().all(|volume| other.volumes.contains(volume))
     };
     within(old, new) && within(new, old)
+}
+
+/// Whether a volume that stays is about to be mounted, or mounted and not yet seen in the guest. A change of the set sets it
+/// back, and virt-launcher takes it out again when it has come so far (W7), whatever was removed.
+fn is_another_arriving(change: &Change<'_>) -> bool {
+    change.new.hotplugged().filter(|volume| !volume.utility).any(|volume| {
+        change.old.status_of(volume.name).is_some_and(|status| {
+            let mounted = status.phase == Phase::MountedToPod && status.target.is_empty();
+            let next = status.phase == Phase::AttachedToNode && !status.attach_pod.is_empty();
+            mounted || next
+        })
+    })
 }
 
 /// A removal that no guest notices must not wait: it may be what everything else waits for.

@@ -60,16 +60,19 @@ impl Record {
         self.grants.get(uid).is_some_and(|at| now.saturating_sub(*at) <= limit)
     }
 
-    /// Forgets grants that have run out, and pods that are gone.
+    /// Forgets grants that have run out, and denials of pods that are gone. A grant stays when its pod has gone: what another
+    /// decision has read may be older than the record that it reads beside it, and show the pod as if it would stay.
     pub fn prune(&mut self, now: Seconds, limit: Seconds, exists: impl Fn(&str) -> bool) {
-        self.grants.retain(|uid, at| now.saturating_sub(*at) <= limit && exists(uid));
+        self.grants.retain(|_, at| now.saturating_sub(*at) <= limit);
         self.denied.retain(|uid, _| exists(uid));
         self.left.retain(|_, at| now.saturating_sub(*at) <= FORGET);
         while self.left.len() > MOST {
             self.left.pop_first();
         }
-        while self.grants.len() > MOST {
-            self.grants.pop_first();
+        while self.grants.len() > MOST
+            && let Some(oldest) = self.grants.iter().min_by_key(|(_, at)| **at).map(|(uid, _)| uid.clone())
+        {
+            self.grants.remove(&oldest);
         }
         while self.denied.len() > MOST {
             self.denied.pop_first();
@@ -117,6 +120,9 @@ impl Record {
             })
         };
         self.taken.retain(|volume, pod| has(volume) && pods.iter().any(|one| one.uid == pod));
+        if !classes.values().any(|class| class.pin) {
+            return;
+        }
         let pinned = |claim: &str| classes.get(claim).is_some_and(|class| class.pin);
         for status in &instance.status {
             if self.taken.contains_key(status.name) || self.taken.len() >= MOST || !has(status.name) {
@@ -162,8 +168,31 @@ mod tests {
         assert!(record.denied.is_empty());
         record.prune(195, 90, |_| true);
         assert_eq!(record.grants.keys().collect::<Vec<_>>(), ["b"]);
+        record.deny("c", 195);
         record.prune(195, 90, |_| false);
+        assert!(record.denied.is_empty());
+        record.prune(261, 90, |_| false);
         assert_eq!(record, Record::default());
+    }
+
+    /// Of three pods the first two may go, one after the other; the third is asked about with a list of before.
+    #[test]
+    fn a_grant_outlives_its_pod() {
+        let mut record = Record::default();
+        record.grant("a", 100);
+        record.prune(101, 90, |uid| uid != "a");
+        record.grant("b", 101);
+        assert!(record.is_granted("a", 102, 90) && record.is_granted("b", 102, 90));
+    }
+
+    #[test]
+    fn the_newest_grants_stay() {
+        let mut record = Record::default();
+        for pod in 0..=MOST {
+            record.grant(&format!("{:03}", 999 - pod), i64::try_from(pod).unwrap());
+        }
+        record.prune(65, 90, |_| true);
+        assert!(record.grants.len() == MOST && !record.grants.contains_key("999"));
     }
 
     #[test]

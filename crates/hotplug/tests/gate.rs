@@ -147,6 +147,35 @@ fn one_change_at_a_time() {
     );
 }
 
+/// A neighbour in the same namespace and on the same node is in the middle of everything that holds a VM: a handoff, a guest
+/// that keeps a volume, a migration. Whoever is not it changes its volumes at once.
+#[test]
+fn a_vm_that_is_held_holds_no_other_one() {
+    let of_other = |name: &str, ready: bool| {
+        let mut pod = pod(name, &[("a", Use::Device), ("x", Use::Device)]);
+        pod["metadata"]["ownerReferences"][0]["uid"] = "l2".into();
+        pod["status"]["containerStatuses"][0]["ready"] = ready.into();
+        pod
+    };
+    let pods = [of_other("theirs", true), pod("old", &[("a", Use::Device)]), of_other("theirs-next", false)];
+    let migrations = [
+        json!({"spec": {"vmiName": "other"}, "status": {"phase": "Running"}}),
+        json!({"spec": {"vmiName": "vm"}, "status": {"phase": "Succeeded"}}),
+    ];
+    let mut other = vmi(&["a"]);
+    other["metadata"] = json!({"name": "other", "uid": "v2", "namespace": "ns"});
+    other["status"]["volumeStatus"] = json!([ready("a", "u-theirs"), ready("gone", "u-theirs")]);
+    let verdict = |old: &Value, launcher: &str| {
+        let mut new = old.clone();
+        new["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("b")]);
+        let change = Change::among(Instance::read(old), Instance::read(&new), launcher, &pods, &migrations);
+        decide(&change, &Record::default(), &Limits::default(), NOW)
+    };
+    assert_eq!(verdict(&vmi(&["a"]), "l1"), Verdict::Allow(Reason::Settled));
+    let Verdict::Hold(hold) = verdict(&other, "l2") else { panic!("allowed") };
+    assert!(hold.migrating, "it waits for its own migration");
+}
+
 #[test]
 fn a_change_is_held_for_a_bounded_time() {
     let held = |ago: i64| {
@@ -225,6 +254,35 @@ fn what_must_not_wait_does_not() {
             false,
         );
         assert_eq!(verdict, Verdict::Allow(reason), "{case}");
+    }
+}
+
+/// What no guest has leaves at once, but not while another volume is on its way in: that one would be set back and, mounted
+/// as it is, unplugged. Not for ever: the volume may never arrive.
+#[test]
+fn what_no_guest_has_waits_for_a_volume_that_is_arriving() {
+    let verdict = |phase: &'static str, pod: &'static str, target: &'static str, held: i64| {
+        let change = |old: &mut Value, new: &mut Value, _: &mut Vec<Value>| {
+            old["spec"]["volumes"] = json!([spec_volume("a"), spec_volume("never")]);
+            old["status"]["volumeStatus"] = json!([status("a", phase, pod, target)]);
+            new["spec"]["volumes"] = json!([spec_volume("a")]);
+            new["status"] = old["status"].clone();
+        };
+        let record = Record { held: Some(NOW - held), ..Record::default() };
+        gate(change, &record, false)
+    };
+    let at_once = Verdict::Allow(Reason::NeverAttached);
+    for (phase, pod, target) in [
+        ("Ready", "u-old", "sda"),
+        ("Bound", "", ""),
+        ("AttachedToNode", "", ""),
+        ("MountedToPod", "", "sda"),
+    ] {
+        assert_eq!(verdict(phase, pod, target, 0), at_once, "{phase}");
+    }
+    for (phase, pod, longest) in [("AttachedToNode", "u-old", 120), ("MountedToPod", "u-old", 240)] {
+        assert!(matches!(verdict(phase, pod, "", longest), Verdict::Hold(_)), "{phase}");
+        assert_eq!(verdict(phase, pod, "", longest + 1), Verdict::Allow(Reason::Overdue), "{phase}");
     }
 }
 

@@ -5,6 +5,23 @@
 //! of each), the properties, and what is expected: with our program nothing is violated, and
 //! without it, or with a part of it taken away, the known defects are found. A model that finds
 //! nothing wrong in a cluster without our program would prove nothing about one with it.
+//!
+//! | property | where it is asked | without what it falls |
+//! |---|---|---|
+//! | S1 no I/O error | here, `exchange`, `once` | guard, strict cover, pin |
+//! | S2 a pod for every volume in the guest | here | guard |
+//! | S3 allowed deletes leave a pod | here | grants |
+//! | S4 no spurious unplug | here | gate |
+//! | S5 no claim in guests of two nodes | `exchange` | |
+//! | S6 what must pass passes | here | the guard's questions about guest, node and namespace |
+//! | S7 no duplicate for good | here | healing |
+//! | S8 the set is constant during a migration | here | gate |
+//! | L1 every request ends | here | taking back |
+//! | L2 every pod that may go goes | here | healing, completed mounts; a guard that waits for `UnMountedFromPod` |
+//! | L3 deletions and drains end | here | the exemptions |
+//! | L4 an exchange of claims ends | `exchange` | two steps |
+//! | L5 no livelock | here (also W6, no handoff is thrown away) | gate |
+//! | L6 one bad volume does not stop others | here | taking back |
 
 #![allow(clippy::panic, reason = "helpers of tests fail as tests do")]
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::config::Kubernetes;
 
@@ -129,6 +130,24 @@ impl Raw {
     /// GET
     pub async fn get(&self, path: &str) -> Result<Value, RawError> {
         self.send(http::Request::get(path), None, "").await
+    }
+
+    /// GET of a list: its items whose text `concerns` says yes to. The others are skipped over and never become objects, which
+    /// is most of the work where a list is long and few are looked for.
+    pub async fn items(&self, path: &str, concerns: impl Fn(&str) -> bool) -> Result<Vec<Value>, RawError> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            #[serde(default)]
+            items: Option<Vec<Box<RawValue>>>,
+        }
+        let away = |error: &dyn std::fmt::Display| RawError::Away(error.to_string());
+        let request = http::Request::get(path).body(Vec::new()).map_err(|error| away(&error))?;
+        let list = self.0.request::<List>(request).await?;
+        let kept = list.items.unwrap_or_default();
+        kept.iter()
+            .filter(|item| concerns(item.get()))
+            .map(|item| serde_json::from_str(item.get()).map_err(|error| away(&error)))
+            .collect()
     }
 
     /// POST to a collection.

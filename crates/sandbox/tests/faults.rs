@@ -270,3 +270,61 @@ async fn a_full_disk_refuses_what_grows_and_lets_things_go() {
     maps.create(&PostParams::default(), &config_map("b", "1")).await.unwrap();
     sandbox.shutdown().await;
 }
+
+/// The names that a watch tells of, until it ends or breaks.
+async fn told(client: &kube::Client) -> tokio::sync::mpsc::UnboundedReceiver<Result<String, ()>> {
+    let path = "/api/v1/namespaces/default/configmaps?watch=true&labelSelector=of%3Dtest&resourceVersion=0";
+    let answer = client.send(http::Request::get(path).body(Vec::new().into()).unwrap()).await.unwrap();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut body = answer.into_body();
+        // A watch has no end of its own here: whatever ends it has broken it.
+        while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+            for line in frame.into_data().unwrap_or_default().split(|byte| *byte == b'\n') {
+                if let Ok(event) = serde_json::from_slice::<Value>(line) {
+                    let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default();
+                    let _ = sender.send(Ok(name.to_owned()));
+                }
+            }
+        }
+        let _ = sender.send(Err(()));
+    });
+    receiver
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_run_already_break_and_lag_too() {
+    let sandbox = start(&[]).await;
+    let client = client(&sandbox).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let create = async |name: &str| {
+        maps.create(&PostParams::default(), &config_map(name, "1")).await.unwrap();
+    };
+    create("a").await;
+    let mut watch = told(&client).await;
+    let hear = async |watch: &mut tokio::sync::mpsc::UnboundedReceiver<Result<String, ()>>| {
+        tokio::time::timeout(BOUND, watch.recv()).await.unwrap().unwrap()
+    };
+    assert_eq!(hear(&mut watch).await, Ok("a".into()));
+
+    let lag = sandbox.api().faults.add("watch-lag:ms=700,resource=configmaps".parse().unwrap()).unwrap();
+    assert_eq!(lag["injected"], 1, "the watch that runs");
+    let before = std::time::Instant::now();
+    create("b").await;
+    assert_eq!(hear(&mut watch).await, Ok("b".into()));
+    assert!(before.elapsed() >= Duration::from_millis(700), "{:?}", before.elapsed());
+    sandbox.api().faults.clear(None);
+
+    sandbox.api().faults.add("watch-drop:events=1,resource=configmaps".parse().unwrap()).unwrap();
+    create("c").await;
+    assert_eq!((hear(&mut watch).await, hear(&mut watch).await), (Ok("c".into()), Err(())));
+
+    sandbox.api().faults.clear(None);
+    let mut quiet = told(&client).await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(hear(&mut quiet).await, Ok(name.into()));
+    }
+    sandbox.api().faults.add("watch-drop:resource=configmaps".parse().unwrap()).unwrap();
+    assert_eq!(hear(&mut quiet).await, Err(()), "without any event");
+    sandbox.shutdown().await;
+}

@@ -329,62 +329,6 @@ async fn connections_into_a_guest_go_through_the_api_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_instance_type_and_a_preference_make_the_guest() {
-    let cluster = Cluster::start(SimConfig::default()).await;
-    let group = "/apis/instancetype.kubevirt.io/v1beta1";
-    let object = |kind: &str, spec: Value| json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": kind, "metadata": {"name": "small"}, "spec": spec});
-    let small =
-        object("VirtualMachineClusterInstancetype", json!({"cpu": {"guest": 2}, "memory": {"guest": "2Gi"}}));
-    cluster.call(Method::POST, &format!("{group}/virtualmachineclusterinstancetypes"), small).await.unwrap();
-    let liked = json!({"cpu": {"preferredCPUTopology": "cores"}, "devices": {"preferredDiskBus": "virtio"}});
-    let path = format!("{group}/namespaces/default/virtualmachinepreferences");
-    cluster.call(Method::POST, &path, object("VirtualMachinePreference", liked)).await.unwrap();
-
-    let mut given = vm("web", "Always");
-    let spec = &mut given["spec"];
-    spec["instancetype"] = json!({"name": "small"});
-    spec["preference"] = json!({"name": "small", "kind": "VirtualMachinePreference"});
-    for key in ["cpu", "memory"] {
-        spec["template"]["spec"]["domain"].as_object_mut().unwrap().remove(key);
-    }
-    spec["template"]["spec"]["domain"]["devices"]["disks"] = json!([{"name": "root", "disk": {}}]);
-    let (code, answer) = cluster.raw(Method::PUT, &format!("{API}/expand-vm-spec"), given.clone()).await;
-    assert_eq!(code, 200, "{answer}");
-    assert_eq!(answer["spec"]["template"]["spec"]["domain"]["cpu"]["cores"], 2);
-    cluster.call(Method::POST, VMS, given.clone()).await.unwrap();
-    cluster.printable("web", "Running").await;
-    let vmi = cluster.get(&vmi_path("web")).await.unwrap();
-    let domain = &vmi["spec"]["domain"];
-    assert_eq!((&domain["cpu"]["sockets"], &domain["cpu"]["cores"]), (&json!(1), &json!(2)));
-    assert_eq!(
-        (&domain["memory"]["guest"], &domain["devices"]["disks"][0]["disk"]["bus"]),
-        (&json!("2Gi"), &json!("virtio"))
-    );
-    assert_eq!(vmi["metadata"]["annotations"]["kubevirt.io/cluster-instancetype-name"], "small");
-    assert_eq!(vmi["metadata"]["annotations"]["kubevirt.io/preference-name"], "small");
-    let stored = cluster.get(&vm_path("web")).await.unwrap();
-    assert!(
-        stored["spec"]["template"]["spec"]["domain"].get("memory").is_none(),
-        "the VM itself stays as it is"
-    );
-    let (_, expanded) = cluster.raw(Method::GET, &of_vm("web", "expand-spec"), Value::Null).await;
-    assert_eq!(expanded["spec"].get("instancetype"), None);
-    assert_eq!(expanded["spec"]["template"]["spec"]["domain"]["memory"]["guest"], "2Gi");
-
-    let mut clashing = given.clone();
-    clashing["metadata"]["name"] = "clash".into();
-    clashing["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"sockets": 4});
-    cluster.call(Method::POST, VMS, clashing).await.unwrap();
-    let failing = |vm: Option<&Value>| vm.is_some_and(|vm| sim::condition(vm, "Failure").is_some());
-    let failed = cluster.wait(&vm_path("clash"), "refused", failing).await.unwrap();
-    assert_eq!(
-        sim::condition(&failed, "Failure").unwrap()["message"],
-        "VM field(s) spec.template.spec.domain.cpu.sockets conflicts with selected instance type"
-    );
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_rarely_asked_answers_as_virt_api_does() {
     let cluster = Cluster::start(SimConfig::default()).await;
     let get = async |path: &str| cluster.raw(Method::GET, path, Value::Null).await;

@@ -189,7 +189,7 @@ async fn machine(
     let launcher = create(
         cluster,
         &collection,
-        &pod(&format!("virt-launcher-{name}"), "virt-launcher", of_vmi, container),
+        &pod(&format!("virt-launcher-{name}-x7k2p"), "virt-launcher", of_vmi, container),
     )
     .await?;
     run_pod(cluster, &collection, &launcher, "compute").await?;

@@ -251,7 +251,8 @@ impl Cluster {
         self.started(&vm).await;
     }
 
-    async fn started(&self, vm: &Value) {
+    /// Creates a VM, and waits until it runs.
+    pub async fn started(&self, vm: &Value) {
         self.create(VMS, vm).await;
         let name = name_of(vm);
         let ready = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["ready"] == true);

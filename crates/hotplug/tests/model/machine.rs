@@ -66,6 +66,10 @@ impl Steward for Strange {
         self.present.may_change(world, setup, volumes)
     }
 
+    fn suspects(&self, world: &World) -> bool {
+        self.present.suspects(world)
+    }
+
     fn heals(&self, world: &World, setup: Setup) -> Vec<Uid> {
         self.present.heals(world, setup)
     }
@@ -220,7 +224,13 @@ impl Model for Scenario {
             Property::always("S1 no I/O error", |model: &Self, state: &State| {
                 model.events.kubelet_evictions > 0 || state.world.harm.io_errors.is_empty()
             }),
-            Property::always("S2 every volume in the guest has a pod", is_referred_to),
+            Property::always("S2 every volume in the guest has a pod", |model: &Self, state: &State| {
+                is_referred_to(model, state, |_| true)
+            }),
+            // As if every delete that was allowed had been carried out.
+            Property::always("S3 allowed deletes leave every volume a pod", |model: &Self, state: &State| {
+                is_referred_to(model, state, |pod| !pod.granted)
+            }),
             Property::always("S4 no spurious unplug", |_, state: &State| {
                 state.world.harm.unplugged.is_empty()
             }),
@@ -245,8 +255,21 @@ impl Model for Scenario {
             Property::always("no removed volume is mounted again", |_, state: &State| {
                 state.world.harm.remounted.is_empty()
             }),
-            Property::always("L1 everything comes to rest", |model: &Self, state: &State| {
-                model.is_good_end(state) || !model.is_over(state)
+            Property::always("L1 every request ends", |model: &Self, state: &State| {
+                model.has_what_it_wants(&state.world) || !model.is_over(state)
+            }),
+            Property::always("L2 every pod that may go goes", |model: &Self, state: &State| {
+                model.has_no_pod_too_many(&state.world) || !model.is_over(state)
+            }),
+            Property::always("L3 deletions and drains end", |model: &Self, state: &State| {
+                let world = &state.world;
+                let gone = world.pods.is_empty() && world.published.is_empty();
+                world.guest != Guest::Down || gone || !model.is_over(state)
+            }),
+            Property::always("L6 one bad volume does not stop others", |model: &Self, state: &State| {
+                let good = model.wants.last().copied().unwrap_or_default().minus(model.setup.broken);
+                let concerned = !model.setup.broken.is_empty() && state.world.guest == Guest::Running;
+                !concerned || good.within(state.world.domain) || !model.is_over(state)
             }),
             Property::always("L5 pods are not created for ever", |model: &Self, state: &State| {
                 state.world.uids < model.most_pods
@@ -267,21 +290,21 @@ impl Scenario {
         wanted && state.world.ready == Volumes::first(MOST_VOLUMES) && self.inner(state).is_empty()
     }
 
-    fn is_good_end(&self, state: &State) -> bool {
-        let world = &state.world;
-        if world.guest == Guest::Down {
-            return world.pods.is_empty() && world.published.is_empty();
-        }
-        // A pinned pod stays, and what it holds with it.
-        if matches!(self.program, Program::Present(present) if present.class.pin) {
-            return world.wanted == world.spec && world.domain == world.spec;
-        }
-        // A guest that keeps a volume keeps its pod; everything else has to be in order.
-        let held = world.domain.minus(world.spec).and(self.setup.stubborn);
-        if !held.is_empty() {
-            return world.wanted == world.spec || world.spec.within(world.domain);
-        }
-        world.is_at_rest()
+    /// The guest has what is wanted, and nothing else. One that keeps a removed volume has the others.
+    fn has_what_it_wants(&self, world: &World) -> bool {
+        let kept = world.domain.minus(world.spec);
+        world.guest == Guest::Down
+            || (world.wanted == world.spec
+                && world.spec.within(world.domain)
+                && kept.within(self.setup.stubborn)
+                && world.migration == Migration::None)
+    }
+
+    /// One pod with the set, all volumes reported ready. A pin keeps a pod, and so does a guest that keeps a volume.
+    fn has_no_pod_too_many(&self, world: &World) -> bool {
+        let pinned = matches!(self.program, Program::Present(present) if present.class.pin);
+        let kept = !world.domain.minus(world.spec).is_empty();
+        world.guest == Guest::Down || pinned || kept || world.is_at_rest() || !self.has_what_it_wants(world)
     }
 }
 
@@ -300,14 +323,15 @@ fn others_serve(world: &World, pod: Pod) -> bool {
     world.domain.and(pod.volumes).within(others)
 }
 
-/// S2: a volume in the guest is listed by a pod of its node that has not ended, for a filesystem
-/// volume, and used by one, for a block volume.
-fn is_referred_to(model: &Scenario, state: &State) -> bool {
+/// S2 and S3: a volume in the guest is listed by a pod of its node that has not ended, for a filesystem
+/// volume, and used by one, for a block volume. Only pods that `counts` says yes to are looked at.
+fn is_referred_to(model: &Scenario, state: &State, counts: fn(&Pod) -> bool) -> bool {
     let world = &state.world;
     if world.guest != Guest::Running || world.lost || model.events.kubelet_evictions > 0 {
         return true;
     }
-    let pods = world.pods.iter().filter(|pod| pod.launcher == world.launcher && pod.is_wanted_on_node());
+    let own = |pod: &&Pod| pod.launcher == world.launcher && pod.is_wanted_on_node() && counts(pod);
+    let pods = world.pods.iter().filter(own);
     let (listed, used) = pods.fold((Volumes::NONE, Volumes::NONE), |(listed, used), pod| {
         (listed.or(pod.volumes), used.or(pod.used))
     });

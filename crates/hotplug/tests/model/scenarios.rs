@@ -8,7 +8,12 @@ const S1: &str = "S1 no I/O error";
 const S2: &str = "S2 every volume in the guest has a pod";
 const S4: &str = "S4 no spurious unplug";
 const S8: &str = "S8 the set is constant during a migration";
-const L1: &str = "L1 everything comes to rest";
+const S3: &str = "S3 allowed deletes leave every volume a pod";
+const S7: &str = "S7 no duplicate for good";
+const L1: &str = "L1 every request ends";
+const L2: &str = "L2 every pod that may go goes";
+const L3: &str = "L3 deletions and drains end";
+const L6: &str = "L6 one bad volume does not stop others";
 const S6: &str = "S6 what must pass passes";
 const W6: &str = "W6 no handoff is thrown away for the next change";
 const REMOUNT: &str = "no removed volume is mounted again";
@@ -45,7 +50,7 @@ pub fn unprotected() -> Vec<Scenario> {
     let mut all = vec![
         Scenario {
             wants: vec![set(&[])],
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("1.3.1: the last volume is removed", Release::V1_3_1, ForceTeardown)
         },
         Scenario {
@@ -57,18 +62,18 @@ pub fn unprotected() -> Vec<Scenario> {
         Scenario {
             wants: vec![],
             events: delete,
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("main: somebody deletes the pod (W9)", Release::Main, ForceTeardown)
         },
         Scenario {
             events: Events { claim_flaps: 1, ..Events::default() },
-            violates: &[S1, S2, S4, L1],
+            violates: &[S1, S2, S3, S4],
             ..base("main: a claim flaps while another is added (W2)", Release::Main, ForceTeardown)
         },
         Scenario {
             wants: vec![],
             events: Events { kubelet_evictions: 1, ..Events::default() },
-            violates: &[L1],
+            violates: &[L2],
             ..base("main: the kubelet evicts the pod (W5)", Release::Main, ForceTeardown)
         },
         Scenario {
@@ -77,7 +82,7 @@ pub fn unprotected() -> Vec<Scenario> {
             ..base("main: another volume while the first comes in (W7)", Release::Main, ForceTeardown)
         },
         Scenario {
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("18862: a pending replacement is enough", Release::Pr18862, ForceTeardown)
         },
         Scenario {
@@ -108,19 +113,19 @@ pub fn unprotected() -> Vec<Scenario> {
             attached: set(&[0, 1]),
             wants: vec![set(&[0])],
             events: Events { migrations: 1, ..Events::default() },
-            violates: &[S8, L1],
+            violates: &[S8, L2],
             ..base("main: a migration while a removed volume is held", Release::Main, ForceTeardown)
         },
         Scenario {
             events: Events { careful_deletes: 1, ..Events::default() },
-            violates: &[S1, S2],
+            violates: &[S1, S2, S3],
             ..base("main: a delete that its cache does not know of (W1)", Release::Main, ForceTeardown)
         },
         Scenario {
             attached: set(&[0, 1]),
             split: true,
             wants: vec![set(&[0, 1, 2])],
-            violates: &[S1, S2, W6],
+            violates: &[S1, S2, S3, W6],
             ..base("main: two old pods, only the newest is kept (W3)", Release::Main, ForceTeardown)
         },
         Scenario {
@@ -237,7 +242,7 @@ pub fn crippled() -> Vec<Scenario> {
         without(
             Scenario {
                 events: Events { deletes: 2, ..Events::default() },
-                violates: &[S1, S2],
+                violates: &[S1, S2, S3],
                 ..base("without grants: two deletes in a handoff (S3)", Release::Main, ForceTeardown)
             },
             |present| present.grants = false,
@@ -260,9 +265,23 @@ pub fn crippled() -> Vec<Scenario> {
         ),
         without(
             Scenario {
+                attached: set(&[0, 1]),
+                split: true,
+                wants: vec![set(&[0, 1, 2])],
+                violates: &[S7, L2],
+                ..base(
+                    "without healing: a refused delete and a second pod (W8)",
+                    Release::Main,
+                    ForceTeardown,
+                )
+            },
+            |present| present.heal = false,
+        ),
+        without(
+            Scenario {
                 wants: vec![],
                 events: Events { kubelet_evictions: 1, ..Events::default() },
-                violates: &[L1],
+                violates: &[L2],
                 ..base("without healing: the kubelet evicts the pod", Release::Main, ForceTeardown)
             },
             |present| present.heal = false,
@@ -271,7 +290,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 setup: Setup { broken: set(&[1]), ..Setup::new(Release::Main, ForceTeardown) },
                 wants: vec![set(&[0, 1, 2])],
-                violates: &[L1],
+                violates: &[L1, L6],
                 ..base("without taking back: one bad volume", Release::Main, ForceTeardown)
             },
             |present| present.take_back = false,
@@ -290,7 +309,7 @@ pub fn crippled() -> Vec<Scenario> {
         without(
             Scenario {
                 setup: Setup { filesystem: set(&[0, 1]), ..Setup::new(Release::Main, ForceTeardown) },
-                violates: &[L1],
+                violates: &[L2],
                 ..base("strict cover without completed mounts", Release::Main, ForceTeardown)
             },
             |present| present.completes_mounts = false,
@@ -305,7 +324,7 @@ pub fn crippled() -> Vec<Scenario> {
         strange(
             Scenario {
                 wants: vec![set(&[])],
-                violates: &[L1],
+                violates: &[L2],
                 ..base("a guard that waits for UnMounted on 1.3.1", Release::V1_3_1, ForceTeardown)
             },
             |world, pod| {
@@ -318,7 +337,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { deletions: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that does not ask whether the guest is down", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
@@ -327,7 +346,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { node_losses: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that does not ask whether the node is lost", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),
@@ -336,7 +355,7 @@ pub fn crippled() -> Vec<Scenario> {
             Scenario {
                 wants: vec![],
                 events: Events { namespace_deletions: 1, ..Events::default() },
-                violates: &[S6, L1],
+                violates: &[S6, L3],
                 ..base("a guard that is asked by the namespace controller (L3)", Release::Main, ForceTeardown)
             },
             |world, pod| !pod.volumes.iter().any(|volume| world.status_of(volume).target),

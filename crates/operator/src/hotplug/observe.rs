@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures::future::{join_all, try_join, try_join3};
+use futures::future::{join, join_all, try_join, try_join3};
 use hotplug::gate::{self, Change};
 use hotplug::guard::{self, Denial, Forced, Observation, Verdict, decide_forced, decide_namespace};
 use hotplug::policy::{Class, Classes};
@@ -78,7 +78,7 @@ fn name_of(object: &Value) -> &str {
 struct Read {
     namespace: Value,
     launcher: Value,
-    pods: Value,
+    pods: Vec<Value>,
     vmi: Value,
     node: Value,
     /// Claims of the pod in question.
@@ -97,7 +97,8 @@ impl Read {
             pod: pod.clone(),
             namespace_terminating: is_terminating(&self.namespace),
             namespace_break_glass: has_break_glass(&self.namespace),
-            siblings: items(&self.pods)
+            siblings: self
+                .pods
                 .iter()
                 .filter_map(AttachmentPod::read)
                 .filter(|other| other.launcher == pod.launcher)
@@ -213,13 +214,18 @@ impl Steward {
                 if !ask.dry_run {
                     let fresh = !record.denied.contains_key(pod.uid);
                     denial.since = record.deny(pod.uid, now);
-                    if fresh || learnt {
-                        // The denial stands without it: what is not noted is pinned as well.
-                        let _ = stored.write(&self.api, &record).await;
-                    }
-                    if fresh {
-                        self.event(ask, pod, &denial).await;
-                    }
+                    // The denial stands without the record: what is not noted is pinned as well.
+                    let note = async {
+                        if fresh || learnt {
+                            let _ = stored.write(&self.api, &record).await;
+                        }
+                    };
+                    let tell = async {
+                        if fresh {
+                            self.event(ask, pod, &denial).await;
+                        }
+                    };
+                    join(note, tell).await;
                     self.denied.lock().note(ask.namespace, pod, denial.since);
                 }
                 Ok(Some(Answer::deny("uncovered", ask.code(), denial.message(&ask.name()))))
@@ -227,33 +233,47 @@ impl Steward {
         }
     }
 
+    /// Reads all that a verdict is made of, at once. Which VMI and which node it is about stands in the launcher; but the name
+    /// of a launcher has that of its VMI in it, and an attachment pod runs on the node of its launcher, so both are read along
+    /// and only what turns out to be another one is read again.
     async fn read(&self, namespace: &str, pod: &AttachmentPod<'_>) -> Result<Read, Unreadable> {
         let core = format!("/api/v1/namespaces/{namespace}");
         // Only a pod of the same node can serve the guest: the others need not be read.
-        let (launcher_path, pods_path) = (
-            format!("{core}/pods/{}", pod.launcher_name),
-            format!("{core}/pods?{ATTACHMENT_PODS}&fieldSelector=spec.nodeName%3D{}", pod.node),
-        );
+        let pods_path = format!("{core}/pods?{ATTACHMENT_PODS}&fieldSelector=spec.nodeName%3D{}", pod.node);
+        let launcher_path = format!("{core}/pods/{}", pod.launcher_name);
+        let guessed = instance_of(pod.launcher_name);
+        let uid = pod.launcher.unwrap_or_default();
         let claims = self.claims(namespace, pod.volumes.iter().map(|volume| volume.claim));
-        let (namespace_object, (launcher, pods), claims) = try_join3(
-            find(&self.api, &core),
-            try_join(find(&self.api, &launcher_path), find(&self.api, &pods_path)),
+        let ((namespace_object, launcher, pods), (mut vmi, mut node), claims) = try_join3(
+            try_join3(
+                find(&self.api, &core),
+                find(&self.api, &launcher_path),
+                self.siblings(&pods_path, uid),
+            ),
+            try_join(
+                find_if(&self.api, !guessed.is_empty(), &vmi_path(namespace, guessed)),
+                find(&self.api, &node_path(pod.node)),
+            ),
             claims,
         )
         .await?;
-        let (vmi_path, node_path) = {
-            let view = Launcher::read(&launcher);
-            (vmi_path(namespace, view.instance_name), format!("/api/v1/nodes/{}", view.node))
-        };
-        let has_launcher = !launcher.is_null();
+        let view = Launcher::read(&launcher);
+        if view.instance_name != guessed {
+            let path = vmi_path(namespace, view.instance_name);
+            vmi = find_if(&self.api, !view.instance_name.is_empty(), &path).await?;
+        }
+        if view.node != pod.node {
+            node = find_if(&self.api, !view.node.is_empty(), &node_path(view.node)).await?;
+        }
         let exclusive = claims.iter().any(|claim| claim.class.exclusive_publish);
-        let (vmi, node, events) = try_join3(
-            find_if(&self.api, has_launcher && !vmi_path.ends_with('/'), &vmi_path),
-            find_if(&self.api, has_launcher && !node_path.ends_with('/'), &node_path),
-            find_if(&self.api, exclusive, &format!("{core}/events?fieldSelector=type%3DWarning&limit=500")),
-        )
-        .await?;
+        let events = format!("{core}/events?fieldSelector=type%3DWarning&limit=500");
+        let events = find_if(&self.api, exclusive, &events).await?;
         Ok(Read { namespace: namespace_object, launcher, pods, vmi, node, claims, events })
+    }
+
+    /// The attachment pods of one launcher: what a list of all of its node has of it.
+    async fn siblings(&self, path: &str, launcher: &str) -> Result<Vec<Value>, Unreadable> {
+        Ok(self.api.items(path, |pod| pod.contains(launcher)).await?)
     }
 
     /// The opt-ins of the claims of a pod; no reads where no storage class has any.
@@ -380,19 +400,14 @@ impl Steward {
             let active =
                 items(&launchers).iter().map(Launcher::read).find(|pod| pod.node == old.node && !pod.down);
             let Some(launcher) = active else { return Ok(Answer::allow("no-launcher")) };
-            let stored = Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)).await?;
             let names = old.hotplugged().map(|volume| volume.claim);
-            let claims = self.claims(ask.namespace, names).await?;
-            let change = Change {
-                old: old.clone(),
-                new: new.clone(),
-                pods: items(&pods)
-                    .iter()
-                    .filter_map(AttachmentPod::read)
-                    .filter(|pod| pod.launcher == Some(launcher.uid))
-                    .collect(),
-                migrating: items(&migrations).iter().any(|migration| is_migrating(migration, old.name)),
-            };
+            let (stored, claims) = try_join(
+                Stored::read(&self.api, ask.namespace, (launcher.name, launcher.uid)),
+                self.claims(ask.namespace, names),
+            )
+            .await?;
+            let change =
+                Change::among(old.clone(), new.clone(), launcher.uid, items(&pods), items(&migrations));
             let now = self.now();
             let mut record = stored.record.clone();
             record.learn(&change.old, &change.pods, &classes(&claims));
@@ -518,13 +533,19 @@ async fn find_if(api: &Raw, wanted: bool, path: &str) -> Result<Value, Unreadabl
     if wanted { find(api, path).await } else { Ok(Value::Null) }
 }
 
-fn vmi_path(namespace: &str, name: &str) -> String {
-    format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}")
+/// The VMI of a launcher, going by its name: `virt-launcher-NAME-` and five letters of the API server (template.go, v1.9).
+/// Long names are cut; empty where it is none.
+fn instance_of(launcher: &str) -> &str {
+    let name = launcher.strip_prefix("virt-launcher-").and_then(|rest| rest.rsplit_once('-'));
+    name.map_or("", |(name, _)| name)
 }
 
-fn is_migrating(migration: &Value, vmi: &str) -> bool {
-    migration["spec"]["vmiName"] == vmi
-        && !matches!(migration["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+fn node_path(name: &str) -> String {
+    format!("/api/v1/nodes/{name}")
+}
+
+fn vmi_path(namespace: &str, name: &str) -> String {
+    format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}")
 }
 
 const fn reason_word(reason: guard::Reason) -> &'static str {
@@ -561,6 +582,18 @@ const fn gate_word(reason: gate::Reason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launcher_has_the_name_of_its_vmi_in_its_own() {
+        for (launcher, vmi) in [
+            ("virt-launcher-vm-x7k2p", "vm"),
+            ("virt-launcher-my-db-0-x7k2p", "my-db-0"),
+            ("virt-launcher-vm", ""),
+            ("another-pod-x7k2p", ""),
+        ] {
+            assert_eq!(instance_of(launcher), vmi);
+        }
+    }
 
     /// What kubelets write, of Kubernetes 1.28 and 1.36: the volume of a pod is not named where one thinks.
     #[test]

@@ -7,12 +7,12 @@
 //! slowly that the history has moved past its cursor.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use super::query::{Selection, invalid_options};
 use super::read::too_large;
 use super::reply::{self, Reply};
 use super::{Api, Call};
-use crate::faults::WatchFate;
+use crate::faults::RunningWatch;
 use crate::store::{Cursor, Error, Event, EventType, Stored, line};
 
 /// Changes taken from the history at once.
@@ -33,6 +33,8 @@ const BATCH: usize = 256;
 const PACE: Duration = Duration::from_millis(4);
 /// Bytes that are sent together.
 const FRAME: usize = 64 << 10;
+/// What was sent before a break goes out in this time: a broken connection takes along what it has not sent.
+const FLUSH: Duration = Duration::from_millis(5);
 /// Time between bookmarks of a quiet watch.
 const BOOKMARK: Duration = Duration::from_mins(1);
 /// A watch without `timeoutSeconds` ends after this and up to as much again.
@@ -50,7 +52,7 @@ impl Api {
         }
         let start = Start::of(call)?;
         let asked = attributes(call, "watch");
-        let fate = self.faults.of_watch(&asked);
+        let faults = self.faults.watch(asked.clone());
         let presenter = call.presenter(self);
         let mut watcher = Watcher {
             api: self.clone(),
@@ -88,13 +90,15 @@ impl Api {
                 Err(error) => return Ok(error_event(&expired(&error))),
             },
         }
-        // Faults count events, and delay each of them.
-        let together = !fate.is_any();
-        let stream = futures::stream::unfold(watcher, move |mut watcher| async move {
-            let frame = if together { watcher.frame().await? } else { watcher.next().await? };
-            Some((frame, watcher))
+        let stream = futures::stream::unfold(Some((watcher, faults)), |watch| async move {
+            let (mut watcher, faults) = watch?;
+            match through(&mut watcher, &faults).await? {
+                Ok(frame) => Some((Ok(frame), Some((watcher, faults)))),
+                // Nothing comes after a break.
+                Err(error) => Some((Err(error), None)),
+            }
         });
-        Ok(broken_by(fate, stream))
+        Ok(reply::json_results(stream))
     }
 
     fn lifetime(&self, call: &Call) -> Result<Duration, Status> {
@@ -151,23 +155,29 @@ impl Start {
     }
 }
 
-/// The watch as a fault lets it through.
-fn broken_by(fate: WatchFate, stream: impl Stream<Item = Bytes> + Send + 'static) -> Reply {
-    if !fate.is_any() {
-        return reply::json_stream(stream);
-    }
-    let lag = fate.lag;
-    let late = stream.then(move |line| async move {
-        tokio::time::sleep(lag).await;
-        Ok(line)
-    });
-    match fate.drop_after {
-        None => reply::json_results(late),
-        Some(events) => {
-            let broken = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "broken by a fault");
-            let events = usize::try_from(events).unwrap_or(usize::MAX);
-            reply::json_results(late.take(events).chain(futures::stream::iter([Err(broken)])))
+/// What a watch sends next, as faults let it through; `None`: it is over.
+async fn through(watcher: &mut Watcher, faults: &RunningWatch) -> Option<io::Result<Bytes>> {
+    loop {
+        if faults.is_cut() {
+            tokio::time::sleep(FLUSH).await;
+            return Some(Err(io::Error::new(io::ErrorKind::ConnectionReset, "broken by a fault")));
         }
+        // Faults count events, and delay each of them.
+        let alone = faults.is_hit();
+        let sent = async { if alone { watcher.next().await } else { watcher.frame().await } };
+        let frame = tokio::select! {
+            biased;
+            () = faults.changed() => continue,
+            frame = sent => frame?,
+        };
+        if faults.is_hit() {
+            let lag = faults.lag();
+            if !lag.is_zero() {
+                tokio::time::sleep(lag).await;
+            }
+            faults.passes();
+        }
+        return Some(Ok(frame));
     }
 }
 

@@ -8,8 +8,9 @@
 //! faults. Requests to the faults themselves are never hit.
 
 mod spec;
+mod watches;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::attributes::Attributes;
 use crate::clock::{Clock, seconds};
 
 pub use spec::{Fault, KINDS, Kind, Scope, SpecError};
+pub use watches::RunningWatch;
+use watches::Slot;
 
 /// Faults at once.
 const FAULTS_MAX: usize = 64;
@@ -58,6 +61,9 @@ struct State {
     /// Clients that died: user, and when they are back.
     down: Vec<(String, Instant)>,
     log: VecDeque<Value>,
+    /// Watches that run, in the order in which they began.
+    watches: BTreeMap<u64, Arc<Slot>>,
+    next_watch: u64,
 }
 
 struct Active {
@@ -99,22 +105,6 @@ pub enum End {
     },
 }
 
-/// What is to happen to a watch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct WatchFate {
-    /// It breaks off after so many events.
-    pub drop_after: Option<u64>,
-    /// Each event waits so long.
-    pub lag: Duration,
-}
-
-impl WatchFate {
-    /// Whether anything is.
-    pub fn is_any(self) -> bool {
-        self.drop_after.is_some() || !self.lag.is_zero()
-    }
-}
-
 /// What is to happen to a question to a webhook.
 #[derive(Debug, Default)]
 pub struct WebhookFate {
@@ -154,6 +144,15 @@ fn happens(rate: f64, drawn: u64) -> bool {
     fraction < rate
 }
 
+impl State {
+    fn remember(&mut self, lines: Vec<Value>) {
+        self.log.extend(lines);
+        while self.log.len() > LOG_MAX {
+            self.log.pop_front();
+        }
+    }
+}
+
 impl Faults {
     /// None yet.
     pub fn new(seed: u64, clock: Arc<dyn Clock>) -> Arc<Self> {
@@ -186,7 +185,8 @@ impl Faults {
         let ends = fault.lasts.map(|lasts| Instant::now() + lasts);
         tracing::info!(seed = self.seed, id = state.next, %fault, "a fault is active");
         let since = self.clock.now();
-        let active = Active { id: state.next, fault, since, ends, matched: 0, injected: 0 };
+        let mut active = Active { id: state.next, fault, since, ends, matched: 0, injected: 0 };
+        self.strike_running(&mut state, &mut active);
         let shown = self.shown(&active);
         state.active.push(active);
         self.settle(&state);
@@ -198,6 +198,9 @@ impl Faults {
         let mut state = self.state();
         let before = state.active.len();
         state.active.retain(|active| id.is_some_and(|id| id != active.id));
+        for slot in state.watches.values() {
+            slot.release(id);
+        }
         if id.is_none() {
             state.down.clear();
         }
@@ -263,41 +266,50 @@ impl Faults {
         let mut state = self.state();
         self.expire(&mut state);
         let mut lines = Vec::new();
-        for active in &mut state.active {
-            if !concerns(&active.fault) || !active.fault.scope.matches(attributes) {
-                continue;
-            }
-            let count = active.matched;
-            active.matched += 1;
-            let spent = active.fault.times.is_some_and(|times| active.injected >= times);
-            let drawn = draw(self.seed, active.id, count);
-            if spent || !happens(active.fault.rate, drawn) {
-                continue;
-            }
-            active.injected += 1;
+        for active in state.active.iter_mut().filter(|active| concerns(&active.fault)) {
+            let Some(count) = self.strikes(active, attributes) else { continue };
             happen(&active.fault.kind, draw(self.seed, active.id ^ u64::MAX, count));
-            let note = format!("{} #{count} id={} seed={}", active.fault, active.id, self.seed);
-            tracing::info!(
-                user = attributes.user.name,
-                verb = attributes.verb,
-                resource = attributes.resource,
-                subresource = attributes.subresource,
-                namespace = attributes.namespace,
-                name = attributes.name,
-                "fault {note}"
-            );
-            lines.push(json!({"id": active.id, "fault": active.fault.to_string(), "seed": self.seed,
-                "number": count, "at": crate::clock::micros(self.clock.now()),
-                "user": attributes.user.name, "verb": attributes.verb, "resource": attributes.resource,
-                "subresource": attributes.subresource, "namespace": attributes.namespace,
-                "name": attributes.name}));
+            let (note, line) = self.told(active, attributes, count);
+            lines.push(line);
             notes.push(note);
         }
-        state.log.extend(lines);
-        while state.log.len() > LOG_MAX {
-            state.log.pop_front();
-        }
+        state.remember(lines);
         notes
+    }
+
+    /// Whether a fault happens to somebody, and the how manieth it is that it could have happened to.
+    fn strikes(&self, active: &mut Active, attributes: &Attributes) -> Option<u64> {
+        if !active.fault.scope.matches(attributes) {
+            return None;
+        }
+        let count = active.matched;
+        active.matched += 1;
+        let spent = active.fault.times.is_some_and(|times| active.injected >= times);
+        if spent || !happens(active.fault.rate, draw(self.seed, active.id, count)) {
+            return None;
+        }
+        active.injected += 1;
+        Some(count)
+    }
+
+    /// Says that a fault has happened: for the audit log, and for the log of faults.
+    fn told(&self, active: &Active, attributes: &Attributes, count: u64) -> (String, Value) {
+        let note = format!("{} #{count} id={} seed={}", active.fault, active.id, self.seed);
+        tracing::info!(
+            user = attributes.user.name,
+            verb = attributes.verb,
+            resource = attributes.resource,
+            subresource = attributes.subresource,
+            namespace = attributes.namespace,
+            name = attributes.name,
+            "fault {note}"
+        );
+        let line = json!({"id": active.id, "fault": active.fault.to_string(), "seed": self.seed,
+            "number": count, "at": crate::clock::micros(self.clock.now()),
+            "user": attributes.user.name, "verb": attributes.verb, "resource": attributes.resource,
+            "subresource": attributes.subresource, "namespace": attributes.namespace,
+            "name": attributes.name});
+        (note, line)
     }
 
     /// What happens to a request.
@@ -340,18 +352,6 @@ impl Faults {
             _ => {}
         });
         (fate.delay, fate.end) = (delay, end);
-        fate
-    }
-
-    /// What happens to a watch that begins.
-    pub fn of_watch(&self, attributes: &Attributes) -> WatchFate {
-        let mut fate = WatchFate::default();
-        let concerns = |fault: &Fault| matches!(fault.kind, Kind::WatchDrop { .. } | Kind::WatchLag { .. });
-        self.injected(attributes, concerns, |kind, _| match kind {
-            Kind::WatchDrop { events } => fate.drop_after = Some(*events),
-            Kind::WatchLag { delay } => fate.lag += *delay,
-            _ => {}
-        });
         fate
     }
 

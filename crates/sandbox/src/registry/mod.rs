@@ -2,7 +2,7 @@
 
 mod builtin;
 pub mod crd;
-mod fields;
+pub(crate) mod fields;
 pub mod kubevirt;
 
 use std::collections::{BTreeMap, HashMap};

@@ -183,6 +183,9 @@ const ROLES: &[(&str, &str, Rules)] = &[
             ("snapshot.kubevirt.io backup.kubevirt.io", "*", READ),
             ("instancetype.kubevirt.io", "*", READ),
             ("apps", "controllerrevisions", READ),
+            ("core", "persistentvolumeclaims", READ),
+            ("cdi.kubevirt.io", "datavolumes datasources", READ),
+            ("snapshot.storage.k8s.io", "volumesnapshots", READ),
         ],
     ),
     (

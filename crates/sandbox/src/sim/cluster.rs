@@ -68,6 +68,14 @@ impl ClusterConfig {
         self.kubevirt.pointer("/spec/configuration/changedBlockTrackingLabelSelectors").unwrap_or(&NOTHING)
     }
 
+    /// `configuration.instancetype.referencePolicy`, default `reference`.
+    pub fn reference_policy(&self) -> &str {
+        match text(&self.kubevirt, "/spec/configuration/instancetype/referencePolicy") {
+            "" => "reference",
+            policy => policy,
+        }
+    }
+
     /// Whether a feature gate is on.
     pub fn gate(&self, name: &str) -> bool {
         feature_gates::is_enabled(KubeVirtView(&self.kubevirt), name)

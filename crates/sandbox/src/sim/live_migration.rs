@@ -46,8 +46,17 @@ fn under_way(state: &Value) -> bool {
     state["completed"] != true && state["failed"] != true && given(state, "migrationUid")
 }
 
-/// How long the guest's memory takes on its way.
+/// The size of the claims that a guest's volumes move to, bytes (`GetTotalSizeMigratedVolumes`).
+fn moving_bytes(vmi: &Value) -> i64 {
+    json::list(vmi, "/status/migratedVolumes")
+        .iter()
+        .filter_map(|one| one.pointer("/destinationPVCInfo/requests/storage").and_then(quantity::units))
+        .fold(0, i64::saturating_add)
+}
+
+/// How long the guest's memory, and the volumes that move with it, take on their way.
 pub fn transfer_time(vmi: &Value) -> Duration {
+    let volumes = u64::try_from(moving_bytes(vmi)).unwrap_or(0);
     let memory = vmi
         .pointer("/status/memory/guestCurrent")
         .or(vmi.pointer("/spec/domain/memory/guest"))
@@ -60,13 +69,14 @@ pub fn transfer_time(vmi: &Value) -> Duration {
         .and_then(|bytes| u64::try_from(bytes).ok())
         .filter(|bytes| *bytes > 0);
     let rate = limit.unwrap_or(BYTES_PER_SECOND).min(BYTES_PER_SECOND);
-    Duration::from_millis(memory.saturating_mul(1000) / rate)
+    Duration::from_millis(memory.saturating_add(volumes).saturating_mul(1000) / rate)
 }
 
 /// The time after which a migration is too slow (`completionTimeoutPerGiB`).
 fn patience(vmi: &Value, configuration: &Value) -> Option<i64> {
     let per_gib = configuration["completionTimeoutPerGiB"].as_i64().filter(|seconds| *seconds > 0)?;
     let bytes = vmi.pointer("/spec/domain/memory/guest").and_then(quantity::units)?;
+    let bytes = bytes.saturating_add(moving_bytes(vmi));
     let gib = bytes.div_euclid(1 << 30) + i64::from(bytes.rem_euclid(1 << 30) != 0);
     Some(per_gib.saturating_mul(gib))
 }

@@ -311,10 +311,11 @@ impl Simulation {
         // Dropped on a failure below, which ends what was started by then.
         let directory = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
         let launchers = Arc::new(Launchers::default());
+        let disks = Arc::new(storage::disks::Disks::new(directory.path().to_path_buf(), config.seed));
         let storage = storage::StorageCaches::new();
         let volumes = hotplug::Hotplug::new(
             (config.release, config.timing),
-            (&storage.claims, &storage.classes),
+            (&storage.claims, &storage.classes, &disks),
             &launchers,
         );
         let programs = Programs::new(config.program.clone(), &client, directory.path().to_path_buf())
@@ -390,7 +391,6 @@ impl Simulation {
         let writer = Writer { client: client.clone(), caches: all.clone() };
         let recorder = Recorder::start(&client, &stop);
         let launchers = &simulation.launchers.clone();
-        let disks = Arc::new(storage::disks::Disks::new(simulation.disks.path().to_path_buf(), config.seed));
         storage::start(&writer, &recorder, (&caches.storage, &caches.pods), &disks, &stop);
         scheduler::Scheduler::start(
             config.seed,

@@ -18,6 +18,7 @@ use super::hooks::Hooks;
 use super::hotplug::Hotplug;
 use super::kubelet::Kubelet;
 use super::launcher::Launchers;
+use super::storage::disks::Disks;
 use super::virt_handler::VirtHandler;
 use super::write::Writer;
 use super::{SimConfig, SimError, device_plugins, json, node, resource};
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Nodes {
     launchers: Arc<Launchers>,
     names: Vec<String>,
+    /// What guests write into claims.
+    files: tempfile::TempDir,
     stop: CancellationToken,
 }
 
@@ -62,7 +65,8 @@ impl Nodes {
         let stop = CancellationToken::new();
         let launchers = Arc::new(Launchers::default());
         // Dropped on a failure below, which ends what was started by then.
-        let nodes = Self { launchers: launchers.clone(), names: names.clone(), stop: stop.clone() };
+        let files = tempfile::tempdir().map_err(|error| SimError::Setup(error.into()))?;
+        let nodes = Self { launchers: launchers.clone(), names: names.clone(), files, stop: stop.clone() };
         let (vmis, pods) = (
             Cache::new(&resource::VMIS, |vmi| json::text(vmi, "/status/nodeName")),
             Cache::new(&resource::PODS, json::controller_uid),
@@ -90,7 +94,8 @@ impl Nodes {
         if let Some(root) = &config.kubelet_root {
             CmdServers::start(root, &pods, &launchers, &stop);
         }
-        let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes), &launchers);
+        let disks = Arc::new(Disks::new(nodes.files.path().to_path_buf(), config.seed));
+        let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes, &disks), &launchers);
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),

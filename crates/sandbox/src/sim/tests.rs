@@ -34,7 +34,7 @@ impl Stage {
         let mut stage =
             Self { objects: BTreeMap::new(), config, log: Vec::new(), now: Timestamp::UNIX_EPOCH };
         let request = json!({"uid": "1", "operation": "CREATE", "object": vm});
-        let patch = mutate::virtual_machine(&request, &stage.config).unwrap();
+        let patch = mutate::virtual_machine(&request, request["object"].clone(), &stage.config).unwrap();
         let mut vm = json_patch(&request["object"], &patch.into()).unwrap();
         vm["metadata"]["uid"] = "vm-uid".into();
         vm["metadata"]["generation"] = 1.into();

@@ -136,6 +136,17 @@ impl Release {
         self >= Self::V1_6
     }
 
+    /// VMs name the copies of their instance types in `status.instancetypeRef` and `preferenceRef` (v1.5); before, in
+    /// `spec.instancetype.revisionName`.
+    pub fn keeps_instancetypes_in_status(self) -> bool {
+        self >= Self::V1_5
+    }
+
+    /// Volumes of running VMs move to other claims without any gate (v1.5).
+    pub fn migrates_volumes(self) -> bool {
+        self >= Self::V1_5
+    }
+
     /// `VirtualMachineBackup` and its tracker are served (`backup.kubevirt.io`, v1.8).
     pub fn serves_backups(self) -> bool {
         self >= Self::V1_8

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// What the server does with a review.
+#[allow(dead_code, reason = "each test program uses a part of it")]
 pub enum Reply {
     /// A well-formed answer with the right uid; this is its `response`.
     Response(Value),

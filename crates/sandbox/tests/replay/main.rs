@@ -4,11 +4,15 @@
 //! workspace otherwise); where there is none, the test says so and passes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail this way")]
 
+mod admission;
 mod compare;
+mod kubevirt;
 mod script;
+#[path = "../admission/server.rs"]
+mod server;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -34,10 +38,25 @@ struct Replay {
 
 struct Answer {
     status: u16,
+    warnings: Vec<String>,
     body: Value,
 }
 
+fn recorded(directory: &Path, name: &str) -> Value {
+    let text = std::fs::read_to_string(directory.join(format!("{name}.json"))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 impl Replay {
+    async fn against(sandbox: &Sandbox) -> Self {
+        let kubeconfig = Kubeconfig::from_yaml(&sandbox.kubeconfig()).unwrap();
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        // Refusals are what is replayed.
+        config.default_retry = false;
+        Self { client: kube::Client::try_from(config).unwrap(), ours: HashMap::new() }
+    }
+
     async fn send(&self, method: &str, path: &str, headers: &Value, body: Option<&Value>) -> Answer {
         let mut request =
             http::Request::builder().method(method).uri(path).header("user-agent", "python-requests/2.32");
@@ -47,6 +66,8 @@ impl Replay {
         let body = body.map(|body| serde_json::to_vec(body).unwrap()).unwrap_or_default();
         let response = self.client.send(request.body(body.into()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
+        let warnings = response.headers().get_all("warning").iter();
+        let warnings = warnings.map(|one| one.to_str().unwrap().to_owned()).collect();
         let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let lines = || text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
@@ -54,7 +75,7 @@ impl Replay {
             Ok(one) if !path.contains("watch=") => one,
             _ => lines().map_or_else(|_| text.clone().into(), Value::from),
         };
-        Answer { status, body }
+        Answer { status, warnings, body }
     }
 
     fn translate(&self, text: &str) -> String {
@@ -122,6 +143,11 @@ impl Replay {
             let mut wrong = Vec::new();
             if wanted["status"] == answer.status {
                 compare::shape(name, &wanted["body"], &answer.body, &mut wrong);
+                if let Some(warnings) = wanted["headers"]["warning"].as_str()
+                    && warnings != answer.warnings.join(", ")
+                {
+                    wrong.push(format!("warnings are {:?} instead of {warnings:?}", answer.warnings));
+                }
             } else {
                 wrong.push(format!(
                     "status {} instead of {}: {}",
@@ -158,12 +184,7 @@ async fn recorded_exchanges_replay() {
         return;
     };
     let sandbox = Sandbox::start(Options::default()).await.unwrap();
-    let kubeconfig = Kubeconfig::from_yaml(&sandbox.kubeconfig()).unwrap();
-    let mut config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    // Refusals are what is replayed.
-    config.default_retry = false;
-    let mut replay = Replay { client: kube::Client::try_from(config).unwrap(), ours: HashMap::new() };
+    let mut replay = Replay::against(&sandbox).await;
 
     let mut failures = Vec::new();
     let mut replayed = 0;
@@ -176,13 +197,13 @@ async fn recorded_exchanges_replay() {
                 replay.wait(path, pointer, &serde_json::from_str(want).unwrap()).await;
             }
             Step::Replay(name) => {
-                let text = std::fs::read_to_string(directory.join(format!("{name}.json"))).unwrap();
-                let recording: Value = serde_json::from_str(&text).unwrap();
+                let recording = recorded(&directory, name);
                 replayed += 1;
                 for wrong in replay.replay(name, &recording).await {
                     failures.push(format!("{name}: {wrong}"));
                 }
             }
+            Step::Elsewhere(_) => {}
             Step::Skip(name, why) => eprintln!("not replayed: {name}: {why}"),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,6 +21,7 @@ use super::super::client::Client;
 use super::super::json::{list, name, namespace, text, uid};
 use super::super::launcher::Domain;
 use super::super::resource::{SECRETS, SERVICE_ACCOUNTS};
+use super::super::storage::disks::files_below;
 
 /// The image that can be run, from whatever registry.
 const IMAGE: &str = "virt-steward";
@@ -152,7 +153,7 @@ impl Programs {
 
     /// What a claim holds that pods mount as a directory.
     pub fn claim(&self, namespace: &str, claim: &str) -> Option<PathBuf> {
-        Some(claim_directory(&self.0.as_ref()?.home, namespace, claim))
+        Some(files_below(&self.0.as_ref()?.home, namespace, claim))
     }
 }
 
@@ -160,10 +161,6 @@ impl Shared {
     fn pods(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn claim_directory(home: &Path, namespace: &str, claim: &str) -> PathBuf {
-    home.join("claims").join(format!("{namespace}_{claim}"))
 }
 
 fn is_ours(container: &Value) -> bool {
@@ -234,7 +231,7 @@ async fn mounts(
         let volume = list(pod, "/spec/volumes").iter().find(|volume| volume["name"] == mount["name"]);
         let Some(volume) = volume else { continue };
         let place = match volume["persistentVolumeClaim"]["claimName"].as_str() {
-            Some(claim) => claim_directory(&shared.home, namespace(pod), claim),
+            Some(claim) => files_below(&shared.home, namespace(pod), claim),
             None => process.home.join(format!("volume-{number}")),
         };
         std::fs::create_dir_all(&place)?;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::hotplug::memory_dump::Dump;
 use super::json::{self, text};
 use console::Console;
 use machine::Machine;
@@ -41,6 +42,8 @@ pub struct Guest {
     pub machine: Machine,
     /// Interfaces of the domain, and of the launcher pod, which keeps those that the guest has let go.
     pub nics: Nics,
+    /// The last dump of its memory, in the metadata of its domain.
+    pub dump: Option<Dump>,
     /// What is on the serial line.
     pub console: Console,
     /// Ends the connection that has the serial console: there is one at a time.

@@ -28,6 +28,8 @@ pub struct Observation<'a> {
 /// What is to be done.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
+    /// For each of these a pod is created that gets its claim bound, so that CDI can fill it.
+    pub triggers: Vec<(&'a Value, Arc<Value>)>,
     /// A pod with these volumes is created.
     pub create: Option<Vec<(&'a Value, Arc<Value>)>>,
     /// These pods are deleted, in this order, until one delete is refused.
@@ -83,15 +85,17 @@ pub fn decide<'a>(seen: &Observation<'a>) -> Result<Plan<'a>, SyncError> {
     if settled {
         return Ok(Plan::default());
     }
-    let mut ready = Vec::new();
+    let (mut ready, mut triggers) = (Vec::new(), Vec::new());
     for volume in volumes {
         let name = claim_of(volume).unwrap_or_default();
         let Some(claim) = (seen.claims)(name) else {
             let message = format!("PVC {}/{name} not found", json::namespace(seen.vmi));
             return Err(SyncError { reason: "FailedPvcNotFound", message });
         };
-        if is_ready(&claim, seen.data_volumes) {
-            ready.push((volume, claim));
+        match readiness(&claim, seen.data_volumes) {
+            Readiness::Ready => ready.push((volume, claim)),
+            Readiness::FirstConsumer => triggers.push((volume, claim)),
+            Readiness::NotYet => {}
         }
     }
     let names: Vec<&Value> = ready.iter().map(|(volume, _)| *volume).collect();
@@ -103,7 +107,7 @@ pub fn decide<'a>(seen: &Observation<'a>) -> Result<Plan<'a>, SyncError> {
         Some("Running") => true,
         Some(phase) => seen.rules.pending_is_enough && !matches!(phase, "Failed" | "Succeeded"),
     };
-    let mut plan = Plan::default();
+    let mut plan = Plan { triggers, ..Plan::default() };
     let mut kept = false;
     for pod in old {
         let runs = phase(pod) == "Running" && !is_deleting(pod);
@@ -120,15 +124,26 @@ pub fn decide<'a>(seen: &Observation<'a>) -> Result<Plan<'a>, SyncError> {
     Ok(plan)
 }
 
+/// How far a claim is.
+enum Readiness {
+    Ready,
+    /// CDI fills it when a pod uses it.
+    FirstConsumer,
+    NotYet,
+}
+
 /// A claim of a `DataVolume` is ready when that is (`VolumeReadyToAttachToNode`, types/pvc.go:223); any other when it
 /// is there.
-fn is_ready(claim: &Value, data_volumes: &dyn Fn(&str) -> Option<String>) -> bool {
+fn readiness(claim: &Value, data_volumes: &dyn Fn(&str) -> Option<String>) -> Readiness {
     let owner = json::list(claim, "/metadata/ownerReferences")
         .iter()
         .find(|owner| owner["controller"] == true && owner["kind"] == "DataVolume");
-    let Some(owner) = owner else { return true };
-    let phase = data_volumes(text(owner, "/name"));
-    matches!(phase.as_deref(), Some("Succeeded" | "PendingPopulation"))
+    let Some(owner) = owner else { return Readiness::Ready };
+    match data_volumes(text(owner, "/name")).as_deref() {
+        Some("Succeeded" | "PendingPopulation") => Readiness::Ready,
+        Some("WaitForFirstConsumer") => Readiness::FirstConsumer,
+        _ => Readiness::NotYet,
+    }
 }
 
 fn is_held(vmi: &Value, volume: &str) -> bool {
@@ -249,6 +264,30 @@ mod tests {
             plan.create.is_none() && plan.delete.len() == 1,
             "W2: the only pod goes under a running guest"
         );
+    }
+
+    #[test]
+    fn a_claim_that_waits_for_its_first_consumer_gets_one_each_time() {
+        let wanted = vmi(&["a", "b"], &[("a", "Ready")]);
+        let owned = json!({"metadata": {"ownerReferences": [{"controller": true, "kind": "DataVolume", "name": "b"}]}});
+        let claims = |name: &str| Some(Arc::new(if name == "b" { owned.clone() } else { json!({}) }));
+        let pods = [pod("1", &["a"], "Running"), pod("2", &["b"], "Pending")];
+        for (phase, triggers) in [("WaitForFirstConsumer", 1), ("ImportInProgress", 0), ("Succeeded", 0)] {
+            let seen = Observation {
+                vmi: &wanted,
+                launcher: &Value::Null,
+                pods: &pods,
+                claims: &claims,
+                data_volumes: &|_| Some(phase.into()),
+                rules: Rules::MAIN,
+            };
+            let plan = decide(&seen).unwrap();
+            assert_eq!(plan.triggers.len(), triggers, "{phase}");
+            if phase == "WaitForFirstConsumer" {
+                let gone: Vec<&str> = plan.delete.iter().map(|pod| json::name(pod)).collect();
+                assert_eq!(gone, ["2"], "the trigger pod of the last pass counts as an old attachment pod");
+            }
+        }
     }
 
     #[test]

@@ -110,8 +110,13 @@ fn wanted(vmi: &Value) -> BTreeSet<&str> {
     entries(vmi)
         .filter(visible)
         .map(|status| text(status, "/name"))
-        .filter(|name| in_spec(vmi, name))
+        .filter(|name| in_spec(vmi, name) && !is_dump(vmi, name))
         .collect()
+}
+
+/// Memory is dumped into it: the guest does not have it.
+fn is_dump(vmi: &Value, volume: &str) -> bool {
+    list(vmi, "/spec/volumes").iter().any(|one| one["name"] == volume && one.get("memoryDump").is_some())
 }
 
 fn keeps(vmi: &Value, volume: &str) -> bool {
@@ -248,7 +253,7 @@ pub fn boot(vmi: &Value, disks: &mut Disks) {
     let mounts: Vec<(String, Device)> = disks
         .mounts
         .iter()
-        .filter(|(name, _)| in_spec(vmi, name))
+        .filter(|(name, _)| in_spec(vmi, name) && !is_dump(vmi, name))
         .map(|(name, device)| (name.clone(), *device))
         .collect();
     let others: Vec<&str> = list(vmi, "/status/volumeStatus")

@@ -18,6 +18,7 @@ pub(in crate::sim) mod attachment;
 pub(in crate::sim) mod disks;
 pub(in crate::sim) mod handler;
 pub(in crate::sim) mod informer;
+pub(in crate::sim) mod memory_dump;
 pub(in crate::sim) mod pod;
 pub(in crate::sim) mod rules;
 pub(in crate::sim) mod status;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -36,6 +38,7 @@ use super::Release;
 use super::cache::Cache;
 use super::json::{self, list, text};
 use super::launcher::Launchers;
+use super::storage::disks::{Disks as Contents, Source};
 use super::virt_controller::launcher_pod::claim_of;
 use disks::Disks;
 use rules::Rules;
@@ -96,6 +99,8 @@ pub struct Hotplug {
     pub(in crate::sim) storage: Storage,
     claims: Arc<Cache>,
     classes: Arc<Cache>,
+    /// What claims hold.
+    pub(in crate::sim) contents: Arc<Contents>,
     launchers: Arc<Launchers>,
     /// By uid of the launcher pod.
     disks: Mutex<BTreeMap<String, Disks>>,
@@ -110,7 +115,7 @@ impl Hotplug {
     /// Nothing is published yet.
     pub(in crate::sim) fn new(
         (release, timing): (Release, Timing),
-        (claims, classes): (&Arc<Cache>, &Arc<Cache>),
+        (claims, classes, contents): (&Arc<Cache>, &Arc<Cache>, &Arc<Contents>),
         launchers: &Arc<Launchers>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -119,6 +124,7 @@ impl Hotplug {
             storage: Storage::default(),
             claims: claims.clone(),
             classes: classes.clone(),
+            contents: contents.clone(),
             launchers: launchers.clone(),
             disks: Mutex::default(),
             begun: Mutex::default(),
@@ -137,17 +143,17 @@ impl Hotplug {
     /// of the event.
     pub(in crate::sim) fn publish(&self, pod: &Value) -> Result<(), (&'static str, String)> {
         let node = text(pod, "/spec/nodeName");
+        if pod::is_temporary(pod) {
+            // It waits for its claim, and nobody looks for a disk in it.
+            return self.all_bound(pod);
+        }
         let strict = is_attachment(pod);
         for (_, name) in pod::used_claims(pod) {
             let key = json::join_key(json::namespace(pod), name);
             let Some(claim) = self.claims.get(&key).filter(|claim| text(claim, "/status/phase") == "Bound")
             else {
                 if strict {
-                    let message = format!(
-                        "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], \
-                         failed to process volumes=[{name}]: PVC {key} is not bound"
-                    );
-                    return Err(("FailedMount", message));
+                    return Err(("FailedMount", unbound(&key, name)));
                 }
                 continue;
             };
@@ -185,6 +191,18 @@ impl Hotplug {
         Ok(())
     }
 
+    /// All claims of a pod are bound.
+    fn all_bound(&self, pod: &Value) -> Result<(), (&'static str, String)> {
+        for (_, name) in pod::used_claims(pod) {
+            let key = json::join_key(json::namespace(pod), name);
+            let claim = self.claims.get(&key);
+            if claim.is_none_or(|claim| text(&claim, "/status/phase") != "Bound") {
+                return Err(("FailedMount", unbound(&key, name)));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes down what a kubelet has published to a pod, and tells the guests whose devices have died.
     pub(in crate::sim) fn unpublish(&self, node: &str, pod: &str) {
         for claim in self.storage.claims_of(node, pod) {
@@ -207,6 +225,42 @@ impl Hotplug {
             lock(&self.io_errors).push(error);
             self.launchers.change_guest(&launcher, |guest| guest.io_error.get_or_insert(volume).clone());
         }
+    }
+
+    /// A launcher is told to dump its guest's memory into a volume (`VirtualMachineMemoryDump`).
+    pub(in crate::sim) fn dump_memory(&self, vmi: &Value, launcher: &str, now: Timestamp) {
+        for (volume, file) in memory_dump::due(vmi) {
+            let namespace = json::namespace(vmi);
+            let claim = self.claims.get(&json::join_key(namespace, volume));
+            let room = claim.as_deref().map_or(0, memory_dump::room);
+            let directory = self.contents.files(namespace, volume);
+            self.launchers.guest(launcher, |guest| {
+                if guest.dump.as_ref().is_none_or(|dump| dump.file != file) {
+                    let size = guest.machine.counted();
+                    guest.dump = Some(memory_dump::Dump::take((&directory, file), size, room, now));
+                }
+            });
+        }
+    }
+
+    /// Copies what moves with a migration into its new claims (`virDomainMigrate` with `migrate_disks`). `Err`: which
+    /// could not be copied, and why.
+    pub(in crate::sim) async fn copy_moving(&self, vmi: &Value) -> Result<(), String> {
+        for one in list(vmi, "/status/migratedVolumes") {
+            let claim = |end: &str| {
+                let name = text(one, &format!("/{end}/claimName"));
+                self.claims.get(&json::join_key(json::namespace(vmi), name))
+            };
+            let (Some(from), Some(to)) = (claim("sourcePVCInfo"), claim("destinationPVCInfo")) else {
+                continue;
+            };
+            let contents = self.contents.clone();
+            let copied =
+                tokio::task::spawn_blocking(move || contents.populate(&to, &Source::Claim(from))).await;
+            let copied = copied.map_err(std::io::Error::other).and_then(std::convert::identity);
+            copied.map_err(|error| format!("cannot copy volume {}: {error}", text(one, "/volumeName")))?;
+        }
+        Ok(())
     }
 
     /// The device of a claim as it is published to a pod.
@@ -276,6 +330,13 @@ impl Hotplug {
     }
 }
 
+fn unbound(key: &str, name: &str) -> String {
+    format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], failed to process \
+         volumes=[{name}]: PVC {key} is not bound"
+    )
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -297,9 +358,12 @@ pub fn hotplugged<'v>(vmi: &'v Value, launcher: &Value) -> Vec<&'v Value> {
 
 /// The same without a launcher at hand: what is marked so.
 pub fn is_marked(volume: &Value) -> bool {
-    ["persistentVolumeClaim", "dataVolume", "memoryDump"]
-        .iter()
-        .any(|kind| volume[*kind]["hotpluggable"] == true)
+    is_declared(volume) || volume["memoryDump"]["hotpluggable"] == true
+}
+
+/// A disk that comes and goes with the VM's template (`IsDeclarativeHotplugVolume`).
+pub fn is_declared(volume: &Value) -> bool {
+    ["persistentVolumeClaim", "dataVolume"].iter().any(|kind| volume[*kind]["hotpluggable"] == true)
 }
 
 impl std::fmt::Debug for Hotplug {

@@ -84,6 +84,41 @@ pub fn render(
     })
 }
 
+/// The annotation of pods that only make somebody's first consumer of a claim, and go when it is bound.
+pub const TEMPORARY: &str = "kubevirt.io/ephemeral-provisioning";
+
+/// Whether a pod is there to get a claim bound and for nothing else.
+pub fn is_temporary(pod: &Value) -> bool {
+    json::annotation(pod, TEMPORARY).is_some()
+}
+
+/// The pod that makes a launcher's node the first consumer of a claim that CDI is to fill then
+/// (`RenderHotplugAttachmentTriggerPodTemplate`, template.go:1216-1330). It is no attachment pod, but counts as one.
+pub fn render_trigger(vmi: &Value, launcher: &Value, content: Content<'_>, rules: Rules) -> Value {
+    let mut pod = render(vmi, launcher, &[], None, rules);
+    let name = text(content.volume, "/name");
+    let container = &mut pod["spec"]["containers"][0];
+    container["command"] = json!(["/bin/bash", "-c", "exit", "0"]);
+    let is_block = text(content.claim, "/spec/volumeMode") == "Block";
+    if is_block {
+        container["volumeDevices"] = json!([{"name": name, "devicePath": "/dev/hotplugblockdevice"}]);
+    } else if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+        mounts.push(json!({"name": name, "mountPath": "/pvc"}));
+    }
+    json::put(&mut pod, &["metadata", "annotations", TEMPORARY], "true");
+    let spec = &mut pod["spec"];
+    if is_block {
+        spec["securityContext"] = json!({"runAsUser": 0});
+    }
+    spec["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": launcher["metadata"]["labels"]}, "topologyKey": "kubernetes.io/hostname"}]}});
+    spec["tolerations"] = launcher.pointer("/spec/tolerations").cloned().unwrap_or_else(|| json!([]));
+    spec["volumes"] = json!([
+        {"name": name, "persistentVolumeClaim": {"claimName": json::name(content.claim)}},
+        {"name": "hotplug-disks", "emptyDir": {}}]);
+    pod
+}
+
 /// The image of the launcher, which has the program that an attachment pod runs.
 fn image(launcher: &Value) -> &str {
     json::list(launcher, "/spec/containers")

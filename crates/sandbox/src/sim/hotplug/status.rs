@@ -29,6 +29,9 @@ pub fn decide(seen: &Observation<'_>) -> Vec<Value> {
         let name = text(volume, "/name");
         let known = left.iter().position(|status| status["name"] == name).map(|at| left.remove(at).clone());
         let mut status = known.unwrap_or_else(|| json!({"name": name, "target": ""}));
+        if volume.get("memoryDump").is_some() && !status["memoryDumpVolume"].is_object() {
+            status["memoryDumpVolume"] = json!({"claimName": name});
+        }
         if hotplug.iter().any(|one| one["name"] == name) {
             attach(&mut status, volume, matching, seen);
         }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{entry, is_marked};
+use super::{entry, is_declared};
 use crate::sim::json::{self, list, text};
 use crate::sim::resource::VMIS;
 use crate::sim::write::{Op, Write};
@@ -25,13 +25,13 @@ pub fn patch(vm: &Value, vmi: &Value) -> Option<Write> {
     let (wanted, have) = (list(template, "/volumes"), list(&vmi["spec"], "/volumes"));
     let mut volumes: Vec<Value> = have
         .iter()
-        .filter(|volume| !is_marked(volume) || named(wanted, &volume["name"]) == Some(volume))
+        .filter(|volume| !is_declared(volume) || named(wanted, &volume["name"]) == Some(volume))
         .cloned()
         .collect();
     let mut disks: Vec<Value> = list(&vmi["spec"], DISKS).to_vec();
     let left = |name: &Value| named(&volumes, name).is_none() && named(have, name).is_some();
     disks.retain(|disk| !left(&disk["name"]) || disk.get("cdrom").is_some());
-    for volume in wanted.iter().filter(|volume| is_marked(volume)) {
+    for volume in wanted.iter().filter(|volume| is_declared(volume)) {
         let name = &volume["name"];
         let waits = entry(vmi, name.as_str().unwrap_or_default())
             .is_some_and(|status| status["hotplugVolume"].is_object());

@@ -151,8 +151,13 @@ pub fn anti_affinity_terms(pod: &Value) -> &[Value] {
     list(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution")
 }
 
-/// A pod on a node forbids another pod there: one of `terms` selects the other pod.
-pub fn repels(terms: &[Value], owner: &Value, other: &Value) -> bool {
+/// A required affinity term of a pod, as far as it is simulated: as those of anti-affinity.
+pub fn affinity_terms(pod: &Value) -> &[Value] {
+    list(pod, "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution")
+}
+
+/// Whether one of a pod's terms selects another pod.
+pub fn are_about(terms: &[Value], owner: &Value, other: &Value) -> bool {
     terms.iter().any(|term| {
         let namespaces = list(term, "/namespaces");
         let there = if namespaces.is_empty() {
@@ -277,7 +282,7 @@ mod tests {
             json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "x"}}}),
         ];
         for (other, repelled) in [(pod("a", "x"), true), (pod("a", "y"), false), (pod("b", "x"), false)] {
-            assert_eq!(repels(&terms, &pod("a", "x"), &other), repelled, "{other}");
+            assert_eq!(are_about(&terms, &pod("a", "x"), &other), repelled, "{other}");
         }
     }
 

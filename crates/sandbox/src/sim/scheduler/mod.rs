@@ -79,7 +79,11 @@ enum Verdict {
 impl State {
     fn place(&mut self, pod: &Value, node: &str) {
         let uid = json::uid(pod).to_owned();
-        if self.placed.contains_key(&uid) {
+        if let Some(placed) = self.placed.get_mut(&uid) {
+            // Launchers get labels when they run, and affinity looks at those.
+            if placed.outline["metadata"]["labels"] != pod["metadata"]["labels"] {
+                placed.outline = outline(pod);
+            }
             return;
         }
         let requests = requests::of_pod(pod);
@@ -108,11 +112,16 @@ impl State {
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         let mut best: Vec<&str> = Vec::new();
         let mut best_score = i128::MIN;
-        let repelled = self.repelled_nodes(pod);
+        let (repelled, attracted) = (self.repelled_nodes(pod), self.attracting_nodes(pod));
         for node in known() {
             let mut misfits = fit::misfits(&demand, node);
             if misfits.is_empty() && repelled.contains(node.name.as_str()) {
                 misfits.push("node(s) didn't match pod anti-affinity rules".into());
+            }
+            if misfits.is_empty()
+                && attracted.as_ref().is_some_and(|nodes| !nodes.contains(node.name.as_str()))
+            {
+                misfits.push("node(s) didn't match pod affinity rules".into());
             }
             if misfits.is_empty() && only.is_some_and(|only| !only.contains(node.name.as_str())) {
                 misfits.push("cannot allocate all claims".into());
@@ -150,13 +159,28 @@ impl State {
             let theirs = fit::anti_affinity_terms(&placed.outline);
             for (terms, owner, other) in [(own, pod, &placed.outline), (theirs, &placed.outline, pod)] {
                 for term in terms {
-                    if fit::repels(std::slice::from_ref(term), owner, other) {
+                    if fit::are_about(std::slice::from_ref(term), owner, other) {
                         nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
                     }
                 }
             }
         }
         nodes
+    }
+
+    /// The nodes that the pod's own affinity leaves it, if it has any: where each term finds a pod nearby.
+    fn attracting_nodes(&self, pod: &Value) -> Option<HashSet<&str>> {
+        let mut left: Option<HashSet<&str>> = None;
+        for term in fit::affinity_terms(pod) {
+            let mut nodes = HashSet::new();
+            for placed in self.placed.values() {
+                if fit::are_about(std::slice::from_ref(term), pod, &placed.outline) {
+                    nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
+                }
+            }
+            left = Some(left.map_or(nodes.clone(), |left| left.intersection(&nodes).copied().collect()));
+        }
+        left
     }
 
     /// The nodes with the same value of a topology label as this one.
@@ -379,6 +403,17 @@ mod tests {
             panic!("both zones are taken")
         };
         assert!(message.contains("3 node(s) didn't match pod anti-affinity rules"), "{message}");
+    }
+
+    #[test]
+    fn affinity_leaves_the_nodes_of_the_pods_that_it_names() {
+        let mut state = state(&[("a", "1"), ("b", "1"), ("c", "2")]);
+        let mut near = pod("near", "1", None).as_ref().clone();
+        near["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "x"}}}]);
+        let Verdict::Unschedulable(message) = state.decide(&near, None, 1) else { panic!("nobody is there") };
+        assert!(message.contains("3 node(s) didn't match pod affinity rules"), "{message}");
+        state.place(&pod("first", "1", None), "b");
+        assert_eq!(state.decide(&near, None, 1), Verdict::Bind("b".into()));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Binder {
     queue: Queue,
     /// Claims that a pod on a node uses, with the uids of those pods.
     consumers: Mutex<HashMap<String, HashSet<String>>>,
+    /// Claims that had one, for which the scheduler has chosen a node then.
+    selected: Mutex<HashSet<String>>,
 }
 
 impl Binder {
@@ -60,6 +62,7 @@ impl Binder {
             disks: disks.clone(),
             queue: Queue::default(),
             consumers: Mutex::default(),
+            selected: Mutex::default(),
         });
         let released = Queue::default();
         let (on_claim, release) = (binder.clone(), released.clone());
@@ -67,6 +70,7 @@ impl Binder {
             on_claim.queue.add(change.key);
             if change.new.is_none() {
                 on_claim.disks.forget(change.key);
+                on_claim.selected().remove(change.key);
                 let volume = text(change.object(), "/spec/volumeName");
                 if !volume.is_empty() {
                     release.add(volume);
@@ -88,6 +92,10 @@ impl Binder {
 
     fn consumers(&self) -> MutexGuard<'_, HashMap<String, HashSet<String>>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn selected(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.selected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pod_changed(&self, change: &Change<'_>) {
@@ -112,6 +120,7 @@ impl Binder {
             };
             drop(all);
             if first {
+                self.selected().insert(key.clone());
                 self.queue.add(&key);
             }
         }
@@ -149,7 +158,7 @@ impl Binder {
         class: &Value,
     ) -> Result<Option<Duration>, ClientError> {
         let waits = text(class, "/volumeBindingMode") == "WaitForFirstConsumer";
-        if waits && !self.consumers().contains_key(key) {
+        if waits && !self.selected().contains(key) {
             let message = "waiting for first consumer to be created before binding";
             self.recorder.note(&self.who, CONTROLLER, Note::normal(claim, "WaitForFirstConsumer", message));
             return Ok(None);

@@ -58,10 +58,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where the files of a claim with a file system lie, below the directory of all disks.
+pub fn files_below(directory: &Path, namespace: &str, claim: &str) -> PathBuf {
+    directory.join("claims").join(format!("{namespace}_{claim}"))
+}
+
 impl Disks {
     /// Disks below a directory; what is in them follows from the seed, namespace and name.
     pub fn new(directory: PathBuf, seed: u64) -> Self {
         Self { directory, seed, made: Mutex::default() }
+    }
+
+    /// Where the files of a claim with a file system lie.
+    pub fn files(&self, namespace: &str, claim: &str) -> PathBuf {
+        files_below(&self.directory, namespace, claim)
     }
 
     fn slot(&self, key: &str) -> Slot {
@@ -165,6 +175,9 @@ impl Disks {
 
     /// A claim is gone, and its content with it; who has the file open reads on.
     pub fn forget(&self, key: &str) {
+        if let Some((namespace, name)) = key.split_once('/') {
+            let _ = std::fs::remove_dir_all(files_below(&self.directory, namespace, name));
+        }
         if lock(&self.made).remove(key).is_some() {
             let _ = std::fs::remove_file(self.path(key));
         }

@@ -5,7 +5,7 @@
 //!        └── deleted ──► content and copy go (policy Delete) ──► finalizers go
 //! ```
 //!
-//! The annotation [`BEHAVIOUR`] of a claim lets its snapshots fail, stay unready, or take their time.
+//! The annotation [`BEHAVIOUR`] of a claim lets its snapshots fail, wait, stay unready, or take their time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +26,15 @@ use crate::sim::queue::Queue;
 use crate::sim::resource::{VOLUME_SNAPSHOT_CONTENTS, VOLUME_SNAPSHOTS};
 use crate::sim::write::{Op, Write, Writer};
 
-/// On a claim: `fail`, `never` (snapshots are cut, and never ready), or seconds until they are ready.
+/// On a claim: `fail`, `hold` (the driver does not answer until this says something else), `never` (snapshots are cut, and
+/// never ready), or seconds until they are ready.
 pub const BEHAVIOUR: &str = "sandbox.vm-feature-manager.io/snapshot";
 const FINALIZERS: [&str; 2] = [
     "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection",
     "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection",
 ];
 const COMPONENT: &str = "snapshot-controller";
-/// How soon one is looked at again that failed.
+/// How soon one is looked at again that failed or is held.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Cuts snapshots of volumes.
@@ -110,6 +111,9 @@ impl Snapshotter {
         if behaviour == "fail" {
             let why = "Failed to check and update snapshot content: failed to take snapshot of the volume: \"rpc error: code = ResourceExhausted desc = no space left for snapshots\"";
             return self.fail(snapshot, why).await;
+        }
+        if behaviour == "hold" {
+            return Ok(Some(AGAIN));
         }
         let mut object = snapshot.clone();
         if FINALIZERS.iter().any(|one| !finalizers(snapshot).contains(one)) {

@@ -4,13 +4,15 @@
 
 mod backups;
 mod exports;
+mod instancetypes;
 mod migrations;
 pub mod mutate;
 pub(super) mod registration;
 mod spec_rules;
 mod storage;
 pub(super) mod subresources;
-mod validate;
+mod typed;
+pub(super) mod validate;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -124,6 +126,8 @@ impl VirtApi {
                 let others = self.client.get(Some(&self.who), &path).await.unwrap_or_default();
                 Some(backups::backup(request, json::list(&others, "/items"), &config))
             }
+            "/virtualmachines-mutate" => Some(self.complete_vm(request, &config).await),
+            "/virtualmachines-validate" => Some(self.judge_vm(request, &config).await),
             path => review_of(path, request, &config, self.client.now()),
         };
         let Some(mut response) = decided else {
@@ -161,6 +165,27 @@ impl Component for VirtApi {
 }
 
 impl VirtApi {
+    async fn complete_vm(&self, request: &Value, config: &ClusterConfig) -> Value {
+        if let Some(refusal) = typed::refused(&request["object"]) {
+            return refusal;
+        }
+        match instancetypes::prepare(&self.client, &self.who, request).await {
+            Ok(vm) => patched(mutate::virtual_machine(request, vm, config)),
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn judge_vm(&self, request: &Value, config: &ClusterConfig) -> Value {
+        match instancetypes::laid_over(&self.client, &self.who, &request["object"], config).await {
+            Ok(vm) => {
+                let (mut causes, warnings) = validate::virtual_machine(request, &vm, config);
+                causes.extend(storage::busy(request));
+                judged(&causes, warnings)
+            }
+            Err(causes) => judged(&causes, Vec::new()),
+        }
+    }
+
     /// Intercepts an eviction, and marks the VMI that has to go.
     async fn evict(&self, request: &Value, config: &ClusterConfig) -> Value {
         let lookups = self.lookups(request, true).await;
@@ -227,26 +252,28 @@ impl VirtApi {
     }
 }
 
+/// The response of a mutating webhook.
+fn patched(operations: Option<Vec<Value>>) -> Value {
+    let Some(operations) = operations else { return json!({"allowed": true}) };
+    let patch = BASE64_STANDARD.encode(Value::from(operations).to_string());
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+}
+
+/// The response of a validating webhook.
+fn judged(causes: &[validate::Cause], warnings: Vec<String>) -> Value {
+    let mut response = if causes.is_empty() {
+        json!({"allowed": true})
+    } else {
+        json!({"allowed": false, "status": validate::refusal(causes)})
+    };
+    if !warnings.is_empty() {
+        response["warnings"] = warnings.into();
+    }
+    response
+}
+
 /// The response to one review; `None`: no such webhook.
 fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp) -> Option<Value> {
-    let patched = |operations: Option<Vec<Value>>| match operations {
-        None => json!({"allowed": true}),
-        Some(operations) => {
-            let patch = BASE64_STANDARD.encode(Value::from(operations).to_string());
-            json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
-        }
-    };
-    let judged = |causes: Vec<validate::Cause>, warnings: Vec<String>| {
-        let mut response = if causes.is_empty() {
-            json!({"allowed": true})
-        } else {
-            json!({"allowed": false, "status": validate::refusal(&causes)})
-        };
-        if !warnings.is_empty() {
-            response["warnings"] = warnings.into();
-        }
-        response
-    };
     Some(match path {
         "/migration-mutate-create" => patched(Some(migrations::complete(request))),
         "/migration-validate-update" => migrations::update(request),
@@ -255,18 +282,12 @@ fn review_of(path: &str, request: &Value, config: &ClusterConfig, now: Timestamp
         "/virtualmachinebackuptrackers-validate" => backups::tracker(request, config),
         "/virtualmachineexports-validate" => exports::export(request, config),
         "/virtualmachinesnapshots-validate" => storage::snapshot(request, config),
-        "/virtualmachines-mutate" => patched(mutate::virtual_machine(request, config)),
         "/virtualmachineinstances-mutate" => patched(mutate::instance(request, config, now)),
-        "/virtualmachines-validate" => {
-            let (mut causes, warnings) = validate::virtual_machine(request, config);
-            causes.extend(storage::busy(request));
-            judged(causes, warnings)
-        }
         "/virtualmachineinstances-validate-create" => {
-            judged(validate::instance_create(request, config), Vec::new())
+            judged(&validate::instance_create(request, config), Vec::new())
         }
         "/virtualmachineinstances-validate-update" => {
-            judged(validate::instance_update(request, config), Vec::new())
+            judged(&validate::instance_update(request, config), Vec::new())
         }
         _ => return None,
     })

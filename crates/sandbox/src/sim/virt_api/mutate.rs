@@ -14,13 +14,13 @@ use apimachinery::quantity::{bytes, units};
 /// The most vCPUs that sockets may be hotplugged up to.
 const MAX_VCPUS: i64 = 512;
 
-/// A VM as virt-api wants it; `None` when it is already so.
-pub fn virtual_machine(request: &Value, config: &ClusterConfig) -> Option<Vec<Value>> {
+/// A VM as virt-api wants it; `None` when it is already so. `vm` is the request's object with matchers inferred and
+/// what a preference decides early.
+pub fn virtual_machine(request: &Value, mut vm: Value, config: &ClusterConfig) -> Option<Vec<Value>> {
     let old = &request["object"];
     if is_deleting(old) || !old["spec"]["template"].is_object() {
         return None;
     }
-    let mut vm = old.clone();
     let creates = request["operation"] == "CREATE";
     let spec = &mut vm["spec"]["template"]["spec"];
     if creates {
@@ -267,13 +267,13 @@ mod tests {
     #[test]
     fn a_vm_gets_machine_architecture_firmware_and_topology_version_once() {
         let request = vm_request(json!({"domain": {"devices": {}}}));
-        let vm = applied(&request, virtual_machine(&request, &config()));
+        let vm = applied(&request, virtual_machine(&request, request["object"].clone(), &config()));
         let spec = &vm["spec"]["template"]["spec"];
         assert_eq!((text(spec, "/architecture"), text(spec, "/domain/machine/type")), ("amd64", "q35"));
         assert_eq!(text(spec, "/domain/firmware/uuid").len(), 36);
         assert_eq!(annotation(&vm["spec"]["template"], "kubevirt.io/pci-topology-version"), Some("v3"));
         let again = json!({"uid": "r2", "operation": "UPDATE", "object": vm});
-        assert_eq!(virtual_machine(&again, &config()), None);
+        assert_eq!(virtual_machine(&again, again["object"].clone(), &config()), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub struct Cause {
 pub const INVALID: &str = "FieldValueInvalid";
 pub const NOT_SUPPORTED: &str = "FieldValueNotSupported";
 pub const REQUIRED: &str = "FieldValueRequired";
+pub const NOT_FOUND: &str = "FieldValueNotFound";
 const DUPLICATE: &str = "FieldValueDuplicate";
 
 const RUN_STRATEGIES: [&str; 6] = ["Halted", "Manual", "Always", "RerunOnFailure", "Once", "WaitAsReceiver"];
@@ -63,9 +64,9 @@ fn is_kubevirt(request: &Value) -> bool {
     KUBEVIRT_USERS.contains(&text(request, "/userInfo/username"))
 }
 
-/// The causes against a VM, and warnings (`VMsAdmitter.Admit`).
-pub fn virtual_machine(request: &Value, config: &ClusterConfig) -> (Vec<Cause>, Vec<String>) {
-    let vm = &request["object"];
+/// The causes against a VM, and warnings (`VMsAdmitter.Admit`). `vm` is the request's object with instance type and
+/// preference laid over it.
+pub fn virtual_machine(request: &Value, vm: &Value, config: &ClusterConfig) -> (Vec<Cause>, Vec<String>) {
     if is_deleting(vm) {
         return (Vec::new(), Vec::new());
     }
@@ -403,12 +404,8 @@ fn volumes(field: &str, spec: &Value, causes: &mut Vec<Cause>) {
 /// The `Status` of a refusal (`webhookutils.ToAdmissionResponse`): at most ten causes, their
 /// messages joined.
 pub fn refusal(causes: &[Cause]) -> Value {
-    let shown = &causes[..causes.len().min(10)];
-    let mut message = shown.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>().join(", ");
-    if causes.len() > shown.len() {
-        message = format!("{message}, and {} more validation errors", causes.len() - shown.len());
-    }
-    let listed: Vec<Value> = shown
+    let messages: Vec<String> = causes.iter().map(|cause| cause.message.clone()).collect();
+    let listed: Vec<Value> = causes
         .iter()
         .map(|cause| {
             let mut one = json!({"reason": cause.kind, "message": cause.message});
@@ -418,12 +415,28 @@ pub fn refusal(causes: &[Cause]) -> Value {
             one
         })
         .collect();
-    json!({"message": message, "reason": "Invalid", "code": 422, "details": {"causes": listed}})
+    refusal_of(&messages, &listed)
+}
+
+/// The status of a refusal for these reasons, of which ten are shown.
+pub fn refusal_of(messages: &[String], causes: &[Value]) -> Value {
+    let shown = &messages[..messages.len().min(10)];
+    let mut message = shown.join(", ");
+    if messages.len() > shown.len() {
+        message = format!("{message}, and {} more validation errors", messages.len() - shown.len());
+    }
+    let causes = &causes[..causes.len().min(10)];
+    json!({"message": message, "reason": "Invalid", "code": 422, "details": {"causes": causes}})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A VM without instance type.
+    fn judge(request: &Value, config: &ClusterConfig) -> (Vec<Cause>, Vec<String>) {
+        virtual_machine(request, &request["object"], config)
+    }
 
     fn config(gates: &[&str]) -> ClusterConfig {
         ClusterConfig::of(
@@ -497,7 +510,7 @@ mod tests {
                 ],
             ),
         ] {
-            let (causes, _) = virtual_machine(&vm(template.clone()), &config(&[]));
+            let (causes, _) = judge(&vm(template.clone()), &config(&[]));
             let (mut got, mut expected) = (messages(&causes), expected);
             got.sort_unstable();
             expected.sort_unstable();
@@ -505,7 +518,7 @@ mod tests {
         }
         let hooked = json!({"metadata": {"annotations": {"hooks.kubevirt.io/hookSidecars": "[]"}},
             "spec": {"domain": {"devices": {"hostDevices": [{"name": "d"}]}}}});
-        assert_eq!(virtual_machine(&vm(hooked), &config(&["Sidecar", "HostDevices"])).0, []);
+        assert_eq!(judge(&vm(hooked), &config(&["Sidecar", "HostDevices"])).0, []);
     }
 
     #[test]
@@ -526,7 +539,7 @@ mod tests {
             assert_eq!(causes.first().map(|cause| cause.message.as_str()), expected, "{spec}");
         }
         let (_, warnings) =
-            virtual_machine(&json!({"object": {"spec": {"running": true, "template": {}}}}), &config(&[]));
+            judge(&json!({"object": {"spec": {"running": true, "template": {}}}}), &config(&[]));
         assert_eq!(warnings, ["spec.running is deprecated, please use spec.runStrategy instead."]);
     }
 

@@ -105,6 +105,8 @@ impl Attachments {
         self.delete_orphans(key, seen, launcher).await?;
         let Some(launcher) = launcher else { return Ok(Synced::Nothing) };
         let pods = self.informer.of(json::uid(launcher));
+        let temporary: Vec<&Arc<Value>> = pods.iter().filter(|pod| pod::is_temporary(pod)).collect();
+        self.delete_temporary(seen.vmi, &temporary).await?;
         let over = is_final(seen.vmi) || (self.node.rules.deletes_with_the_vmi && is_deleting(seen.vmi));
         if over {
             let live: Vec<Arc<Value>> = pods.into_iter().filter(|pod| !is_deleting(pod)).collect();
@@ -134,6 +136,14 @@ impl Attachments {
             Err(error) => return Ok(Synced::Failed(error)),
         };
         let mut wrote = false;
+        for (volume, claim) in &plan.triggers {
+            let trigger = pod::render_trigger(seen.vmi, launcher, Content { volume, claim }, self.node.rules);
+            match self.trigger(seen.vmi, trigger, text(volume, "/name")).await? {
+                Ok(pod) => self.informer.expect_created(key, json::uid(&pod)),
+                Err(error) => return Ok(Synced::Failed(error)),
+            }
+            wrote = true;
+        }
         // Until virt-handler has said which `SELinux` context the launcher has, the pod cannot be rendered; the error is
         // dropped, so nobody is told (`createAttachmentPodTemplate`, `matchSELinuxLevelOfVMI`).
         let confined = !text(seen.vmi, "/status/selinuxContext").is_empty();
@@ -217,6 +227,53 @@ impl Attachments {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Creates a pod that gets a claim bound.
+    async fn trigger(
+        &self,
+        vmi: &Value,
+        pod: Value,
+        volume: &str,
+    ) -> Result<Result<Value, SyncError>, ClientError> {
+        match self.writer.write(&self.who, &Write::create(&PODS, pod)).await {
+            Ok(pod) => {
+                let message = format!("Created hotplug trigger pod for volume {volume}");
+                self.recorder.note(&self.who, COMPONENT, Note::normal(vmi, "SuccessfulCreate", message));
+                Ok(Ok(pod))
+            }
+            Err(error) if error.code() != 0 => {
+                let why = error.message();
+                let told =
+                    format!("Error creating hotplug population trigger pod for volume {volume}: {why}");
+                self.recorder.note(&self.who, COMPONENT, Note::warning(vmi, "FailedCreate", told));
+                let message = format!("Error creating hotplug population trigger pod {why}");
+                Ok(Err(SyncError { reason: "FailedCreate", message }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets pods go that got a claim bound, once they have run; they are said to be deleted each time
+    /// (`deleteRunningOrFinishedWFFCPods`).
+    pub async fn delete_temporary(&self, vmi: &Value, pods: &[&Arc<Value>]) -> Result<(), ClientError> {
+        for pod in pods.iter().filter(|pod| !is_deleting(pod)) {
+            let name = json::name(pod);
+            if matches!(text(pod, "/status/phase"), "Running" | "Succeeded" | "Failed") {
+                let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
+                match self.writer.write(&self.who, &Write::to(&PODS, pod, "", Op::Delete(options))).await {
+                    Err(error) if error.code() != 404 => {
+                        let message = format!("Failed to delete WaitForFirstConsumer temporary pod {name}");
+                        self.recorder.note(&self.who, COMPONENT, Note::warning(vmi, "FailedDelete", message));
+                        return Err(error);
+                    }
+                    _ => {}
+                }
+            }
+            let message = format!("Deleted WaitForFirstConsumer temporary pod {name}");
+            self.recorder.note(&self.who, COMPONENT, Note::normal(vmi, "SuccessfulDelete", message));
+        }
+        Ok(())
     }
 
     /// Deletes pods one after the other, until one is refused.

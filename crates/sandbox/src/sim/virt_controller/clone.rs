@@ -237,7 +237,7 @@ impl Clones {
     async fn take_snapshot(&self, clone: &Value, vm: &Value) -> Result<Found, PassError> {
         let mut problems = Vec::new();
         for volume in list(vm, "/spec/template/spec/volumes") {
-            if super::launcher_pod::claim_of(volume).is_none() {
+            if super::launcher_pod::disk_claim_of(volume).is_none() {
                 continue;
             }
             let name = text(volume, "/name");
@@ -438,7 +438,7 @@ fn not_backed_up(content: &Value, snapshot: &str) -> Vec<String> {
     let vm = &content["spec"]["source"]["virtualMachine"];
     list(vm, "/spec/template/spec/volumes")
         .iter()
-        .filter(|volume| super::launcher_pod::claim_of(volume).is_some())
+        .filter(|volume| super::launcher_pod::disk_claim_of(volume).is_some())
         .filter(|volume| {
             !list(content, "/spec/volumeBackups").iter().any(|one| one["volumeName"] == volume["name"])
         })

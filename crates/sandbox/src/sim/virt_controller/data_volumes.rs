@@ -119,6 +119,8 @@ pub async fn ensure(
 #[derive(Debug, PartialEq)]
 pub enum Prepared {
     Yes,
+    /// A `DataVolume` is filled when a pod uses its claim.
+    FirstConsumer,
     /// A `DataVolume` is still being filled.
     NotYet,
     /// A claim is not there.
@@ -127,17 +129,21 @@ pub enum Prepared {
 
 /// Looks at the claims that a VMI starts with (`handleSyncDataVolumes`, `addPVCToLaunchManifest`).
 pub fn for_launcher(vmi: &Value, storage: &StorageCaches) -> Prepared {
-    let mut missing = None;
+    let (mut missing, mut waits) = (None, false);
     for volume in list(vmi, "/spec/volumes").iter().filter(|volume| !is_hotpluggable(volume)) {
         let Some(claim) = claim_of(volume) else { continue };
         let key = json::join_key(json::namespace(vmi), claim);
         if storage.claims.get(&key).is_none() {
             missing = missing.or(Some(claim));
-        } else if storage.data_volumes.get(&key).is_some_and(|volume| !is_usable(&volume)) {
-            return Prepared::NotYet;
+        } else if let Some(volume) = storage.data_volumes.get(&key) {
+            if !is_usable(&volume) {
+                return Prepared::NotYet;
+            }
+            waits |= text(&volume, "/status/phase") == "WaitForFirstConsumer";
         }
     }
-    missing.map_or(Prepared::Yes, |claim| {
+    let there = if waits { Prepared::FirstConsumer } else { Prepared::Yes };
+    missing.map_or(there, |claim| {
         let message = format!("failed to render launch manifest: didn't find PVC {claim}");
         Prepared::No(SyncError { reason: "FailedPvcNotFound", message })
     })

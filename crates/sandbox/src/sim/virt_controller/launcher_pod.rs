@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::overhead;
 use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
+use crate::sim::hotplug::pod::TEMPORARY;
 use crate::sim::json::{self, list, map, put, text};
 use apimachinery::quantity::{self, milli, units};
 use kubevirt::feature_gates::PLUGINS;
@@ -15,6 +16,19 @@ use kubevirt::feature_gates::PLUGINS;
 const PLUGIN_SOCKETS: &str = "kubevirt-plugin-sockets";
 /// Added to the guest's grace period for the launcher, and once more for the pod.
 const GRACE_PADDING: i64 = 15;
+
+/// A pod like it that runs no guest: it gets the claims bound (`RenderLaunchManifestNoVm`).
+pub fn render_temporary(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
+    let mut pod = render(vmi, config)?;
+    put(&mut pod, &["metadata", "annotations", TEMPORARY], "true");
+    for container in pod["spec"]["containers"].as_array_mut().into_iter().flatten() {
+        if container["name"] == "compute" {
+            container["command"] = json!(["/bin/bash"]);
+            container["args"] = json!(["-c", "echo", "bound PVCs"]);
+        }
+    }
+    Ok(pod)
+}
 
 /// The pod, or why there can be none.
 pub fn render(vmi: &Value, config: &ClusterConfig) -> Result<Value, SyncError> {
@@ -290,8 +304,13 @@ fn volumes(vmi: &Value, sidecars: &[Value], config: &ClusterConfig, image: &str)
     volumes
 }
 
-/// The claim behind a volume: its own, or the one that has a `DataVolume`'s name.
+/// The claim behind a volume: its own, the one that has a `DataVolume`'s name, or the one that memory is dumped into.
 pub fn claim_of(volume: &Value) -> Option<&str> {
+    disk_claim_of(volume).or_else(|| volume.pointer("/memoryDump/claimName")?.as_str())
+}
+
+/// The same for volumes that are disks of the guest.
+pub fn disk_claim_of(volume: &Value) -> Option<&str> {
     ["/persistentVolumeClaim/claimName", "/dataVolume/name"]
         .iter()
         .find_map(|pointer| volume.pointer(pointer).and_then(Value::as_str))
@@ -299,7 +318,7 @@ pub fn claim_of(volume: &Value) -> Option<&str> {
 
 /// The volume is plugged into a running guest; the launcher starts without it.
 pub fn is_hotpluggable(volume: &Value) -> bool {
-    ["persistentVolumeClaim", "dataVolume"].iter().any(|kind| volume[kind]["hotpluggable"] == true)
+    crate::sim::hotplug::is_marked(volume)
 }
 
 fn container(name: &str, image: &str, command: &str, args: &[String], resources: &Value) -> Value {

@@ -7,10 +7,12 @@
 use apimachinery::quantity::{self, milli, units};
 use serde_json::{Value, json};
 
+use super::launcher_pod::disk_claim_of;
 use super::migration::decide::is_migrating;
 use super::nics;
 use super::vm_status::SyncError;
 use crate::sim::cluster::ClusterConfig;
+use crate::sim::hotplug::is_marked as hotplugged;
 use crate::sim::json::{self, condition, has_condition, is_deleting, list, text};
 use crate::sim::resource::VMIS;
 use crate::sim::write::{Op, Write};
@@ -23,6 +25,8 @@ pub struct Observation<'a> {
     pub started: &'a Value,
     pub vmi: &'a Value,
     pub config: &'a ClusterConfig,
+    /// The VM's volumes move to other claims (`updateVolumesStrategy: Migration`).
+    pub moves_volumes: bool,
 }
 
 /// One part of an update: its write, and the reason of the `Failure` condition when the write fails.
@@ -120,7 +124,7 @@ pub fn has_other_size(vm: &Value, vmi: &Value) -> bool {
 /// A field was changed that the guest cannot follow while it runs (`syncRestartRequired`).
 fn needs_restart(seen: &Observation<'_>) -> bool {
     let (mut before, mut after) = (seen.started.clone(), seen.wanted.clone());
-    if volumes_follow(&before, &after) {
+    if volumes_follow(&before, &after, seen.moves_volumes) {
         for spec in [&mut before, &mut after] {
             json::remove(spec, &["volumes"]);
         }
@@ -170,20 +174,18 @@ fn without_empty(value: &mut Value) {
     }
 }
 
-fn hotplugged(volume: &Value) -> bool {
-    ["persistentVolumeClaim", "dataVolume", "memoryDump"]
-        .iter()
-        .any(|kind| volume[*kind]["hotpluggable"] == true)
-}
-
 fn named<'a>(entries: &'a [Value], name: &Value) -> Option<&'a Value> {
     entries.iter().find(|one| one["name"] == *name)
 }
 
-/// Only hotplugged volumes came, went or changed (`validLiveUpdateVolumes`).
-fn volumes_follow(before: &Value, after: &Value) -> bool {
+/// Only hotplugged volumes came, went or changed, and claims where they move (`validLiveUpdateVolumes`).
+fn volumes_follow(before: &Value, after: &Value, moves: bool) -> bool {
     let (old, new) = (list(before, "/volumes"), list(after, "/volumes"));
-    let kept = new.iter().all(|volume| hotplugged(volume) || named(old, &volume["name"]) == Some(volume));
+    let kept = new.iter().all(|volume| {
+        let had = named(old, &volume["name"]);
+        let moved = moves && had.is_some() && disk_claim_of(volume).is_some();
+        hotplugged(volume) || moved || had == Some(volume)
+    });
     let gone = old.iter().filter(|volume| named(new, &volume["name"]).is_none());
     kept && gone.into_iter().all(hotplugged)
 }
@@ -408,7 +410,7 @@ mod tests {
     fn decided(wanted: &Value, vmi: &Value) -> Update {
         let config = ClusterConfig::of(&Value::Null);
         let started = template(domain(2, "1Gi"));
-        decide(&Observation { wanted, started: &started, vmi, config: &config })
+        decide(&Observation { wanted, started: &started, vmi, config: &config, moves_volumes: false })
     }
 
     fn patches(update: &Update) -> Vec<Value> {
@@ -448,7 +450,13 @@ mod tests {
         let config = ClusterConfig::of(&Value::Null);
         let mut started = template(domain(2, "1Gi"));
         started["domain"]["resources"] = resources;
-        let seen = Observation { wanted: &wanted, started: &started, vmi: &vmi, config: &config };
+        let seen = Observation {
+            wanted: &wanted,
+            started: &started,
+            vmi: &vmi,
+            config: &config,
+            moves_volumes: false,
+        };
         let got: Vec<String> = patches(&decide(&seen))
             .iter()
             .flat_map(|patch| patch.as_array().unwrap().clone())

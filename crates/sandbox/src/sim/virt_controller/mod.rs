@@ -8,24 +8,27 @@ mod doubts;
 mod evacuation;
 pub mod launcher_pod;
 mod live_update;
+mod memory_dump;
 pub mod migration;
 mod networks;
 mod nics;
 mod nodes;
 mod overhead;
+mod running_vm;
 pub mod snapshot;
 pub mod templates;
 pub mod vm;
+mod vm_instancetype;
 pub mod vm_status;
 pub mod vmi;
+pub mod volume_migration;
 mod workload_updater;
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::backup::tracking;
@@ -34,6 +37,7 @@ use super::client::ClientError;
 use super::cluster::ClusterConfig;
 use super::events::{Note, Recorder};
 use super::hotplug::Hotplug;
+use super::hotplug::pod::is_temporary;
 use super::identity::Identity;
 use super::instancetype;
 use super::json::{self, finalizers, is_deleting, text};
@@ -128,7 +132,7 @@ pub struct VirtController {
     hotplug: Attachments,
     vm_queue: Queue,
     vmi_queue: Queue,
-    /// Templates that VMIs were started with; a revision never changes.
+    /// Specs of VMs that VMIs were started with; a revision never changes.
     revisions: Mutex<std::collections::HashMap<String, Arc<Value>>>,
     /// Which VMs have a claim.
     claim_users: Arc<Users>,
@@ -251,26 +255,28 @@ impl VirtController {
             let seen = vm::Observation { vm: &vm, vmi: vmi.as_deref(), now, dice, volumes: &volumes };
             let mut plan = vm::decide(&seen);
             let mut error = None;
-            if plan.expects == Expectation::Start {
+            let matched = instancetype::is_matched(&vm);
+            if matched && plan.with_status && !is_deleting(&vm) {
+                let config = self.config();
+                let synced = instancetype::revisions::sync(&self.writer, self.finder(), &vm, &config).await;
+                if matches!(synced, Ok(instancetype::revisions::Synced::Wrote)) {
+                    continue;
+                }
+                error = synced.err().map(|failure| self.note_instancetype(&vm, failure)).transpose()?;
+            }
+            if error.is_none() && plan.expects == Expectation::Start {
                 error = self.prepare_volumes(&vm, &mut plan).await?;
             }
-            if error.is_none() && plan.expects == Expectation::Start && instancetype::is_matched(&vm) {
-                match instancetype::apply_to(&self.writer.client, &self.who, &vm).await {
+            if error.is_none() && plan.expects == Expectation::Start && matched {
+                match self.finder().apply_to_start(&vm).await {
                     Ok(expanded) => {
                         plan = vm::decide(&vm::Observation { vm: &expanded, ..seen }).recorded(&vm);
                     }
-                    Err(instancetype::Error::Find(failure)) if failure.code() == 0 => {
-                        return Err(failure.into());
-                    }
-                    Err(failure) => {
-                        let reason = match failure {
-                            instancetype::Error::Conflict(_) => "FailedCreate",
-                            _ => "FailedFindInstancetype",
-                        };
-                        error = Some(SyncError { reason, message: failure.to_string() });
-                        plan.writes.clear();
-                    }
+                    Err(failure) => error = Some(self.note_unstartable(&vm, failure)?),
                 }
+            }
+            if error.is_some() {
+                plan.writes.clear();
             }
             let namespace = self.caches.namespaces.get(json::namespace(&vm));
             tracking::mark(&mut plan.writes, &vm, namespace.as_deref(), &self.config());
@@ -284,6 +290,13 @@ impl VirtController {
             if error.is_none() && plan.writes.is_empty() {
                 self.bump_generation(&vm, vmi.as_deref()).await?;
                 error = self.hotplug.take_over(&vm, vmi.as_deref(), &self.config()).await?;
+            }
+            if error.is_none() && plan.writes.is_empty() && !is_deleting(&vm) {
+                match self.dump_memory(&vm, key).await? {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(failure) => error = Some(failure),
+                }
             }
             if error.is_none() && plan.writes.is_empty() {
                 error = self.update_live(&mut marked, vmi.as_deref(), now).await?;
@@ -357,108 +370,6 @@ impl VirtController {
             }
         }
         Ok(None)
-    }
-
-    /// Brings what can follow of a changed template to the VMI, and marks the VM when it needs a restart.
-    async fn update_live(
-        &self,
-        vm: &mut Value,
-        vmi: Option<&Value>,
-        now: Timestamp,
-    ) -> Result<Option<SyncError>, ClientError> {
-        const KIND: &str = "RestartRequired";
-        let mut conditions = json::list(vm, "/status/conditions").to_vec();
-        let Some(vmi) = vmi.filter(|vmi| !vm::is_final(vmi)) else {
-            json::remove_condition(&mut conditions, KIND);
-            if vm.pointer("/status/conditions").is_some() {
-                json::put(vm, &["status", "conditions"], conditions);
-            }
-            return Ok(None);
-        };
-        let started = json::annotation(vmi, "kubevirt.io/vm-generation");
-        let is_newest = started == Some(json::integer(vm, "/metadata/generation").to_string().as_str());
-        if is_deleting(vm) || (is_newest && !live_update::has_other_size(vm, vmi)) {
-            return Ok(None);
-        }
-        let Some(started) = self.started_with(vmi).await? else { return Ok(None) };
-        let config = self.config();
-        let wanted = vm.pointer("/spec/template/spec").cloned().unwrap_or_default();
-        let update = live_update::decide(&live_update::Observation {
-            wanted: &wanted,
-            started: &started,
-            vmi,
-            config: &config,
-        });
-        match update.restart {
-            Some(message) => {
-                let mut condition = json::new_condition(KIND, "True", "", &message, now);
-                condition["lastProbeTime"] = Value::Null;
-                json::update_condition(&mut conditions, condition);
-            }
-            None => json::remove_condition(&mut conditions, KIND),
-        }
-        json::put(vm, &["status", "conditions"], conditions);
-        for part in update.parts {
-            if let Err(error) = self.writer.write(&self.who, &part.write).await {
-                let message = format!("{}: {}", part.doing, error.message());
-                return Ok(Some(SyncError { reason: part.reason, message }));
-            }
-        }
-        Ok(update.error)
-    }
-
-    /// A VMI whose template is again what it was started with runs the newest generation
-    /// (`conditionallyBumpGenerationAnnotationOnVmi`).
-    async fn bump_generation(&self, vm: &Value, vmi: Option<&Value>) -> Result<(), ClientError> {
-        const KEY: &str = "kubevirt.io/vm-generation";
-        let Some(vmi) = vmi.filter(|vmi| !vm::is_final(vmi) && !is_deleting(vmi)) else { return Ok(()) };
-        let generation = json::integer(vm, "/metadata/generation").to_string();
-        let known = json::annotation(vmi, KEY);
-        if is_deleting(vm) || known.is_none() || known == Some(generation.as_str()) {
-            return Ok(());
-        }
-        let started = self.started_with(vmi).await?;
-        if started.as_deref() != vm.pointer("/spec/template/spec") {
-            return Ok(());
-        }
-        let old = &vmi["metadata"]["annotations"];
-        let mut new = old.clone();
-        new[KEY] = generation.into();
-        let patch = json!(Write::test_and_replace("/metadata/annotations", old, &new));
-        match self.writer.write(&self.who, &Write::to(&VMIS, vmi, "", Op::JsonPatch(patch))).await {
-            Err(error) if error.code() == 0 => Err(error),
-            // It has changed meanwhile: the next pass looks again.
-            _ => Ok(()),
-        }
-    }
-
-    /// The template spec that a VMI was started with, out of its revision.
-    async fn started_with(&self, vmi: &Value) -> Result<Option<Arc<Value>>, ClientError> {
-        let name = text(vmi, "/status/virtualMachineRevisionName");
-        let key = json::join_key(json::namespace(vmi), name);
-        if name.is_empty() {
-            return Ok(None);
-        }
-        if let Some(known) = self.revisions().get(&key) {
-            return Ok(Some(known.clone()));
-        }
-        let path = CONTROLLER_REVISIONS.path(json::namespace(vmi), name, "");
-        let revision = match self.writer.client.get(Some(&self.who), &path).await {
-            Ok(revision) => revision,
-            Err(error) if error.code() == 404 => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let spec = Arc::new(revision.pointer("/data/spec/template/spec").cloned().unwrap_or_default());
-        let mut revisions = self.revisions();
-        if revisions.len() >= REVISIONS {
-            revisions.clear();
-        }
-        revisions.insert(key, spec.clone());
-        Ok(Some(spec))
-    }
-
-    fn revisions(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Arc<Value>>> {
-        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_vm(&self, vm: &Value, write: &Write, error: Option<&ClientError>) {
@@ -568,8 +479,17 @@ impl VirtController {
         if let Some(pod) = self.doubts.settle(uid, with, acting, own).await? {
             return Ok((Some(pod), None));
         }
-        match data_volumes::for_launcher(vmi, &self.caches.storage) {
-            Prepared::Yes => {}
+        let prepared = data_volumes::for_launcher(vmi, &self.caches.storage);
+        let temporary: Vec<&Arc<Value>> = seen.pods.iter().filter(|pod| is_temporary(pod)).collect();
+        let first_consumer = prepared == Prepared::FirstConsumer;
+        if !temporary.is_empty() {
+            if !first_consumer {
+                self.hotplug.delete_temporary(vmi, &temporary).await?;
+            }
+            return Ok((None, None));
+        }
+        match prepared {
+            Prepared::Yes | Prepared::FirstConsumer => {}
             Prepared::NotYet => return Ok((None, None)),
             Prepared::No(error) => {
                 self.recorder.note(
@@ -580,7 +500,8 @@ impl VirtController {
                 return Ok((None, Some(error)));
             }
         }
-        let rendered = match launcher_pod::render(seen.vmi, &self.config()) {
+        let render = if first_consumer { launcher_pod::render_temporary } else { launcher_pod::render };
+        let rendered = match render(seen.vmi, &self.config()) {
             Ok(pod) => networks::attach(&self.writer.client, &self.who, seen.vmi, pod).await?,
             Err(error) => Err(error),
         };
@@ -592,7 +513,7 @@ impl VirtController {
             Ok(pod) => {
                 let message = format!("Created virtual machine pod {}", json::name(&pod));
                 self.recorder.note(&self.who, COMPONENT, Note::normal(seen.vmi, "SuccessfulCreate", message));
-                Ok((Some(pod), None))
+                Ok((Some(pod).filter(|pod| !is_temporary(pod)), None))
             }
             Err(error) if error.code() != 0 => {
                 let message = error.message();

@@ -14,7 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::data_volumes::Volumes;
-use super::defaults;
+use super::{defaults, memory_dump};
+use crate::sim::instancetype;
 use crate::sim::json::{self, finalizers, integer, is_deleting, list, text};
 use crate::sim::resource::{CONTROLLER_REVISIONS, VMIS, VMS};
 use crate::sim::write::{Op, Write};
@@ -65,7 +66,7 @@ impl Plan {
     pub fn recorded(mut self, vm: &Value) -> Self {
         for write in self.writes.iter_mut().filter(|write| write.resource == &CONTROLLER_REVISIONS) {
             if let Op::Create(revision) = &mut write.op {
-                revision["data"]["spec"] = vm["spec"].clone();
+                revision["data"]["spec"] = instancetype::revisions::recorded(vm);
             }
         }
         self
@@ -195,6 +196,9 @@ fn start_with_backoff(seen: &Observation<'_>) -> Plan {
 
 fn start(seen: &Observation<'_>) -> Plan {
     let vm = seen.vm;
+    if json::has_condition(vm, "ManualRecoveryRequired", "True") {
+        return Plan::nothing();
+    }
     let generation = integer(vm, "/metadata/generation");
     let revision = format!("revision-start-vm-{}-{generation}", json::uid(vm));
     let owner = json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": json::name(vm),
@@ -230,6 +234,9 @@ fn vmi_of(vm: &Value, owner: &Value, revision: &str) -> Value {
     let request = &vm["status"]["stateChangeRequests"][0];
     if request["action"] == "Start" && request["data"]["paused"] == "true" {
         spec["startStrategy"] = "Paused".into();
+    }
+    if let Some(claim) = memory_dump::completed(vm) {
+        memory_dump::remove_volume(&mut spec, claim);
     }
     defaults::disks_for_volumes(&mut spec);
     defaults::pod_network(&mut spec);

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::vm::{Expectation, Observation, is_final, run_strategy, start_delay};
+use super::{memory_dump, volume_migration};
 use crate::sim::json::{
     self, has_condition, integer, is_deleting, list, new_condition, remove_condition, text, update_condition,
 };
@@ -33,8 +34,10 @@ pub fn status(seen: &Observation<'_>, expects: Expectation, error: Option<&SyncE
     if vmi.is_some() || !text(&old, "/runStrategy").is_empty() {
         status["runStrategy"] = run_strategy(vm).unwrap_or_default().into();
     }
+    memory_dump::advance(&mut status, vm, vmi);
     trim_state_change(&mut status, vmi);
     sync_start_failure(&mut status, seen);
+    volume_migration::sync(&mut status, vm, vmi, seen.now);
     sync_conditions(&mut status, vmi, error, seen.now);
     let printable = printable_status(seen, &status, expects);
     status["printableStatus"] = printable.into();

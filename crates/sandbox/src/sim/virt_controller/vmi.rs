@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::vm::is_final;
 use super::vm_status::SyncError;
+use crate::sim::hotplug::pod::is_temporary;
 use crate::sim::json::{
     self, finalizers, is_deleting, list, map, new_condition, put, remove_condition, text, time,
     update_condition,
@@ -44,7 +45,7 @@ pub fn current_pod<'a>(seen: &Observation<'a>) -> Option<&'a Value> {
     seen.pods
         .iter()
         .map(std::convert::AsRef::as_ref)
-        .filter(|pod| json::label(pod, "kubevirt.io") == "virt-launcher")
+        .filter(|pod| json::label(pod, "kubevirt.io") == "virt-launcher" && !is_temporary(pod))
         .filter(|pod| {
             let target = !json::label(pod, "kubevirt.io/migrationJobUID").is_empty();
             if node.is_empty() { !target } else { text(pod, "/spec/nodeName") == node }
@@ -166,14 +167,23 @@ pub fn status_write(
                 "Pending"
             };
             put(&mut vmi, &["status", "phase"], next);
+            provision(seen, &mut conditions);
         }
-        "Scheduling" => schedule(&mut vmi, &mut conditions, pod),
+        "Scheduling" => {
+            remove_condition(&mut conditions, "Provisioning");
+            schedule(&mut vmi, &mut conditions, pod);
+        }
         "Succeeded" | "Failed" => finish(&mut vmi, seen),
         "Running" => {
             if pod.is_none() {
                 put(&mut vmi, &["status", "phase"], "Failed");
             } else {
                 want_hotplug(old, &mut conditions);
+                if super::volume_migration::has_changed(&vmi) {
+                    let mut moves = new_condition("VolumesChange", "True", "", "migrate volumes", seen.now);
+                    moves["lastProbeTime"] = Value::Null;
+                    conditions.push(moves);
+                }
                 super::nics::require_migration(old, &mut conditions, seen.now);
             }
         }
@@ -245,6 +255,28 @@ fn describe_pod(vmi: &mut Value, pod: &Value) {
     }
 }
 
+/// `Provisioning` while a pod without a guest gets the claims bound, and what the scheduler says of that pod.
+fn provision(seen: &Observation<'_>, conditions: &mut Vec<Value>) {
+    let Some(pod) = seen.pods.iter().find(|pod| is_temporary(pod)) else { return };
+    if conditions.iter().all(|one| one["type"] != "Provisioning") {
+        conditions.push(json!({"type": "Provisioning", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": null}));
+    }
+    scheduled(conditions, pod);
+}
+
+/// The pod's `PodScheduled`, as long as it is `False`.
+fn scheduled(conditions: &mut Vec<Value>, pod: &Value) {
+    remove_condition(conditions, "PodScheduled");
+    if let Some(waits) =
+        json::condition(pod, "/status/conditions", "PodScheduled").filter(|one| one["status"] == "False")
+    {
+        let mut waits = waits.clone();
+        json::remove(&mut waits, &["observedGeneration"]);
+        conditions.push(waits);
+    }
+}
+
 fn schedule(vmi: &mut Value, conditions: &mut Vec<Value>, pod: Option<&Value>) {
     let Some(pod) = pod else {
         put(vmi, &["status", "phase"], "Failed");
@@ -254,15 +286,7 @@ fn schedule(vmi: &mut Value, conditions: &mut Vec<Value>, pod: Option<&Value>) {
         "" => json::remove(vmi, &["status", "qosClass"]),
         class => put(vmi, &["status", "qosClass"], class),
     }
-    match json::condition(pod, "/status/conditions", "PodScheduled") {
-        Some(scheduled) if scheduled["status"] == "False" => {
-            let mut scheduled = scheduled.clone();
-            json::remove(&mut scheduled, &["observedGeneration"]);
-            remove_condition(conditions, "PodScheduled");
-            conditions.push(scheduled);
-        }
-        _ => remove_condition(conditions, "PodScheduled"),
-    }
+    scheduled(conditions, pod);
     if pod_is_ready(pod) && !is_deleting(vmi) {
         hand_over(vmi, pod);
     } else if pod_is_going_down(pod) {

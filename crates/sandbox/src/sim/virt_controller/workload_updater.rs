@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::migration::decide::{is_final as migration_is_final, is_migrating, is_running};
 use super::migration::{self, policy};
 use super::vm::is_final;
-use super::{Caches, PassError, vmi};
+use super::{Caches, PassError, vmi, volume_migration};
 use crate::sim::events::{Note, Recorder};
 use crate::sim::identity::Identity;
 use crate::sim::json::{self, condition, has_condition, is_deleting, list, text};
@@ -97,7 +97,9 @@ fn decide(kubevirt: &Value, vmis: Vec<Arc<Value>>, migrations: &[Arc<Value>]) ->
         if is_migrating(&vmi) || busy.contains(&json::key(&vmi)) {
             continue;
         }
-        if may("LiveMigrate") && has_condition(&vmi, "LiveMigratable", "True") {
+        let moved = list(&vmi, "/status/migratedVolumes");
+        let takes_volumes = !moved.is_empty() && volume_migration::cannot_move(&vmi, moved).is_none();
+        if may("LiveMigrate") && (takes_volumes || has_condition(&vmi, "LiveMigratable", "True")) {
             work.migrate.push(vmi);
         } else if may("Evict") {
             work.evict.push(vmi);

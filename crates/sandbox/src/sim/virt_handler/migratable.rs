@@ -8,7 +8,9 @@ use crate::sim::json::{self, list};
 /// (`calculateLiveMigrationCondition`).
 pub fn not_migratable(vmi: &Value) -> (Option<(&'static str, String)>, bool) {
     let mut disk_problem = None;
-    let mut block = false;
+    let moved =
+        |name: &Value| list(vmi, "/status/migratedVolumes").iter().any(|one| one["volumeName"] == *name);
+    let mut block = !list(vmi, "/status/migratedVolumes").is_empty();
     for volume in list(vmi, "/spec/volumes") {
         let claim = ["/persistentVolumeClaim/claimName", "/dataVolume/name"]
             .iter()
@@ -24,7 +26,10 @@ pub fn not_migratable(vmi: &Value) -> (Option<(&'static str, String)>, bool) {
                 None => {
                     Some(format!("cannot migrate VMI: Unable to determine if PVC {claim} is shared, {rule}"))
                 }
-                Some(info) if !list(info, "/accessModes").iter().any(|mode| mode == "ReadWriteMany") => {
+                Some(info)
+                    if !list(info, "/accessModes").iter().any(|mode| mode == "ReadWriteMany")
+                        && !moved(&volume["name"]) =>
+                {
                     Some(format!("cannot migrate VMI: PVC {claim} is not shared, {rule}"))
                 }
                 Some(_) => None,

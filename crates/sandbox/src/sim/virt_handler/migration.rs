@@ -87,8 +87,13 @@ impl VirtHandler {
             SourceStep::HandOver => {
                 let source = newest_on(pods, node);
                 if let (Some(source), Some(target)) = (source, target) {
-                    if let Err(volume) = self.move_disks(json::uid(source), json::uid(target)) {
-                        let write = Write::to(&VMIS, &vmi, "", Op::Update(lacks_disk(&vmi, &volume, now)));
+                    let copied = self.hotplug.copy_moving(&vmi).await;
+                    let moved = copied.and_then(|()| {
+                        self.move_disks(json::uid(source), json::uid(target))
+                            .map_err(|volume| format!("the target domain has no disk for volume {volume}"))
+                    });
+                    if let Err(why) = moved {
+                        let write = Write::to(&VMIS, &vmi, "", Op::Update(failed(&vmi, &why, now)));
                         let answer = self.writer.write(who, &write).await?;
                         self.note_migration(who, &vmi, &answer);
                         return Ok(Some(Duration::ZERO));
@@ -142,14 +147,13 @@ impl VirtHandler {
     }
 }
 
-/// A migration whose target lacks a disk of the guest fails as QEMU does.
-fn lacks_disk(vmi: &Value, volume: &str, now: Timestamp) -> Value {
+/// A migration that QEMU cannot carry out, such as one whose target lacks a disk of the guest.
+fn failed(vmi: &Value, why: &str, now: Timestamp) -> Value {
     let mut failed = vmi.clone();
     let state = &mut failed["status"]["migrationState"];
     state["failed"] = true.into();
     state["completed"] = true.into();
     state["endTimestamp"] = time(now).into();
-    state["failureReason"] =
-        format!("Live migration failed: the target domain has no disk for volume {volume}").into();
+    state["failureReason"] = format!("Live migration failed: {why}").into();
     failed
 }

@@ -23,7 +23,7 @@ use super::client::ClientError;
 use super::events::{Note, Recorder};
 use super::guest::Guest;
 use super::hooks::{Hooks, Stage};
-use super::hotplug::{self, Hotplug, handler};
+use super::hotplug::{self, Hotplug, handler, memory_dump};
 use super::identity::Identity;
 use super::json::{self, is_deleting, list, put, text, time, update_condition};
 use super::launcher::{Domain, Launchers};
@@ -233,6 +233,7 @@ impl VirtHandler {
     fn volumes(&self, vmi: &mut Value, pod: &Value, now: Timestamp) -> Option<Duration> {
         let (uid, node) = (json::uid(pod), text(pod, "/spec/nodeName"));
         let key = json::key(vmi);
+        self.hotplug.dump_memory(vmi, uid, now);
         let reported = list(vmi, "/status/volumeStatus").iter().any(|one| one["hotplugVolume"].is_object());
         if !reported && !self.hotplug.has_disks(uid) {
             return None;
@@ -241,8 +242,11 @@ impl VirtHandler {
             .hotplug
             .with_disks(uid, |disks| self.look(vmi, node, now, |seen| handler::pass(seen, disks)));
         self.hotplug.note_unplugged(&key, uid, outcome.unplugged);
-        put(vmi, &["status", "volumeStatus"], outcome.status);
-        outcome.after
+        let mut status = outcome.status;
+        let dump = self.launchers.guest(uid, |guest| guest.dump.clone()).flatten();
+        let again = memory_dump::describe(&mut status, json::name(vmi), dump.as_ref(), now);
+        put(vmi, &["status", "volumeStatus"], status);
+        [outcome.after, again].into_iter().flatten().min()
     }
 
     /// What is said where a sidecar kept the domain from being defined.

@@ -6,6 +6,7 @@ mod acceptable;
 mod discovery;
 pub(in crate::sim) mod guest;
 mod lifecycle;
+mod memory_dump;
 mod object_graph;
 mod refusal;
 mod sev;
@@ -30,9 +31,9 @@ use crate::sim::client::{Client, ClientError};
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::handler_calls::{HandlerCalls, Order, Question, Stream};
 use crate::sim::identity::Identity;
-use crate::sim::instancetype;
+use crate::sim::instancetype::Finder;
 use crate::sim::json::{self, list, text};
-use crate::sim::resource::{NODES, PODS, Resource, TEMPLATES, VMIS, VMS};
+use crate::sim::resource::{CLAIMS, NODES, PODS, Resource, TEMPLATES, VMIS, VMS};
 use crate::sim::write::{Op, Write};
 use lifecycle::{Plan, Seen};
 use volumes::Change;
@@ -219,6 +220,10 @@ impl Subresources {
         Ok(answer)
     }
 
+    fn finder(&self) -> Finder<'_> {
+        Finder { client: &self.client, who: &self.who }
+    }
+
     /// Expands a VM that need not be there.
     async fn expand_given(
         &self,
@@ -235,7 +240,7 @@ impl Subresources {
             return Err(Status::bad_request(format!("VM namespace must be empty or {namespace}")).into());
         }
         json::put(&mut vm, &["metadata", "namespace"], namespace);
-        let expanded = instancetype::expand(&self.client, &self.who, &vm, config).await;
+        let expanded = self.finder().expand(&vm, config).await;
         Ok(entity(&expanded.map_err(|error| Status::bad_request(error.to_string()))?))
     }
 
@@ -268,6 +273,11 @@ impl Subresources {
                 let write = volumes::of_vm(&self.vm(at).await?, change, &options, config)?;
                 self.change_volumes(&write, &options, "vm").await
             }
+            (Method::PUT, ["memorydump"]) => self.dump_memory(&body(request).await?, config, at).await,
+            (Method::PUT, ["removememorydump"]) => {
+                let write = memory_dump::removal(&self.vm(at).await?)?;
+                self.write_status(&write).await
+            }
             (Method::PUT, ["evacuate", "cancel"]) => {
                 let vm = self.vm(at).await?;
                 if vm["status"]["created"] != true {
@@ -283,8 +293,7 @@ impl Subresources {
                 self.forward_port(request, at, port).await
             }
             (Method::GET, ["expand-spec"]) => {
-                let expanded =
-                    instancetype::expand(&self.client, &self.who, &self.vm(at).await?, config).await;
+                let expanded = self.finder().expand(&self.vm(at).await?, config).await;
                 Ok(entity(&expanded.map_err(|error| Status::internal(&error.to_string()))?))
             }
             (Method::GET, ["objectgraph"]) => {
@@ -365,6 +374,28 @@ impl Subresources {
             }
             _ => Err(nothing_there()),
         }
+    }
+
+    async fn dump_memory(&self, options: &Value, config: &ClusterConfig, at: (&str, &str)) -> Result<Answer> {
+        memory_dump::served(config)?;
+        let vm = self.vm(at).await?;
+        let name = memory_dump::claim_of(&vm, options)?;
+        let vmi = self.vmi(at).await?;
+        memory_dump::may_dump(&vmi)?;
+        let claim = self.find(&CLAIMS, (at.0, name), "pvc").await?;
+        let claim = claim.ok_or_else(|| Status::not_found("kubevirt.io", "persistentvolumeclaim", name))?;
+        memory_dump::fits(&vmi, &claim)?;
+        self.write_status(&memory_dump::request(&vm, name)?).await
+    }
+
+    async fn write_status(&self, write: &Write) -> Result<Answer> {
+        self.write(write, &Value::Null).await.map_err(|error| match error.code() {
+            422 if !error.message().contains("due to an error in our request") => {
+                Status::new(422, "Invalid", error.message())
+            }
+            _ => Status::internal(&format!("unable to patch vm status: {}", error.message())),
+        })?;
+        Ok(empty(StatusCode::ACCEPTED))
     }
 
     /// The launcher pods of a namespace.

@@ -8,7 +8,7 @@ use super::refusal::{VMI_NOT_RUNNING, vm_conflict, vmi_conflict};
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, text};
 use crate::sim::resource::{VMIS, VMS};
-use crate::sim::virt_controller::launcher_pod::claim_of;
+use crate::sim::virt_controller::launcher_pod::disk_claim_of;
 use crate::sim::write::{Op, Write};
 
 /// `addvolume` or `removevolume`.
@@ -86,13 +86,13 @@ pub fn of_vmi(vmi: &Value, change: Change, options: &Value, config: &ClusterConf
 
 /// The claim or data volume that is to be added.
 fn source_name(options: &Value) -> &str {
-    claim_of(&options["volumeSource"]).unwrap_or_default()
+    disk_claim_of(&options["volumeSource"]).unwrap_or_default()
 }
 
 fn verify(volumes: &[Value], change: Change, options: &Value) -> Result<(), String> {
     let name = text(options, "/name");
     for volume in volumes {
-        let source = claim_of(volume);
+        let source = disk_claim_of(volume);
         let named = volume["name"] == name;
         match change {
             Change::Add if named => {

@@ -208,8 +208,7 @@ pub fn claims_of(vm: &Value) -> Vec<(&str, &str)> {
     list(vm, "/spec/template/spec/volumes")
         .iter()
         .filter_map(|volume| {
-            let claim = super::launcher_pod::claim_of(volume)
-                .or_else(|| Some(text(volume, "/memoryDump/claimName")).filter(|name| !name.is_empty()))?;
+            let claim = super::launcher_pod::claim_of(volume)?;
             Some((text(volume, "/name"), claim))
         })
         .collect()

@@ -1,133 +1,17 @@
-//! Instance types and preferences laid over a VM's template (`pkg/instancetype/apply`, `preference/apply`, v1.9):
-//! CPU, memory, devices and placement from the instance type, which a template must not say itself, and what the
-//! preference would like where nobody else says anything.
+//! Instance types and preferences laid over a template (`pkg/instancetype/apply`, `preference/apply`, v1.9): CPU, memory,
+//! devices and placement from the instance type, which a template must not say itself, and what the preference would
+//! like where nobody else says anything.
 
 use apimachinery::quantity;
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, ClientError};
-use super::cluster::ClusterConfig;
-use super::identity::Identity;
-use super::json::{self, list, map, put, slot, text};
-use super::virt_api::mutate::set_spec_defaults;
-use super::virt_controller::defaults::{disks_for_volumes, pod_network};
+use crate::sim::json::{list, map, put, slot, text};
 
-const GROUP: &str = "/apis/instancetype.kubevirt.io/v1beta1";
-
-/// Why a VM cannot be expanded.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The object that a matcher names could not be read.
-    #[error("{}", .0.message())]
-    Find(#[from] ClientError),
-    /// `kind` of a matcher is none.
-    #[error("got unexpected kind in {0}: {1}")]
-    Kind(&'static str, String),
-    /// The template says what the instance type decides.
-    #[error("VM field(s) {} conflicts with selected instance type", .0.join(", "))]
-    Conflict(Vec<String>),
-}
-
-/// Which of the two matchers of a VM.
-#[derive(Clone, Copy)]
-enum Matcher {
-    Instancetype,
-    Preference,
-}
-
-impl Matcher {
-    fn key(self) -> &'static str {
-        match self {
-            Self::Instancetype => "instancetype",
-            Self::Preference => "preference",
-        }
-    }
-
-    /// The path of the object that a VM names; `None`: it names none.
-    fn path(self, vm: &Value) -> Result<Option<String>, Error> {
-        let matcher = &vm["spec"][self.key()];
-        let name = text(matcher, "/name");
-        if name.is_empty() {
-            return Ok(None);
-        }
-        let kind = text(matcher, "/kind").to_lowercase();
-        let (own, cluster) =
-            (format!("virtualmachine{}", self.key()), format!("virtualmachinecluster{}", self.key()));
-        let kind = kind.strip_suffix('s').unwrap_or(&kind);
-        if kind.is_empty() || kind == cluster {
-            Ok(Some(format!("{GROUP}/{cluster}s/{name}")))
-        } else if kind == own {
-            Ok(Some(format!("{GROUP}/namespaces/{}/{own}s/{name}", json::namespace(vm))))
-        } else {
-            Err(Error::Kind(
-                if matches!(self, Self::Instancetype) { "InstancetypeMatcher" } else { "PreferenceMatcher" },
-                kind.into(),
-            ))
-        }
-    }
-}
-
-/// A VM names an instance type or a preference.
-pub fn is_matched(vm: &Value) -> bool {
-    ["instancetype", "preference"].iter().any(|key| !text(&vm["spec"][*key], "/name").is_empty())
-}
-
-/// The VM with everything that it names laid over its template, and annotations that say what it was.
+/// Lays both over a template's spec.
 ///
 /// # Errors
-/// [`Error`]
-pub async fn apply_to(client: &Client, who: &Identity, vm: &Value) -> Result<Value, Error> {
-    let mut found = [Value::Null, Value::Null];
-    let mut expanded = vm.clone();
-    for (slot_of, matcher) in found.iter_mut().zip([Matcher::Instancetype, Matcher::Preference]) {
-        let Some(path) = matcher.path(vm)? else { continue };
-        *slot_of = client.get(Some(who), &path).await?;
-        let key = matcher.key();
-        let cluster = if path.contains("/namespaces/") { "" } else { "cluster-" };
-        let annotation = format!("kubevirt.io/{cluster}{key}-name");
-        put(
-            &mut expanded,
-            &["spec", "template", "metadata", "annotations", &annotation],
-            json::name(slot_of),
-        );
-    }
-    let [instancetype, preference] = found.map(|object| object.get("spec").cloned());
-    let Some(spec) = expanded.pointer_mut("/spec/template/spec") else { return Ok(expanded) };
-    lay_over(spec, instancetype.as_ref(), preference.as_ref()).map_err(Error::Conflict)?;
-    Ok(expanded)
-}
-
-/// The VM as `expand-spec` shows it: without matchers, with every default.
-///
-/// # Errors
-/// [`Error`]
-pub async fn expand(
-    client: &Client,
-    who: &Identity,
-    vm: &Value,
-    config: &ClusterConfig,
-) -> Result<Value, Error> {
-    if !is_matched(vm) {
-        return Ok(vm.clone());
-    }
-    let mut prepared = vm.clone();
-    if let Some(spec) = prepared.pointer_mut("/spec/template/spec") {
-        disks_for_volumes(spec);
-        pod_network(spec);
-    }
-    let mut expanded = apply_to(client, who, &prepared).await?;
-    if let Some(spec) = expanded.pointer_mut("/spec/template/spec") {
-        set_spec_defaults(spec, config);
-    }
-    for key in ["instancetype", "preference"] {
-        json::remove(&mut expanded, &["spec", key]);
-        json::remove(&mut expanded, &["status", &format!("{key}Ref")]);
-    }
-    Ok(expanded)
-}
-
-/// Lays both over a template's spec; the fields that are in the way otherwise.
-fn lay_over(
+/// The fields of the template that are in the way, as `domain.cpu.sockets`.
+pub fn lay_over(
     spec: &mut Value,
     instancetype: Option<&Value>,
     preference: Option<&Value>,
@@ -200,10 +84,7 @@ fn conflicts(spec: &Value, instancetype: &Value) -> Vec<String> {
     ];
     let given = |pointer: &&(&str, &str)| instancetype.pointer(pointer.0).is_some();
     let fields = always.into_iter().chain(with.iter().filter(given).map(|(_, field)| *field));
-    fields
-        .filter(|field| said(field))
-        .map(|field| format!("spec.template.spec{}", field.replace('/', ".")))
-        .collect()
+    fields.filter(|field| said(field)).map(|field| field[1..].replace('/', ".")).collect()
 }
 
 fn cpu(spec: &mut Value, instancetype: &Value, preference: Option<&Value>) {
@@ -236,24 +117,56 @@ fn topology(vcpus: i64, preference: Option<&Value>) -> (i64, i64, i64) {
     if vcpus <= 1 {
         return (1, 1, 1);
     }
-    match text(preference, "/cpu/preferredCPUTopology") {
-        "cores" | "preferCores" => (1, vcpus, 1),
-        "threads" | "preferThreads" => (1, 1, vcpus),
-        "spread" | "preferSpread" => {
-            let ratio = preference
-                .pointer("/cpu/spreadOptions/ratio")
-                .or(preference.get("preferSpreadSocketToCoreRatio"))
-                .and_then(Value::as_i64)
-                .filter(|ratio| *ratio > 0)
-                .unwrap_or(2);
-            match text(preference, "/cpu/spreadOptions/across") {
+    match Topology::of(preference) {
+        Topology::Cores => (1, vcpus, 1),
+        Topology::Threads => (1, 1, vcpus),
+        Topology::Spread => {
+            let (ratio, across) = spread(preference);
+            match across {
                 "CoresThreads" => (1, vcpus / ratio, ratio),
                 "SocketsCoresThreads" => (vcpus / 2 / ratio, ratio, 2),
                 _ => (vcpus / ratio, ratio, 1),
             }
         }
-        _ => (vcpus, 1, 1),
+        Topology::Sockets | Topology::Any => (vcpus, 1, 1),
     }
+}
+
+/// What a preference makes vCPUs of (`GetPreferredTopology`), by the present and the deprecated names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Topology {
+    Sockets,
+    Cores,
+    Threads,
+    Spread,
+    Any,
+}
+
+impl Topology {
+    pub fn of(preference: &Value) -> Self {
+        match text(preference, "/cpu/preferredCPUTopology") {
+            "cores" | "preferCores" => Self::Cores,
+            "threads" | "preferThreads" => Self::Threads,
+            "spread" | "preferSpread" => Self::Spread,
+            "any" | "preferAny" => Self::Any,
+            _ => Self::Sockets,
+        }
+    }
+}
+
+/// The ratio of a spread topology, and what it is spread across (`GetSpreadOptions`).
+pub fn spread(preference: &Value) -> (i64, &str) {
+    let ratio = preference
+        .pointer("/cpu/spreadOptions/ratio")
+        .or(preference.get("preferSpreadSocketToCoreRatio"))
+        .and_then(Value::as_i64)
+        .filter(|ratio| *ratio > 0)
+        .unwrap_or(2);
+    let across = match text(preference, "/cpu/spreadOptions/across") {
+        "" => "SocketsCores",
+        across => across,
+    };
+    (ratio, across)
 }
 
 fn memory(spec: &mut Value, instancetype: &Value) {
@@ -439,28 +352,6 @@ mod tests {
         let mut spec = json!({"domain": {"cpu": {"sockets": 2, "cores": 0}, "memory": {"guest": "1Gi"}}});
         let fields =
             lay_over(&mut spec, Some(&json!({"cpu": {"guest": 1}, "memory": {"guest": "1Gi"}})), None);
-        assert_eq!(
-            fields.unwrap_err(),
-            ["spec.template.spec.domain.cpu.sockets", "spec.template.spec.domain.memory.guest"]
-        );
-    }
-
-    #[test]
-    fn matchers_name_cluster_objects_unless_they_say_otherwise() {
-        let vm = |kind: &str| json!({"metadata": {"namespace": "n"}, "spec": {"instancetype": {"name": "t", "kind": kind}}});
-        for (kind, path) in [
-            ("", Some("/apis/instancetype.kubevirt.io/v1beta1/virtualmachineclusterinstancetypes/t")),
-            (
-                "VirtualMachineInstancetype",
-                Some("/apis/instancetype.kubevirt.io/v1beta1/namespaces/n/virtualmachineinstancetypes/t"),
-            ),
-            (
-                "virtualmachineclusterinstancetypes",
-                Some("/apis/instancetype.kubevirt.io/v1beta1/virtualmachineclusterinstancetypes/t"),
-            ),
-            ("Pod", None),
-        ] {
-            assert_eq!(Matcher::Instancetype.path(&vm(kind)).ok().flatten().as_deref(), path, "{kind}");
-        }
+        assert_eq!(fields.unwrap_err(), ["domain.cpu.sockets", "domain.memory.guest"]);
     }
 }
