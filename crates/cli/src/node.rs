@@ -74,7 +74,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 Some(Format::Json) => document(Document::Json, &json!({"items": nodes})),
                 Some(Format::Yaml) => document(Document::Yaml, &json!({"items": nodes})),
                 Some(Format::Name) => {
-                    print(&nodes.iter().map(|one| format!("node/{}\n", one.name)).collect::<String>())
+                    let names: Vec<String> = nodes.iter().map(|one| format!("node/{}\n", one.name)).collect();
+                    print(&names.concat())
                 }
                 Some(Format::Wide) | None => print(&table::fit(&rows(&nodes))),
             }

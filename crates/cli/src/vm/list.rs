@@ -150,7 +150,9 @@ pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) ->
     let (pages, mut usage) = futures::try_join!(provider.list(selection), used).map_err(problem)?;
     let (source, notes) = (usage.source, std::mem::take(&mut usage.notes));
     let pages = pages.map_ok(move |mut page| {
-        page.iter_mut().for_each(|vm| usage.give(vm));
+        for vm in &mut page {
+            usage.give(vm);
+        }
         page
     });
     pin_mut!(pages);
