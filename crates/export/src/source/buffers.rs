@@ -117,7 +117,9 @@ mod tests {
         let buffers = Buffers::default();
         let gather = |pieces: &[&[u8]], length| {
             let mut gather = Gather::new(&buffers, length);
-            pieces.iter().for_each(|piece| gather.push(piece));
+            for piece in pieces {
+                gather.push(piece);
+            }
             gather.done()
         };
         assert_eq!(gather(&[&[0; 5], &[0; 7]], 12), [0; 12].as_slice());

@@ -164,7 +164,7 @@ mod tests {
             crate::rest::Config { anonymous, own_identity: None, impersonation: None, prometheus: None };
         let mut router = crate::rest::router(config);
         for route in all() {
-            let path = route.path.replace("{port}", "80").replace('{', "").replace('}', "");
+            let path = route.path.replace("{port}", "80").replace(['{', '}'], "");
             // each is a caller of its own, so that none asks too often
             let request = Request::builder().method(route.method.to_uppercase().as_str()).uri(path);
             let request = request.header("authorization", format!("Bearer {}", route.name));

@@ -281,9 +281,9 @@ mod tests {
 
     use super::*;
 
-    fn against(spec: Value) -> Vec<String> {
+    fn against(spec: &Value) -> Vec<String> {
         let mut causes = Vec::new();
-        check("spec", &spec, &ClusterConfig::of(&Value::Null), &mut causes);
+        check("spec", spec, &ClusterConfig::of(&Value::Null), &mut causes);
         causes.into_iter().map(|cause| cause.message).collect()
     }
 
@@ -292,15 +292,15 @@ mod tests {
         let spec = |efi: Value, smm: Value| json!({"domain": {"firmware": {"bootloader": {"efi": efi}}, "features": {"smm": smm}}});
         let refused =
             "spec.domain has EFI SecureBoot enabled. SecureBoot requires SMM, which is currently disabled.";
-        assert_eq!(against(spec(json!({}), Value::Null)), [refused]);
-        assert_eq!(against(spec(json!({"secureBoot": true}), json!({"enabled": false}))), [refused]);
-        assert!(against(spec(json!({}), json!({}))).is_empty());
-        assert!(against(spec(json!({"secureBoot": false}), Value::Null)).is_empty());
+        assert_eq!(against(&spec(json!({}), Value::Null)), [refused]);
+        assert_eq!(against(&spec(json!({"secureBoot": true}), json!({"enabled": false}))), [refused]);
+        assert!(against(&spec(json!({}), json!({}))).is_empty());
+        assert!(against(&spec(json!({"secureBoot": false}), Value::Null)).is_empty());
     }
 
     #[test]
     fn memory_is_whole_pages_and_below_its_maximum() {
-        let memory = |memory: Value| against(json!({"domain": {"memory": memory}}));
+        let memory = |memory: Value| against(&json!({"domain": {"memory": memory}}));
         assert!(
             memory(json!({"guest": "1Gi", "maxGuest": "4Gi", "hugepages": {"pageSize": "2Mi"}})).is_empty()
         );
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn disks_and_what_is_behind_them() {
-        let disk = |disk: Value| against(json!({"domain": {"devices": {"disks": [disk]}}}));
+        let disk = |disk: Value| against(&json!({"domain": {"devices": {"disks": [disk]}}}));
         assert!(
             disk(json!({"name": "d", "disk": {"bus": "virtio"}, "bootOrder": 1, "serial": "a-1"})).is_empty()
         );
@@ -348,7 +348,7 @@ mod tests {
         ] {
             assert_eq!(disk(given), [why]);
         }
-        let cloud = |given: Value| against(json!({"volumes": [{"name": "c", "cloudInitNoCloud": given}]}));
+        let cloud = |given: Value| against(&json!({"volumes": [{"name": "c", "cloudInitNoCloud": given}]}));
         let at = "spec.volumes[0].cloudInitNoCloud";
         assert!(cloud(json!({"userData": "x".repeat(2048)})).is_empty());
         for (given, why) in [
@@ -371,15 +371,15 @@ mod tests {
     #[test]
     fn probes_are_of_one_kind_and_names_are_names() {
         assert_eq!(
-            against(json!({"readinessProbe": {"guestAgentPing": {}, "tcpSocket": {"port": 1}}})),
+            against(&json!({"readinessProbe": {"guestAgentPing": {}, "tcpSocket": {"port": 1}}})),
             ["spec.readinessProbe must have exactly one probe type set"]
         );
         assert!(
-            against(json!({"hostname": "Bad_"}))[0]
+            against(&json!({"hostname": "Bad_"}))[0]
                 .starts_with("spec.hostname does not conform to the kubernetes DNS_LABEL rules : ")
         );
         assert_eq!(
-            against(json!({"startStrategy": "Foo"})),
+            against(&json!({"startStrategy": "Foo"})),
             ["spec.startStrategy is set with an unrecognized option: Foo"]
         );
     }
