@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::sums::{Sums, hex, sha256, unhex};
 use crate::{Error, Result};
 
-/// Changes whenever the encoders' output or this file's form changes: an older journal cannot be
+/// Changes whenever the encoders' output, the digests or this file's form change: an older journal cannot be
 /// gone on with.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The longest line that is read: a checkpoint has some thousands of placements.
 const MAX_LINE: u64 = 256 << 20;
 
@@ -116,6 +116,12 @@ impl Journal {
         };
         let wrong = |wrong: String| Error::Journal { path: path.into(), wrong };
         let found: Option<Head> = serde_json::from_str(&first).ok();
+        if let Some(found) = found.as_ref().filter(|found| found.version != head.version) {
+            return Err(wrong(format!(
+                "is of another release (form {}, and not {}), whose bytes differ; remove it to start again",
+                found.version, head.version
+            )));
+        }
         if found.as_ref() != Some(head) {
             let found = found.map_or("something else".into(), |found| {
                 format!("`{}` of {} bytes as {}", found.source, found.size, found.options)
@@ -267,5 +273,9 @@ mod tests {
         let other = Head::new("disk", 1 << 40, "qcow2 deflate");
         let refused = Journal::open(&path, &other).unwrap_err().to_string();
         assert!(refused.contains("qcow2 zstd") && refused.contains("qcow2 deflate"), "{refused}");
+        let older = Head { version: VERSION - 1, ..head.clone() };
+        drop(Journal::create(&path, &older).unwrap());
+        let refused = Journal::open(&path, &head).unwrap_err().to_string();
+        assert!(refused.contains("another release"), "{refused}");
     }
 }
