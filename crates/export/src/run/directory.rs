@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use image::ova::OvaWriter;
 use image::ovf::{Machine, Manifest, Sum, render};
-use image::{Disk, RawDisk, Summary, convert_from, stream_from};
+use image::{Disk as _, Summary, convert_from, stream_from};
 use tokio_util::sync::CancellationToken;
 
+use super::digest::{self, Growing};
 use super::follow::{Checkpoints, Follow};
 use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
 use crate::journal::{Head, Journal, Past, sync_parent};
@@ -152,8 +153,8 @@ impl Work<'_> {
             })
             .await?
         };
-        let file = settle(&result, &name)?;
-        let mut journal = checkpoints.map(|checkpoints| checkpoints.journal);
+        let (mut journal, growing) = checkpoints.map(|all| (all.journal, all.growing)).unzip();
+        let file = settle(&result, &name, growing.flatten())?;
         if let Some(journal) = &mut journal {
             let (done, data) = (disk.source.size(), summary.data);
             let at = image::Resume { done, data, stored: summary.stored, placements: Vec::new() };
@@ -184,7 +185,7 @@ impl Work<'_> {
         if self.settings.verify {
             self.verify(disk, &path, &past.sums)?;
         }
-        let file = measure(&path, name)?;
+        let file = digest::whole(&path, name, None)?;
         let size = disk.source.size();
         report.disks.push(DiskReport::new(disk, name, past.resume.data, &past.sums));
         let summary = Summary { virtual_size: size, data: past.resume.data, stored: file.size };
@@ -196,7 +197,8 @@ impl Work<'_> {
     fn checkpoints(&self, journal: Journal, result: &Partial) -> Result<Checkpoints> {
         let file = result.file.try_clone().map_err(Error::file("writing", &result.made_at))?;
         let (bytes, time) = (self.settings.checkpoint_bytes, self.settings.checkpoint_time);
-        Ok(Checkpoints { journal, file, bytes, time })
+        let growing = Growing::of(self.settings.target, &result.made_at);
+        Ok(Checkpoints { journal, file, bytes, time, growing })
     }
 
     /// Runs a conversion on a thread of its own.
@@ -343,7 +345,7 @@ impl Work<'_> {
         let length = finished.length;
         finished.patch().map_err(what)?;
         result.file.set_len(length).map_err(Error::file("writing", &result.made_at))?;
-        let file = settle(&result, &name)?;
+        let file = settle(&result, &name, None)?;
         if self.settings.verify {
             self.verify_ova(job, &result.made_at, report)?;
         }
@@ -390,10 +392,10 @@ pub(super) fn verify_overlay(
 }
 
 /// Makes a result durable, and takes its length and digest while the disk is at work.
-fn settle(result: &Partial, name: &str) -> Result<FileReport> {
+fn settle(result: &Partial, name: &str, growing: Option<Growing>) -> Result<FileReport> {
     std::thread::scope(|scope| {
         let sync = scope.spawn(|| result.file.sync_all().map_err(Error::file("syncing", &result.made_at)));
-        let file = measure(&result.made_at, name);
+        let file = digest::whole(&result.made_at, name, growing);
         sync.join().map_err(|_| Error::Stopped)??;
         file
     })
@@ -457,34 +459,4 @@ fn check_length(result: &Partial, wanted: u64) -> Result<()> {
         result.made_at.display()
     );
     Err(Error::Journal { path: result.path.clone(), wrong })
-}
-
-/// Length and digest of a file. Its holes are not read: what a read of them costs, and what it leaves in the page
-/// cache, is that of data.
-fn measure(path: &Path, name: &str) -> Result<FileReport> {
-    let file = File::open(path).map_err(Error::file("reading", path))?;
-    let disk = RawDisk::open(file).map_err(|source| Error::Image { what: name.into(), source })?;
-    let failed = |source| Error::Image { what: path.display().to_string(), source };
-    let (zeros, mut buffer) = (vec![0; BUFFER], vec![0; BUFFER]);
-    let mut sum = Sum::default();
-    let (mut at, size) = (0, disk.size());
-    let pieces = |length: u64| {
-        let step = BUFFER as u64;
-        (0..length.div_ceil(step))
-            .map(move |piece| usize::try_from(step.min(length - piece * step)).unwrap_or(BUFFER))
-    };
-    while at < size {
-        let data = disk.next_data(at).map_err(failed)?.unwrap_or(size..size);
-        for length in pieces(data.start - at) {
-            sum.update(zeros.get(..length).unwrap_or_default());
-        }
-        at = data.start;
-        for length in pieces(data.end - data.start) {
-            let part = buffer.get_mut(..length).unwrap_or_default();
-            disk.read_at(at, part).map_err(failed)?;
-            sum.update(part);
-            at += length as u64;
-        }
-    }
-    Ok(FileReport { name: name.into(), size, sha256: Some(sum.hex()) })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use image::{Progress, Resume, Watch};
 use tokio_util::sync::CancellationToken;
 
+use super::digest::Growing;
 use super::{Event, Listener};
 use crate::journal::Journal;
 use crate::sums::Sums;
@@ -26,6 +27,8 @@ pub(super) struct Checkpoints {
     pub file: File,
     pub bytes: u64,
     pub time: Duration,
+    /// Takes the digest of the file while it grows.
+    pub growing: Option<Growing>,
 }
 
 impl Checkpoints {
@@ -37,6 +40,9 @@ impl Checkpoints {
             source,
         })?;
         self.journal.note(at, sums)?;
+        if let Some(growing) = &self.growing {
+            growing.reached(at);
+        }
         Ok(self)
     }
 }

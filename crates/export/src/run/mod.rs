@@ -1,5 +1,6 @@
 //! One export: the disks of a VM into files, a pipe or a store.
 
+mod digest;
 mod directory;
 mod follow;
 mod report;

@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Source;
 use super::buffers::Buffers;
 use super::extents::{Extent, Map, Page};
-use super::http::{Access, Connection, Directory, Secret, body, exactly, persist, refusal, send};
+use super::http::{Access, Connection, Directory, Secret, body, exactly, persist, refusal};
 use super::objects::Objects;
 use super::vmexport::{TOKEN_HEADER, token, token_of, token_secret};
 use crate::retry::{Looks, pause};
@@ -403,12 +404,12 @@ impl BackupSource {
         let current = self.connection.current();
         // No `Range` header here, and nothing that states a length (exportserver.go, backupDataHandler).
         let request = current.query(&format!("offset={}&length={wanted}", range.start))?;
-        let response = send(&current.http, &what, request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(&what, response).await);
-        }
         let length = usize::try_from(wanted).unwrap_or(usize::MAX);
-        exactly(&what, response.into_body(), length, &self.buffers).await
+        let taking = async |response: Response<Incoming>| match response.status() {
+            StatusCode::OK => exactly(&what, response.into_body(), length, &self.buffers).await,
+            _ => Err(refusal(&what, response).await),
+        };
+        current.lanes.ask(&what, request, taking).await
     }
 }
 
@@ -420,11 +421,11 @@ async fn read_map(name: &str, connection: &Connection, incremental: bool) -> Res
     let mut offset = 0;
     loop {
         let request = current.query(&format!("offset={offset}&page_size={PAGE}"))?;
-        let response = send(&current.http, &what, request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(&what, response).await);
-        }
-        let text = body(&what, response.into_body(), PAGE_BYTES).await?;
+        let taking = async |response: Response<Incoming>| match response.status() {
+            StatusCode::OK => body(&what, response.into_body(), PAGE_BYTES).await,
+            _ => Err(refusal(&what, response).await),
+        };
+        let text = current.lanes.ask(&what, request, taking).await?;
         let page: Page = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
         extents.extend(page.extents.into_iter().flatten());
         match page.next_offset {

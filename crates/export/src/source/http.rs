@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -28,23 +28,23 @@ use tokio::time::Instant;
 
 use super::Source;
 use super::buffers::{Buffers, Gather};
-use super::wide::WideConnector;
+use super::lane::Lanes;
 use crate::error::chain;
 use crate::{Error, Result};
 
 /// A connection is made, and the head of an answer comes, within this time. The proxy in front of
 /// the export server waits 30 s itself.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// The next bytes of a body come within this time.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// What an error's body is read up to.
 const EXPLANATION: usize = 500;
 
 /// An HTTP client.
-pub type Http = Client<HttpsConnector<WideConnector>, Full<Bytes>>;
+pub type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// An HTTP client whose bodies come piece by piece.
-pub type Piped = Client<HttpsConnector<WideConnector>, UnsyncBoxBody<Bytes, std::io::Error>>;
+pub type Piped = Client<HttpsConnector<HttpConnector>, UnsyncBoxBody<Bytes, std::io::Error>>;
 
 /// A client that trusts the certificates of a PEM text, or the system's when it is empty.
 ///
@@ -62,55 +62,43 @@ pub fn piped_client(ca: &str) -> Result<Piped> {
     client_of(ca)
 }
 
-fn client_of<B>(ca: &str) -> Result<Client<HttpsConnector<WideConnector>, B>>
+fn client_of<B>(ca: &str) -> Result<Client<HttpsConnector<HttpConnector>, B>>
 where
     B: hyper::body::Body + Send,
     B::Data: Send,
 {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let failed = |error: &dyn std::error::Error| Error::Request(format!("setting up TLS: {}", chain(error)));
-    let builder = hyper_rustls::HttpsConnectorBuilder::new();
-    let connector = if ca.is_empty() {
-        builder.with_provider_and_native_roots((*provider).clone()).map_err(|error| failed(&error))?
-    } else {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            let certificate = certificate.map_err(|error| failed(&error))?;
-            // A bundle may hold certificates that rustls does not take as roots; one that fits is enough.
-            let _ = roots.add(certificate);
-        }
-        if roots.is_empty() {
-            return Err(Error::Request("the server's certificate bundle holds no usable certificate".into()));
-        }
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        builder.with_tls_config(config)
-    };
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(PATIENCE));
-    let connector = connector.https_or_http().enable_http1().wrap_connector(WideConnector(tcp));
+    let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(trusting(ca)?);
+    let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(STALL)
         .build(connector))
 }
 
-/// Sends a request and waits for the head of the answer.
-///
-/// # Errors
-/// When there is no answer in time.
-pub async fn send(http: &Http, what: &str, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-    let lost = |wrong: String| Error::Connection { what: what.into(), wrong };
-    match tokio::time::timeout(PATIENCE, http.request(request)).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(lost(chain(&error))),
-        Err(_) => Err(lost(format!("no answer within {} s", PATIENCE.as_secs()))),
+/// TLS that trusts the certificates of a PEM text, or the system's when it is empty.
+pub(super) fn trusting(ca: &str) -> Result<ClientConfig> {
+    let failed = |error: &dyn std::error::Error| Error::Request(format!("setting up TLS: {}", chain(error)));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(&error))?;
+    if ca.is_empty() {
+        let builder = builder.with_native_roots().map_err(|error| failed(&error))?;
+        return Ok(builder.with_no_client_auth());
     }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        let certificate = certificate.map_err(|error| failed(&error))?;
+        // A bundle may hold certificates that rustls does not take as roots; one that fits is enough.
+        let _ = roots.add(certificate);
+    }
+    if roots.is_empty() {
+        return Err(Error::Request("the server's certificate bundle holds no usable certificate".into()));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Reads a body of at most `limit` bytes; it may not stand still.
@@ -207,7 +195,7 @@ pub(super) struct Connection {
 
 /// The way as it is now.
 pub(super) struct Current {
-    pub http: Http,
+    pub lanes: Lanes,
     uri: Uri,
     headers: HeaderMap,
     access: Access,
@@ -298,7 +286,7 @@ impl Current {
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        Ok(Self { http: client(&access.ca)?, uri, headers, access })
+        Ok(Self { lanes: Lanes::new(trusting(&access.ca)?), uri, headers, access })
     }
 
     fn request(&self, method: Method) -> Result<Request<Full<Bytes>>> {
@@ -322,14 +310,37 @@ impl Current {
 
     async fn size(&self, name: &str) -> Result<u64> {
         let what = format!("asking for the size of {name}");
-        let response = send(&self.http, &what, self.request(Method::HEAD)?).await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(&what, response).await);
-        }
-        let length =
-            response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let response =
+            self.lanes.ask(&what, self.request(Method::HEAD)?, async |response| match response.status() {
+                StatusCode::OK => Ok(response.headers().get(CONTENT_LENGTH).cloned()),
+                _ => Err(refusal(&what, response).await),
+            });
+        let length = response.await?.and_then(|value| value.to_str().ok()?.parse().ok());
         let wrong = "the server states no length; only volumes with a raw format can be exported".to_owned();
         length.ok_or(Error::Answer { what, wrong, again: false })
+    }
+}
+
+impl HttpSource {
+    /// The bytes of a range out of the answer to it.
+    async fn take(&self, what: &str, range: &Range<u64>, response: Response<Incoming>) -> Result<Bytes> {
+        let status = response.status();
+        if status == StatusCode::OK && (range.start > 0 || range.end < self.size) {
+            let wrong = "the server ignores ranges".to_owned();
+            return Err(Error::Answer { what: what.into(), wrong, again: false });
+        }
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            let found = response.headers().get(CONTENT_RANGE).and_then(total).unwrap_or(0);
+            return Err(Error::SizeChanged { what: self.name.clone(), stated: self.size, found });
+        }
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Err(refusal(what, response).await);
+        }
+        if status == StatusCode::PARTIAL_CONTENT {
+            check_range(&self.name, self.size, range, response.headers().get(CONTENT_RANGE), what)?;
+        }
+        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        exactly(what, response.into_body(), length, &self.buffers).await
     }
 }
 
@@ -349,24 +360,8 @@ impl Source for HttpSource {
         let mut request = current.request(Method::GET)?;
         let header = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
         request.headers_mut().insert(RANGE, header.map_err(|error| Error::Request(error.to_string()))?);
-        let response = send(&current.http, &what, request).await?;
-        let status = response.status();
-        if status == StatusCode::OK && (range.start > 0 || range.end < self.size) {
-            let wrong = "the server ignores ranges".to_owned();
-            return Err(Error::Answer { what, wrong, again: false });
-        }
-        if status == StatusCode::RANGE_NOT_SATISFIABLE {
-            let found = response.headers().get(CONTENT_RANGE).and_then(total).unwrap_or(0);
-            return Err(Error::SizeChanged { what: self.name.clone(), stated: self.size, found });
-        }
-        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Err(refusal(&what, response).await);
-        }
-        if status == StatusCode::PARTIAL_CONTENT {
-            check_range(&self.name, self.size, &range, response.headers().get(CONTENT_RANGE), &what)?;
-        }
-        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        exactly(&what, response.into_body(), length, &self.buffers).await
+        let taking = |response| self.take(&what, &range, response);
+        current.lanes.ask(&what, request, taking).await
     }
 
     async fn refresh(&self) -> Result<()> {

@@ -5,10 +5,10 @@ mod buffers;
 pub mod extents;
 mod file;
 pub mod http;
+mod lane;
 mod objects;
 pub mod snapshot;
 pub mod vmexport;
-mod wide;
 
 use std::ops::Range;
 
