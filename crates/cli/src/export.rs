@@ -85,13 +85,13 @@ pub struct Args {
     /// What to make
     #[arg(short, long, value_enum, default_value_t = FormatName::Qcow2)]
     format: FormatName,
-    /// For qcow2: how clusters are compressed; vmdk, ova and ovf are always deflated
+    /// How disks are compressed: qcow2 by none, deflate or zstd; vmdk, ova and ovf are always deflated, raw never is
     #[arg(short, long, value_enum)]
     compress: Option<CompressName>,
     /// The compressor's level: deflate 1-9 (vmdk 1-12), zstd 1-19
     #[arg(long)]
     level: Option<i32>,
-    /// A directory; a store as `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX` (with
+    /// A directory, also as `file:///PATH`; a store as `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX` (with
     /// `?endpoint=URL` for other servers); `https://HOST/PATH` of a server that takes PUT; or `-` for standard
     /// output
     #[arg(
@@ -263,23 +263,32 @@ impl Args {
         self.output == "-"
     }
 
+    /// What is asked for, if the format can have it: nothing is compressed otherwise than somebody said.
+    fn compression(&self) -> Result<Compression> {
+        let wanted = match (self.format, self.compress) {
+            (FormatName::Qcow2, None | Some(CompressName::Zstd)) => Ok(Compression::Zstd),
+            (FormatName::Qcow2, Some(CompressName::Deflate)) => Ok(Compression::Deflate),
+            (FormatName::Qcow2 | FormatName::Raw, Some(CompressName::None)) | (FormatName::Raw, None) => {
+                Ok(Compression::None)
+            }
+            (FormatName::Raw, Some(_)) => Err("a raw disk is what the guest wrote, and never compressed"),
+            // The format's own way; `Compression` is about qcow2.
+            (_, None | Some(CompressName::Deflate)) => Ok(Compression::None),
+            (_, Some(_)) => Err("a VMDK is always deflated"),
+        };
+        wanted.map_err(|wrong| {
+            let remedy = "leave --compress out, or use --format qcow2";
+            Problem::new("choosing how to write the disks", wrong, remedy).into()
+        })
+    }
+
     fn settings(&self) -> Result<Settings> {
-        let qcow2 = self.format == FormatName::Qcow2;
-        if self.incremental && !qcow2 {
+        if self.incremental && self.format != FormatName::Qcow2 {
             let doing = "choosing how to write the disks";
             let wrong = "an incremental export is a qcow2 image over an earlier one";
             return Err(Problem::new(doing, wrong, "use --format qcow2").into());
         }
-        let compression = match self.compress {
-            None if qcow2 => Compression::Zstd,
-            None | Some(CompressName::None) => Compression::None,
-            Some(_) if !qcow2 => {
-                let doing = "choosing how to write the disks";
-                return Err(Problem::new(doing, "--compress goes with qcow2 alone", "leave it out").into());
-            }
-            Some(CompressName::Deflate) => Compression::Deflate,
-            Some(CompressName::Zstd) => Compression::Zstd,
-        };
+        let compression = self.compression()?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let window = Window {
             most_streams: usize::from(self.streams),
@@ -327,7 +336,7 @@ async fn export(args: Args, relay: Option<relay::Relay>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let subject = subject::find(&args).await?;
-    let findings = preflight::look(&args, &subject, args.target()).await?;
+    let findings = preflight::look(&args, &subject, &destination, args.target()).await?;
     if args.dry_run {
         return preflight::show(&args, &findings);
     }
@@ -405,7 +414,7 @@ fn say(args: &Args, report: &Report) {
         meter::line(args.pipe(), &text.to_string());
     } else if !args.quiet {
         for file in &report.files {
-            eprintln!("{}  {:.1} MiB", file.name, meter::mib(file.size));
+            eprintln!("{}  {:.1} MiB", file.name, crate::progress::mib(file.size));
         }
     }
 }

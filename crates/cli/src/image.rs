@@ -5,6 +5,7 @@ mod info;
 mod verify;
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -61,8 +62,24 @@ enum Opened {
     Package(Box<Package>),
 }
 
+/// The path behind `-`: an image is read in any order, and more than once.
+fn standard_input(path: &Path) -> Result<&Path> {
+    if path != Path::new("-") {
+        return Ok(path);
+    }
+    let input = Path::new("/dev/stdin");
+    let kind = std::fs::metadata(input).map(|metadata| metadata.file_type());
+    if kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
+        return Ok(input);
+    }
+    let wrong = "it is no file and no block device, and a pipe cannot be read in any order";
+    let remedy = "store it first and name the file, or redirect one with `<`";
+    Err(Problem::new("reading an image from standard input", wrong, remedy).into())
+}
+
 /// Opens an image, or a package; without `format`, whatever it is by its first bytes.
 fn open(path: &Path, format: Option<InputFormat>) -> Result<Opened> {
+    let path = standard_input(path)?;
     let doing = || format!("opening the image `{}`", path.display());
     let problem = |error: image::Error| {
         let remedy = "give a raw, qcow2 or sparse VMDK image, an OVA or an OVF that is complete";

@@ -26,6 +26,7 @@ mod output;
 mod policy;
 mod presented;
 mod problem;
+mod progress;
 mod provider;
 mod provider_config;
 mod sandbox;

@@ -1,6 +1,6 @@
 //! `virt-steward export` from a simulated cluster, over HTTPS, to real files.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -375,14 +375,8 @@ async fn an_export_goes_on_when_its_object_ends_and_its_token_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_runs_is_exported_from_a_snapshot_that_goes_afterwards() {
     let cluster = Cluster::start().await;
-    let vms = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/web";
-    cluster.send("PATCH", vms, &json!({"spec": {"runStrategy": "Always"}})).await;
+    cluster.run_web().await;
     let vmi = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/web";
-    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
-    while cluster.get(vmi).await.is_none_or(|vmi| vmi["status"]["phase"] != "Running") {
-        assert!(std::time::Instant::now() < end, "it does not start");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
     let out = cluster.out();
     let output = out.to_str().unwrap();
     let refused = cluster.export(&["web", "-O", output, "--no-snapshot"]).await;
@@ -397,6 +391,102 @@ async fn a_vm_that_runs_is_exported_from_a_snapshot_that_goes_afterwards() {
     let exports = cluster.get("/apis/export.kubevirt.io/v1/virtualmachineexports").await.unwrap();
     assert_eq!(exports["items"], json!([]));
     assert_eq!(cluster.get(vmi).await.unwrap()["status"]["phase"], "Running", "nobody stopped it");
+    cluster.sandbox.shutdown().await;
+}
+
+impl Cluster {
+    /// The VM `web` runs.
+    async fn run_web(&self) {
+        let vms = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/web";
+        self.send("PATCH", vms, &json!({"spec": {"runStrategy": "Always"}})).await;
+        let vmi = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/web";
+        let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while self.get(vmi).await.is_none_or(|vmi| vmi["status"]["phase"] != "Running") {
+            assert!(std::time::Instant::now() < end, "it does not start");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The guest writes to its first disk; what the disk held before is kept in a file.
+    fn write(&self, data: &[u8], offset: u64) -> PathBuf {
+        let kept = self.dir.path().join("before.raw");
+        std::fs::copy(self.original("web-root"), &kept).unwrap();
+        let disk = std::fs::File::options().write(true).open(self.original("web-root")).unwrap();
+        disk.write_all_at(data, offset).unwrap();
+        kept
+    }
+}
+
+fn holds(image: &Path, raw: &Path) {
+    let open = |path: &Path| image::open(std::fs::File::open(path).unwrap()).unwrap().0;
+    assert_eq!(image::compare(&*open(raw), &*open(image)).unwrap(), None, "{}", image.display());
+}
+
+const SNAPSHOTS: &str = "/apis/snapshot.kubevirt.io/v1beta1/namespaces/default/virtualmachinesnapshots";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_exported_by_its_name_and_stays() {
+    let cluster = Cluster::start().await;
+    let out = cluster.out();
+    let output = out.to_str().unwrap();
+    // The disks are written when somebody reads them first.
+    let plain = ["--provider", "kubevirt", "--vm", "default/web", "--output", output, "--quiet"];
+    cluster.succeeds(&plain).await;
+    cluster.same(&out.join("web-root.qcow2"), "web-root");
+    let snapshot = json!({"apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshot",
+        "metadata": {"name": "nightly", "namespace": "default"},
+        "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"}}});
+    cluster.create(SNAPSHOTS, snapshot).await;
+    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    let path = format!("{SNAPSHOTS}/nightly");
+    while cluster.get(&path).await.is_none_or(|found| found["status"]["readyToUse"] != true) {
+        assert!(std::time::Instant::now() < end, "it is not ready");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let before = cluster.write(b"written after the snapshot", 1 << 20);
+    cluster.run_web().await;
+    let place = cluster.dir.path().join("snapshot");
+    std::fs::create_dir(&place).unwrap();
+    let line = ["web", "--format", "qcow2", "--compress", "zstd", "--output", place.to_str().unwrap()];
+    let line = [&line[..], &["--snapshot", "nightly", "--resume", "--verify"]].concat();
+    let dry = cluster.succeeds(&[&line[..], &["--dry-run"]].concat()).await;
+    assert!(
+        text(&dry.stdout).contains("VirtualMachine default/web from a snapshot"),
+        "{}",
+        text(&dry.stdout)
+    );
+    cluster.succeeds(&line).await;
+    holds(&place.join("web-root.qcow2"), &before);
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(place.join("web.export.json")).unwrap()).unwrap();
+    assert_eq!(report["source"], "VirtualMachine default/web snapshot nightly");
+    assert!(cluster.get(&path).await.is_some(), "somebody else took it");
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_a_vm_that_runs_goes_on_with_its_snapshot_after_a_kill() {
+    let cluster = Cluster::start().await;
+    cluster.run_web().await;
+    let out = cluster.out();
+    let arguments = ["web", "--no-backup", "-O", out.to_str().unwrap(), "--quiet"];
+    let mut command = cluster.command(&arguments);
+    let mut child = command.args(["--limit-rate", "16", "--checkpoint", "4"]).spawn().unwrap();
+    let journal = out.join("web-root.qcow2.journal");
+    let lines = || std::fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while lines() < 3 && std::time::Instant::now() < end {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(lines() >= 3, "it ended too early");
+    let taken = cluster.get(SNAPSHOTS).await.unwrap();
+    assert_eq!(taken["items"].as_array().unwrap().len(), 1, "what the journal is about");
+    let before = cluster.write(b"the guest goes on", 60 << 20);
+    cluster.succeeds(&[&arguments[..], &["--resume", "--verify"]].concat()).await;
+    holds(&out.join("web-root.qcow2"), &before);
+    assert_eq!(cluster.get(SNAPSHOTS).await.unwrap()["items"], json!([]), "the snapshot is gone");
     cluster.sandbox.shutdown().await;
 }
 
@@ -457,18 +547,141 @@ async fn older_releases_are_spoken_to_in_the_version_that_they_serve() {
     }
 }
 
+/// The events of progress of a disk.
+fn progress<'a>(events: &'a [Value], disk: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["event"] == "progress" && event["disk"] == disk).collect()
+}
+
+fn lines(bytes: &[u8]) -> Vec<Value> {
+    text(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_lines_of_json() {
+async fn events_are_lines_of_json_with_rate_time_zeros_and_ratio_of_each_disk() {
     let cluster = Cluster::start().await;
     let out = cluster.out();
     let done = cluster.succeeds(&["web", "-O", out.to_str().unwrap(), "-o", "json"]).await;
-    let events: Vec<Value> =
-        text(&done.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events = lines(&done.stdout);
     let kinds: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("started", "done"));
-    let last = events.iter().rfind(|event| event["event"] == "progress" && event["disk"] == "root").unwrap();
-    assert_eq!(last["done"], last["size"]);
-    assert!(last["data"].as_u64() < last["size"].as_u64(), "zeros are not data: {last}");
+    for (disk, size) in [("root", 67_113_472), ("data", 9 << 20)] {
+        let all = progress(&events, disk);
+        let last = all[all.len() - 1];
+        assert_eq!((&last["done"], &last["size"]), (&json!(size), &json!(size)));
+        assert_eq!(
+            (&last["percent"], &last["etaSeconds"], &last["passesLeft"]),
+            (&json!(100), &json!(0), &json!(0))
+        );
+        let number = |key: &str| last[key].as_u64().unwrap_or_else(|| panic!("{key}: {last}"));
+        assert!(number("bytesPerSecond") > 0, "{last}");
+        assert_eq!(number("zeros"), size - number("data"), "{last}");
+        assert!(number("zeros") > size / 2, "zeros are skipped: {last}");
+        let ratio = last["ratio"].as_f64().unwrap();
+        assert!(disk == "data" || ratio > 1.0, "text is compressed: {last}");
+        assert!(all.iter().all(|event| event["percent"].as_u64() <= Some(100)));
+    }
+    // Into a pipe, each disk is measured first; events go where the disk does not.
+    let piped = cluster.succeeds(&["web", "-f", "ova", "-O", "-", "-o", "json"]).await;
+    let events = lines(&piped.stderr);
+    let started: Vec<(&str, u64)> = events
+        .iter()
+        .filter(|event| event["event"] == "started")
+        .map(|event| (event["disk"].as_str().unwrap(), event["passesLeft"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(started, [("root", 1), ("data", 1), ("root", 0), ("data", 0)]);
+    let last = progress(&events, "data");
+    assert_eq!(last[last.len() - 1]["done"], 9 << 20);
+    let sum = export::sums::hex(&export::sums::sha256(&piped.stdout));
+    let end = &events[events.len() - 1];
+    assert_eq!((&end["event"], &end["files"][0]["sha256"]), (&json!("done"), &json!(sum)));
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_volume_is_cut_short_without_a_word_and_an_export_is_not() {
+    let cluster = Cluster::start().await;
+    let exports = cluster.sandbox.simulation().unwrap().exports().unwrap().clone();
+    exports.truncate_gzip_after(5 << 20);
+    let out = cluster.out();
+    cluster
+        .succeeds(&["web", "-f", "raw", "-O", out.to_str().unwrap(), "--verify", "--keep", "--quiet"])
+        .await;
+    cluster.same(&out.join("web-root.raw"), "web-root");
+    assert_eq!(std::fs::metadata(out.join("web-root.raw")).unwrap().len(), 67_113_472);
+    // What today's client downloads instead: 200, a whole gzip stream, and the beginning of the disk.
+    let all = "/apis/export.kubevirt.io/v1/namespaces/default/virtualmachineexports";
+    let export = cluster.get(all).await.unwrap()["items"][0].clone();
+    let links = &export["status"]["links"]["external"];
+    let formats = links["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "web-root");
+    let formats = formats.unwrap()["formats"].as_array().unwrap();
+    let gzip = formats.iter().find(|format| format["format"] == "gzip").unwrap()["url"].as_str().unwrap();
+    let name = export["metadata"]["name"].as_str().unwrap();
+    let secret = cluster.get(&format!("/api/v1/namespaces/default/secrets/{name}")).await.unwrap();
+    let token =
+        base64::Engine::decode(&base64::prelude::BASE64_STANDARD, secret["data"]["token"].as_str().unwrap());
+    let http = export::source::http::client(links["cert"].as_str().unwrap()).unwrap();
+    let request = http::Request::get(gzip).header("x-kubevirt-export-token", token.unwrap());
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = export::source::http::send(&http, "downloading", request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let packed = export::source::http::body("downloading", answer.into_body(), 1 << 30).await.unwrap();
+    let file = cluster.dir.path().join("disk.img.gz");
+    std::fs::write(&file, packed).unwrap();
+    let unpacked = Command::new("gzip").args(["--decompress", "--stdout"]).arg(&file).output().unwrap();
+    assert!(unpacked.status.success(), "gzip finds nothing wrong with it");
+    assert!(unpacked.stdout.len() < 67_113_472, "and it is short");
+    let original = std::fs::read(cluster.original("web-root")).unwrap();
+    assert!(unpacked.stdout == original[..unpacked.stdout.len()]);
+    cluster.sandbox.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compressed_is_compressed_as_it_is_said_or_refused() {
+    let cluster = Cluster::start().await;
+    for (format, compress, refused) in [
+        ("qcow2", "none", None),
+        ("qcow2", "deflate", None),
+        ("qcow2", "zstd", None),
+        ("vmdk", "deflate", None),
+        ("ova", "deflate", None),
+        ("ovf", "deflate", None),
+        ("raw", "none", None),
+        ("raw", "zstd", Some("never compressed")),
+        ("vmdk", "none", Some("always deflated")),
+        ("ova", "zstd", Some("always deflated")),
+    ] {
+        let out = cluster.dir.path().join(format!("{format}-{compress}"));
+        std::fs::create_dir(&out).unwrap();
+        let output = format!("file://{}", out.display());
+        let arguments = [
+            "web",
+            "--disk",
+            "data",
+            "--format",
+            format,
+            "--compress",
+            compress,
+            "--output",
+            &output,
+            "--quiet",
+        ];
+        let done = cluster.export(&arguments).await;
+        let said = text(&done.stderr);
+        let Some(refused) = refused else {
+            assert!(done.status.success(), "{format} {compress}: {said}");
+            continue;
+        };
+        assert_eq!(done.status.code(), Some(1), "{format} {compress}");
+        assert!(said.contains(refused) && said.contains("leave --compress out"), "{said}");
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    }
+    let info = |compress: &str| {
+        let image = cluster.dir.path().join(format!("qcow2-{compress}/web-data.qcow2"));
+        image::open_path(&image).unwrap().1.compression
+    };
+    assert_eq!(info("deflate"), Some(image::qcow2::Compression::Deflate));
+    assert_eq!(info("zstd"), Some(image::qcow2::Compression::Zstd));
+    cluster.same(&cluster.dir.path().join("vmdk-deflate/web-data.vmdk"), "web-data");
     cluster.sandbox.shutdown().await;
 }
 

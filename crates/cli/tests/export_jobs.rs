@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod web;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -202,6 +204,44 @@ async fn a_job_exports_every_vm_that_a_selector_matches_to_a_claim() {
     assert!(metrics.contains("export_jobs{phase=\"Succeeded\"} 1"), "{metrics}");
     assert!(metrics.contains("export_events_total{reason=\"ExportSucceeded\"} 2"), "{metrics}");
     cluster.succeeds(&["export", "job", "delete", "nightly"]).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_reaches_its_destination_with_the_keys_of_a_secret_alone() {
+    let cluster = Cluster::start(&["web"]).await;
+    let (files, url) = web::Files::start().await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "default"},
+        "stringData": {"HTTP_AUTHORIZATION": web::AUTHORIZATION}});
+    post(&cluster.client, "/api/v1/namespaces/default/secrets", &secret).await;
+    let path = "/apis/vm-feature-manager.io/v1alpha1/namespaces/default/vmexportjobs";
+    for (name, destination, reached) in [
+        ("with", json!({"url": format!("{url}/up"), "secretRef": {"name": "keys"}}), true),
+        ("without", json!({"url": format!("{url}/up")}), false),
+    ] {
+        let job = json!({"apiVersion": "vm-feature-manager.io/v1alpha1", "kind": "VMExportJob",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"source": {"virtualMachine": "web"}, "format": "ovf", "compression": "deflate", "retries": 0,
+                "destination": destination}});
+        post(&cluster.client, path, &job).await;
+        let over = |job: &Value| ["Succeeded", "Failed"].iter().any(|phase| job["status"]["phase"] == *phase);
+        let job = cluster.wait(&format!("{path}/{name}"), "over", over).await;
+        assert_eq!(job["status"]["phase"] == "Succeeded", reached, "{job:#}");
+        let message = job["status"]["exports"]["web"]["message"].as_str().unwrap_or_default();
+        assert!(reached || message.contains("403"), "{message}");
+        // The secret is in the pod's environment, and nowhere that many may read.
+        assert!(!job.to_string().contains("of-this-test"));
+    }
+    let package = cluster.dir.path().join("package");
+    std::fs::create_dir(&package).unwrap();
+    for (path, content) in files.all().iter() {
+        let (place, name) = path.rsplit_once('/').unwrap();
+        assert!(place.starts_with("/up/web/"), "{path}");
+        std::fs::write(package.join(name), content).unwrap();
+    }
+    let ovf = image::ovf::Package::open_descriptor(&package.join("web.ovf")).unwrap();
+    assert_eq!(ovf.check_manifest().unwrap(), Vec::<String>::new());
+    cluster.same(&package.join("web-root.vmdk"), "web");
     cluster.end().await;
 }
 

@@ -82,13 +82,15 @@ pub fn machine(
         _ => &expanded["spec"]["template"]["spec"],
     };
     let domain = &spec["domain"];
-    let count = |pointer: &str| domain["cpu"][pointer].as_u64().map_or(1, |n| n.clamp(1, 4096));
-    let (sockets, cores, threads) = (count("sockets"), count("cores"), count("threads"));
+    let (sockets, cores, threads) = topology(domain);
     let mut warnings = Vec::new();
     let name = vm["metadata"]["name"].as_str().unwrap_or("vm").to_owned();
+    // Without `guest`, the guest gets what is requested, which is the limit where there is one alone.
+    let resources = &domain["resources"];
     let memory = domain["memory"]["guest"]
         .as_str()
-        .or_else(|| domain["resources"]["requests"]["memory"].as_str())
+        .or_else(|| resources["requests"]["memory"].as_str())
+        .or_else(|| resources["limits"]["memory"].as_str())
         .and_then(memory_mib);
     let memory_mib = memory.unwrap_or_else(|| {
         warnings.push(
@@ -138,6 +140,36 @@ pub fn machine(
         warnings.push(format!("devices.{kind} has no counterpart in the descriptor and is left out of it"));
     }
     (machine, warnings)
+}
+
+/// Sockets, cores and threads. Where none is stated, `KubeVirt` makes a socket of each CPU that is a limit or is
+/// requested (`GetCPUTopology`, pkg/virt-launcher/virtwrap/converter/vcpu).
+fn topology(domain: &Value) -> (u64, u64, u64) {
+    let stated = |key: &str| domain["cpu"][key].as_u64().filter(|count| *count > 0);
+    let resources = &domain["resources"];
+    let of_resources = || {
+        let cpus = ["limits", "requests"].iter().find_map(|kind| cpus(&resources[kind]["cpu"]));
+        (cpus.unwrap_or(1), 1, 1)
+    };
+    let or_one = |key: &str| stated(key).map_or(1, |count| count.min(4096));
+    if ["sockets", "cores", "threads"].iter().all(|key| stated(key).is_none()) {
+        return of_resources();
+    }
+    (or_one("sockets"), or_one("cores"), or_one("threads"))
+}
+
+/// A quantity of CPUs, rounded up.
+fn cpus(quantity: &Value) -> Option<u64> {
+    let text = quantity.as_str().map(str::to_owned).or_else(|| quantity.as_u64().map(|n| n.to_string()))?;
+    let millis = match text.strip_suffix('m') {
+        Some(millis) => millis.parse::<u64>().ok()?,
+        None => {
+            let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+            let more = u64::from(fraction.bytes().any(|digit| digit != b'0'));
+            whole.parse::<u64>().ok()?.checked_mul(1000)? + more
+        }
+    };
+    Some(millis.div_ceil(1000).clamp(1, 4096))
 }
 
 fn nics(spec: &Value) -> Vec<Nic> {
@@ -315,6 +347,28 @@ mod tests {
         let (alone, warnings) = super::machine(&vm, &vm, None, &volumes(&vm, false));
         assert_eq!(alone.memory_mib, 1024);
         assert!(warnings.iter().any(|warning| warning.contains("expand-spec")), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_is_requested_is_what_a_guest_without_a_topology_gets() {
+        let vm = |domain: Value| json!({"metadata": {"name": "web"}, "spec": {"template": {"spec": {"domain": domain}}}});
+        for (domain, cpus, memory) in [
+            (json!({"resources": {"requests": {"cpu": "3", "memory": "2Gi"}}}), (3, 1), 2048),
+            (json!({"resources": {"requests": {"cpu": "1500m"}, "limits": {"memory": "1Gi"}}}), (2, 1), 1024),
+            (json!({"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": 4}}}), (4, 1), 1024),
+            (json!({"resources": {"requests": {"cpu": "2.5"}}}), (3, 1), 1024),
+            (json!({"cpu": {"cores": 2}, "resources": {"requests": {"cpu": "8"}}}), (2, 2), 1024),
+            (json!({"cpu": {"model": "host-model"}, "resources": {"limits": {"cpu": "2"}}}), (2, 1), 1024),
+            (json!({}), (1, 1), 1024),
+        ] {
+            let vm = vm(domain);
+            let (machine, _) = machine(&vm, &vm, None, &[]);
+            assert_eq!(
+                ((machine.cpus, machine.cores_per_socket), machine.memory_mib),
+                (cpus, memory),
+                "{vm}"
+            );
+        }
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Facts {
     pub free: Option<u64>,
     /// The destination is a pipe.
     pub pipe: bool,
+    /// The disks are read twice: what stands in front of the result is known last, and cannot be gone back to.
+    pub twice: bool,
+    /// Why nothing can be learnt about the destination: it is not reached, or refuses.
+    pub unreachable: Option<String>,
     /// Requests that the user may not make, for example `create secrets`.
     pub forbidden: Vec<String>,
     /// Seconds that the export lives.
@@ -75,7 +79,6 @@ pub struct Finding {
 
 /// Looks at everything; one finding for each thing that was looked at.
 pub fn check(facts: &Facts, target: Target) -> Vec<Finding> {
-    let finding = |check, grade, detail: String| Finding { check, grade, detail };
     let mut findings = vec![source(facts)];
     findings.extend(api(facts));
     findings.extend([
@@ -83,28 +86,26 @@ pub fn check(facts: &Facts, target: Target) -> Vec<Finding> {
         permissions(facts),
         format(facts, target),
         space(facts),
-        match (facts.existing.first(), facts.force) {
-            (Some(file), false) => finding(
-                "destination",
-                Grade::Blocked,
-                format!("`{file}` exists already; --force replaces it"),
-            ),
-            (Some(file), true) => {
-                finding("destination", Grade::Warning, format!("`{file}` will be replaced"))
-            }
-            (None, _) => match facts.journals.first() {
-                Some(journal) if !facts.resume && !facts.force => finding(
-                    "destination",
-                    Grade::Blocked,
-                    format!("`{journal}` is left by an earlier run: --resume goes on, --force starts again"),
-                ),
-                Some(journal) => finding("destination", Grade::Ok, format!("goes on with `{journal}`")),
-                None => finding("destination", Grade::Ok, "nothing is in the way".into()),
-            },
-        },
+        destination(facts),
         time(facts),
     ]);
     findings
+}
+
+fn destination(facts: &Facts) -> Finding {
+    let (grade, detail) = match (&facts.unreachable, facts.existing.first(), facts.journals.first()) {
+        (Some(why), ..) => (Grade::Blocked, why.clone()),
+        (None, Some(file), _) if facts.force => (Grade::Warning, format!("`{file}` will be replaced")),
+        (None, Some(file), _) => (Grade::Blocked, format!("`{file}` exists already; --force replaces it")),
+        (None, None, Some(journal)) if !facts.resume && !facts.force => {
+            let text =
+                format!("`{journal}` is left by an earlier run: --resume goes on, --force starts again");
+            (Grade::Blocked, text)
+        }
+        (None, None, Some(journal)) => (Grade::Ok, format!("goes on with `{journal}`")),
+        (None, None, None) => (Grade::Ok, "nothing is in the way".into()),
+    };
+    Finding { check: "destination", grade, detail }
 }
 
 fn api(facts: &Facts) -> Option<Finding> {
@@ -172,7 +173,7 @@ fn format(facts: &Facts, target: Target) -> Finding {
         (Grade::Blocked, "an OVF is several files; use ova for a pipe".to_owned())
     } else if facts.pipe && target != Target::Ova && facts.disks.len() > 1 {
         (Grade::Blocked, "a pipe takes one disk; choose one with --disk, or use ova".to_owned())
-    } else if facts.pipe && matches!(target, Target::Ova | Target::Qcow2) {
+    } else if facts.twice {
         (Grade::Warning, "the disks are read twice: what stands in front is known last".to_owned())
     } else {
         (Grade::Ok, name.to_owned())
@@ -201,7 +202,7 @@ fn space(facts: &Facts) -> Finding {
 
 fn time(facts: &Facts) -> Finding {
     let total: u64 = facts.disks.iter().filter_map(|(_, size)| *size).sum();
-    let seconds = total / CAUTIOUS_RATE;
+    let seconds = total * (1 + u64::from(facts.twice)) / CAUTIOUS_RATE;
     let (grade, detail) = if seconds > facts.ttl_seconds {
         let text = format!(
             "at 50 MiB/s it takes {seconds} s, and the export lives {} s: give a longer --ttl",
@@ -249,8 +250,9 @@ mod tests {
             ),
             (bad(&|f| f.disks.push(("big".into(), Some(3 << 40)))), Target::Ova, (Grade::Blocked, "format")),
             (bad(&|f| f.pipe = true), Target::Ovf, (Grade::Blocked, "format")),
-            (bad(&|f| f.pipe = true), Target::Qcow2, (Grade::Warning, "format")),
-            (bad(&|f| f.pipe = true), Target::Ova, (Grade::Warning, "format")),
+            (bad(&|f| f.twice = true), Target::Qcow2, (Grade::Warning, "format")),
+            (bad(&|f| (f.pipe, f.twice) = (true, true)), Target::Ova, (Grade::Warning, "format")),
+            (bad(&|f| f.unreachable = Some("403".into())), Target::Raw, (Grade::Blocked, "destination")),
             (bad(&|f| f.free = Some(1 << 30)), Target::Raw, (Grade::Warning, "space")),
             (
                 bad(&|f| f.existing.push("web-root.qcow2".into())),
@@ -259,6 +261,8 @@ mod tests {
             ),
             (bad(&|f| f.journals.push("j".into())), Target::Qcow2, (Grade::Blocked, "destination")),
             (bad(&|f| f.ttl_seconds = 10), Target::Qcow2, (Grade::Warning, "time")),
+            (bad(&|f| (f.ttl_seconds, f.twice) = (300, true)), Target::Raw, (Grade::Warning, "time")),
+            (bad(&|f| f.ttl_seconds = 300), Target::Raw, (Grade::Ok, "time")),
         ] {
             assert_eq!(worst(&facts, target), expected);
         }

@@ -75,6 +75,9 @@ pub struct Progress {
     pub data: u64,
     /// Bytes stored for them, so far.
     pub stored: u64,
+    /// Passes over the disk that come after this one: what stands in front of an image is measured first when
+    /// the sink cannot go back.
+    pub passes_left: u8,
 }
 
 /// What a finished conversion did.
@@ -118,14 +121,7 @@ pub fn convert_from<W: Write + Seek>(
 ) -> Result<Summary> {
     let size = disk.size();
     match options.format {
-        Format::Raw => {
-            let mut writer = RawWriter::new(sink, size);
-            if from.done > 0 {
-                writer.resume(from)?;
-            }
-            let data = drive((disk, RAW_CHUNK), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
-            Ok(Summary { virtual_size: size, data, stored: writer.finish()? })
-        }
+        Format::Raw => raw(disk, sink, options, from, watch),
         Format::Qcow2 => {
             if !(12..=21).contains(&options.cluster_bits) {
                 let why = format!("clusters of 2^{} bytes are out of range (12 to 21)", options.cluster_bits);
@@ -159,10 +155,28 @@ pub fn convert_from<W: Write + Seek>(
     }
 }
 
-/// Converts into a sink that cannot seek: a pipe, a socket, one part after another.
+fn raw<W: Write + Seek>(
+    disk: &dyn Disk,
+    sink: W,
+    options: &Options,
+    from: &Resume,
+    watch: &mut dyn Watch,
+) -> Result<Summary> {
+    let size = disk.size();
+    let mut writer = RawWriter::new(sink, size);
+    if from.done > 0 {
+        writer.resume(from)?;
+    }
+    let data = drive((disk, RAW_CHUNK), options, &|| Ok(RawEncoder), &mut writer, from, watch)?;
+    Ok(Summary { virtual_size: size, data, stored: writer.finish()? })
+}
+
+/// Converts into a sink that cannot seek: a pipe, a socket, one part after another. The zeros of a raw disk are
+/// written there.
 ///
 /// # Errors
-/// As [`convert`]; only streamOptimized VMDK can be written this way.
+/// As [`convert`]; only raw and streamOptimized VMDK can be written this way, the others by [`measure`] and
+/// [`stream_measured`].
 pub fn stream<W: Write>(
     disk: &dyn Disk,
     sink: W,
@@ -184,11 +198,12 @@ pub fn stream_from<W: Write>(
     from: &Resume,
     watch: &mut dyn Watch,
 ) -> Result<Summary> {
+    if options.format == Format::Raw {
+        return raw(disk, Forward { sink, position: from.done }, options, from, watch);
+    }
     if options.format != Format::VmdkStream {
-        return Err(Error::Unsupported {
-            format: options.format.name(),
-            why: "its tables are known last and stand first, so it needs a file; vmdk, qcow2 and ova can be piped".into(),
-        });
+        let why = "its tables are known last and stand first: the disk has to be measured before";
+        return Err(Error::Unsupported { format: options.format.name(), why: why.into() });
     }
     let size = disk.size();
     let mut writer = if from.done > 0 {
@@ -209,7 +224,8 @@ pub struct Measured {
     pub summary: Summary,
 }
 
-/// The first of two passes that write a qcow2 into a sink which cannot seek: nothing is written.
+/// The first of two passes that write a qcow2 or a monolithicSparse VMDK into a sink which cannot seek: nothing is
+/// written.
 ///
 /// # Errors
 /// As [`convert`].
@@ -219,7 +235,7 @@ pub fn measure(
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Measured> {
     let mut sink = Blind::default();
-    let summary = convert(disk, &mut sink, options, progress)?;
+    let summary = convert(disk, &mut sink, options, &mut |now| progress(Progress { passes_left: 1, ..now }))?;
     Ok(Measured { head: sink.head, summary })
 }
 
@@ -292,6 +308,11 @@ impl<W: Write> Write for HeadFirst<'_, W> {
             self.position += data.len() as u64;
             return Ok(data.len());
         }
+        if self.length == 0 && self.position == self.head.len() as u64 {
+            // A beginning that is written last alone, and not once empty before.
+            self.sink.write_all(self.head)?;
+            self.length = self.position;
+        }
         if self.position != self.length {
             return Err(std::io::ErrorKind::NotSeekable.into());
         }
@@ -317,6 +338,39 @@ impl<W: Write> Seek for HeadFirst<'_, W> {
         let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
         self.position = to;
         Ok(to)
+    }
+}
+
+/// A sink that can only go forward: a seek ahead writes zeros.
+struct Forward<W> {
+    sink: W,
+    position: u64,
+}
+
+impl<W: Write> Write for Forward<W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        let written = self.sink.write(data)?;
+        self.position += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+impl<W: Write> Seek for Forward<W> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let mut gap = to.checked_sub(self.position).ok_or(std::io::ErrorKind::NotSeekable)?;
+        let zeros = [0; 16 << 10];
+        while gap > 0 {
+            let length = usize::try_from(gap).unwrap_or(zeros.len()).min(zeros.len());
+            self.sink.write_all(zeros.get(..length).unwrap_or_default())?;
+            self.position += length as u64;
+            gap -= length as u64;
+        }
+        Ok(self.position)
     }
 }
 
@@ -371,7 +425,8 @@ pub fn stream_ova<W: Write>(
     progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Summary> {
     let mut measured = OvaWriter::begin(std::io::sink(), stem, machine)?;
-    let (machine, _) = members(&mut measured, machine, disks, None, options, progress)?;
+    let mut first = |now| progress(Progress { passes_left: 1, ..now });
+    let (machine, _) = members(&mut measured, machine, disks, None, options, &mut first)?;
     let mut writer = OvaWriter::begin(sink, stem, &machine)?;
     let (found, summary) = members(&mut writer, &machine, disks, Some(&machine), options, progress)?;
     if found != machine {
@@ -409,14 +464,12 @@ fn members<W: Write>(
                 total,
                 data: before.data + now.data,
                 stored: before.stored + now.stored,
+                passes_left: 0,
             })
         })?;
         let (file_size, _) = member.finish()?;
         if let Some(disk) = machine.disks.get_mut(number) {
-            source.file.clone_into(&mut disk.file);
-            disk.capacity = summary.virtual_size;
-            disk.file_size = file_size;
-            disk.populated = Some(summary.data);
+            disk.made(&source.file, &summary, file_size);
         }
         sums.virtual_size += summary.virtual_size;
         sums.data += summary.data;
@@ -465,7 +518,7 @@ fn drive<E: Encode>(
         },
         &mut |done| {
             let mut tally = tally.borrow_mut();
-            let now = Progress { done, total, data: tally.data, stored: tally.stored };
+            let now = Progress { done, total, data: tally.data, stored: tally.stored, passes_left: 0 };
             if !watch.progress(now) {
                 return Err(Error::Stopped);
             }
@@ -479,7 +532,7 @@ fn drive<E: Encode>(
     )?;
     let Tally { data, stored, .. } = tally.into_inner();
     // Zeros at the end make no piece: that they are done has not been said.
-    if !watch.progress(Progress { done: total, total, data, stored }) {
+    if !watch.progress(Progress { done: total, total, data, stored, passes_left: 0 }) {
         return Err(Error::Stopped);
     }
     Ok(data)

@@ -71,7 +71,7 @@ pub fn copy_file(
         }
         data += end - start;
         at = end;
-        if !progress(Progress { done: at, total, data, stored: data }) {
+        if !progress(Progress { done: at, total, data, stored: data, passes_left: 0 }) {
             return Err(Error::Stopped);
         }
     }
@@ -88,7 +88,7 @@ pub fn copy_file(
             (total.next_multiple_of(512), stored)
         }
     };
-    if !progress(Progress { done: total, total, data, stored }) {
+    if !progress(Progress { done: total, total, data, stored, passes_left: 0 }) {
         return Err(Error::Stopped);
     }
     Ok(Some(Summary { virtual_size, data, stored }))

@@ -185,6 +185,18 @@ pub fn open_path_as(path: &Path, format: Format) -> Result<(Box<dyn BackingDisk>
 pub fn open_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn BackingDisk>, Info)> {
     let mut magic = [0; 4];
     read_up_to(&*storage, 0, &mut magic)?;
+    open_by(magic, storage)
+}
+
+/// [`open_storage`] for what is known to be a raw disk, whatever a guest wrote to its beginning.
+///
+/// # Errors
+/// When its length cannot be read.
+pub fn open_raw_storage(storage: Arc<dyn Storage>) -> Result<(Box<dyn BackingDisk>, Info)> {
+    open_by([0; 4], storage)
+}
+
+fn open_by(magic: [u8; 4], storage: Arc<dyn Storage>) -> Result<(Box<dyn BackingDisk>, Info)> {
     let length = length_of(&*storage)?;
     let mut info = Info {
         format: Format::Raw,

@@ -37,7 +37,7 @@ pub use convert::{
 pub use copy::copy_file;
 pub use disk::{Disk, MemoryDisk};
 pub use error::{Error, Result};
-pub use format::{Format, Info, open, open_path, open_path_as, open_storage};
+pub use format::{Format, Info, open, open_path, open_path_as, open_raw_storage, open_storage};
 pub use raw::RawDisk;
 pub use resume::{Placement, Resume, Watch};
 pub use storage::{Section, Storage};

@@ -50,23 +50,31 @@ impl Disk for RawDisk {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        if offset >= self.size {
-            return Ok(None);
-        }
-        let seek = |to| rustix::fs::seek(&self.file, to);
-        let start = match seek(rustix::fs::SeekFrom::Data(offset)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(None),
-            // Block devices and some file systems know no holes.
-            Err(_) => return Ok(Some(offset..self.size)),
-        };
-        let end = seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.size);
-        Ok(Some(start..end.clamp(start.saturating_add(1), self.size.max(start.saturating_add(1)))))
+        Ok(data_at(|to| rustix::fs::seek(&self.file, to), offset, self.size))
     }
 
     fn place(&self, offset: u64) -> Result<Option<(&File, u64, u64)>> {
         Ok((self.sparse && offset < self.size).then_some((&self.file, offset, self.size - offset)))
     }
+}
+
+/// The first range at or after `offset` that is no hole, as far as `seek` tells.
+fn data_at(
+    seek: impl Fn(rustix::fs::SeekFrom) -> rustix::io::Result<u64>,
+    offset: u64,
+    size: u64,
+) -> Option<Range<u64>> {
+    if offset >= size {
+        return None;
+    }
+    let start = match seek(rustix::fs::SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return None,
+        // Block devices (EINVAL) and some file systems know no holes.
+        Err(_) => return Some(offset..size),
+    };
+    let end = seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(size);
+    Some(start..end.clamp(start.saturating_add(1), size.max(start.saturating_add(1))))
 }
 
 /// Raw bytes that are no file of their own, such as a member of an archive: holes are not known.
@@ -159,5 +167,31 @@ impl<W: Write + Seek> Place for RawWriter<W> {
     fn flush(&mut self) -> Result<u64> {
         self.sink.flush().map_err(Error::write("raw data"))?;
         Ok(self.written)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one range is meant")]
+mod tests {
+    use rustix::fs::SeekFrom as To;
+
+    use super::*;
+
+    #[test]
+    fn what_knows_no_holes_is_data_to_its_end() {
+        // `blkdev_llseek` of the kernel answers EINVAL to SEEK_DATA and SEEK_HOLE, NFS before 4.2 ENOTSUP.
+        for error in [Errno::INVAL, Errno::NOTSUP] {
+            assert_eq!(data_at(|_| Err(error), 10, 100), Some(10..100));
+        }
+        assert_eq!(data_at(|_| Err(Errno::INVAL), 100, 100), None);
+        let file = |to| match to {
+            To::Data(at) if at >= 80 => Err(Errno::NXIO),
+            To::Data(at) => Ok(at.max(20)),
+            To::Hole(_) => Ok(80),
+            _ => Err(Errno::INVAL),
+        };
+        assert_eq!(data_at(file, 0, 100), Some(20..80));
+        assert_eq!(data_at(file, 50, 100), Some(50..80));
+        assert_eq!(data_at(file, 90, 100), None);
     }
 }

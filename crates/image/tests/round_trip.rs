@@ -243,6 +243,31 @@ proptest! {
         write(&content, &options, &path);
         let (read, _) = open(File::open(&path).unwrap()).unwrap();
         prop_assert_eq!(compare(&content, &*read).unwrap(), None, "{}", name);
+        if qemu_img() {
+            let raw = dir.path().join("source.raw");
+            std::fs::write(&raw, &content.0).unwrap();
+            agree(name, &raw, &path, options.format);
+        }
+    }
+
+    #[test]
+    fn what_is_piped_is_what_is_written_to_a_file(size in 1_usize..600_000, seed: u64, way in 0_usize..8) {
+        let content = disk(size, seed, &[Kind::Zeros, Kind::Text, Kind::Noise]);
+        let (name, options) = ways().swap_remove(way);
+        let mut file = std::io::Cursor::new(Vec::new());
+        convert(&content, &mut file, &options, &mut |_| true).unwrap();
+        let mut piped = Vec::new();
+        match options.format {
+            Format::Raw | Format::VmdkStream => {
+                image::stream(&content, &mut piped, &options, &mut |_| true).unwrap();
+            }
+            Format::Qcow2 | Format::VmdkSparse => {
+                let measured = image::measure(&content, &options, &mut |now| now.passes_left == 1).unwrap();
+                let mut second = |now: image::Progress| now.passes_left == 0;
+                image::stream_measured(&content, &mut piped, &options, &measured, &mut second).unwrap();
+            }
+        }
+        prop_assert!(piped == file.into_inner(), "{}", name);
     }
 
     #[test]

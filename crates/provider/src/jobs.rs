@@ -145,8 +145,11 @@ impl Request {
         spec.insert("source".into(), source.into());
         spec.insert("destination".into(), self.destination(&wrong)?);
         spec.insert("format".into(), self.format.as_deref().unwrap_or("qcow2").into());
+        let qcow2 = self.format.as_deref().is_none_or(|format| format == "qcow2");
         match &self.compress {
             None => {}
+            // Everything else than qcow2 is compressed as far as it can be.
+            Some(Value::Bool(_)) if !qcow2 => {}
             Some(Value::Bool(true)) => drop(spec.insert("compression".into(), "zstd".into())),
             Some(Value::Bool(false)) => drop(spec.insert("compression".into(), "none".into())),
             Some(how) => drop(spec.insert("compression".into(), how.clone())),
@@ -368,6 +371,17 @@ mod tests {
             (&object["metadata"]["name"], &object["spec"]["compression"]),
             (&json!("nightly"), &json!("zstd"))
         );
+        // What can be compressed in one way alone is not asked for another.
+        for (format, compress, asked) in [
+            ("qcow2", json!(false), json!("none")),
+            ("ova", json!(true), Value::Null),
+            ("raw", json!(false), Value::Null),
+            ("vmdk", json!("deflate"), json!("deflate")),
+        ] {
+            let job =
+                json!({"vm_path": "web", "output_dir": "s3://b", "format": format, "compress": compress});
+            assert_eq!(of(job).unwrap()["spec"]["compression"], asked, "{format} {compress}");
+        }
         for (job, part) in [
             (json!({"vm_path": "web", "output_dir": "/backups"}), "metadata.claim"),
             (json!({"vm_path": "web"}), "output_dir"),

@@ -8,6 +8,7 @@ use ::export::source::Source;
 use ::export::source::backup::{Backup, BackupSource, Ready, Scratch, Setup};
 use anyhow::Result;
 use image::{Backing, Format};
+use serde_json::Value;
 
 use super::Args;
 use super::destination::Destination;
@@ -121,9 +122,28 @@ async fn read(vm: &Vm, backup: &Arc<Backup>, ready: &Ready) -> Result<Vec<Backup
         let what = format!("volume {} of {}", volume.name, vm.describe());
         let source = BackupSource::open(&what, &volume.name, backup.clone(), ready.incremental).await;
         let remedy = "the exporter pod reaches the VM's launcher through a tunnel: see its log";
-        out.push(source.map_err(|error| Problem::new(doing(), error, remedy))?);
+        let source = source.map_err(|error| Problem::new(doing(), error, remedy))?;
+        let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", vm.namespace, volume.claim);
+        let claim = vm.cluster.get(&path).await.unwrap_or_default();
+        if let Some(capacity) = unseen(&claim, source.size()) {
+            eprintln!(
+                "warning: the guest sees {} bytes of {}, and its claim {} has {capacity}: what was added is not \
+                 exported before the VM restarts",
+                source.size(),
+                volume.name,
+                volume.claim
+            );
+        }
+        out.push(source);
     }
     Ok(out)
+}
+
+/// The capacity of a block device that is larger than the guest's disk on it: it was expanded. What lies on a file
+/// system may be of any size.
+fn unseen(claim: &Value, size: u64) -> Option<u64> {
+    let block = claim["spec"]["volumeMode"] == "Block";
+    size_of(claim).filter(|capacity| block && *capacity > size)
 }
 
 /// Where QEMU keeps what is overwritten: at worst everything is.
@@ -154,5 +174,24 @@ pub async fn finish(backup: &Backup, lineage: &Lineage) {
             );
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_block_device_that_outgrew_the_guests_disk_is_seen() {
+        let claim = |mode: &str| {
+            json!({"spec": {"volumeMode": mode, "resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"capacity": {"storage": "2Gi"}}})
+        };
+        assert_eq!(unseen(&claim("Block"), 1 << 30), Some(2 << 30));
+        assert_eq!(unseen(&claim("Block"), 2 << 30), None);
+        assert_eq!(unseen(&claim("Filesystem"), 1 << 30), None);
+        assert_eq!(unseen(&Value::Null, 1), None);
     }
 }

@@ -26,12 +26,14 @@ impl Destination {
     /// The place that `--output` names.
     pub fn open(args: &Args) -> anyhow::Result<Self> {
         let env = |name: &str| std::env::var(name).ok();
-        let output = args.output.as_str();
+        let output = args.output.strip_prefix("file://").filter(|path| path.starts_with('/'));
+        let output = output.unwrap_or(&args.output);
         let scheme = output.split_once("://").map(|(scheme, _)| scheme);
         let opened = match scheme {
             None if output == "-" => return Ok(Self::Pipe),
             None => {
-                if args.mkdir {
+                // A look makes nothing.
+                if args.mkdir && !args.dry_run {
                     std::fs::create_dir_all(output).map_err(|error| {
                         Problem::new(format!("making the directory `{output}`"), error, "check the path")
                     })?;
@@ -41,8 +43,8 @@ impl Destination {
             Some("http" | "https") => Web::open(output, &env).map(|web| Self::Web(Arc::new(web))),
             Some(_) => Store::open(output, &env).map(|store| Self::Store(Arc::new(store))),
         };
-        let remedy = "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or https://HOST/PATH, \
-                      and keys in the environment";
+        let remedy = "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, https://HOST/PATH or \
+                      file:///PATH, and keys in the environment";
         Ok(opened.map_err(|error| Problem::new("choosing the destination", error, remedy))?)
     }
 
@@ -58,6 +60,20 @@ impl Destination {
             Self::Store(store) => Ok(store.size(&store.key(&report)).await?.is_some()),
             Self::Web(web) => Ok(web.size(&report).await?.is_some()),
         }
+    }
+
+    /// Which of these are in a store, or on a server that tells.
+    pub async fn existing(&self, files: &[String]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for file in files {
+            let size = match self {
+                Self::Pipe | Self::Directory(_) => None,
+                Self::Store(store) => store.size(&store.key(file)).await?,
+                Self::Web(web) => web.size(file).await?,
+            };
+            found.extend(size.map(|_| file.clone()));
+        }
+        Ok(found)
     }
 
     /// Exports.

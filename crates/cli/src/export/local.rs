@@ -80,8 +80,8 @@ fn arguments(args: &Args, request: &Request) -> Result<Args> {
     }
     let compress = match &request.compress {
         None => None,
-        Some(Value::Bool(false)) => Some("none"),
-        // Everything else than qcow2 is compressed as far as it can be.
+        // Everything else than qcow2 is compressed as far as it can be, whatever is wished for.
+        Some(Value::Bool(false)) => (one.format == FormatName::Qcow2).then_some("none"),
         Some(Value::Bool(true)) => (one.format == FormatName::Qcow2).then_some("zstd"),
         Some(how) => Some(how.as_str().unwrap_or_default()),
     };

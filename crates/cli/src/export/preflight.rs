@@ -11,6 +11,7 @@ use http::Method;
 use kubevirt::{KubeVirtView, feature_gates};
 use serde_json::{Value, json};
 
+use super::destination::Destination;
 use super::subject::{Subject, Vm};
 use super::{Args, Output, backup};
 use crate::cli::DENIED;
@@ -39,7 +40,12 @@ const TRACKER: (&str, &str, &[&str]) =
 const SCRATCH: (&str, &str, &[&str]) = ("", "persistentvolumeclaims", &["create"]);
 
 /// Gathers and judges.
-pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<Finding>> {
+pub async fn look(
+    args: &Args,
+    subject: &Subject,
+    place: &Destination,
+    target: Target,
+) -> Result<Vec<Finding>> {
     let mut facts = Facts {
         pipe: args.pipe(),
         snapshot: args.snapshot.is_some(),
@@ -63,10 +69,40 @@ pub async fn look(args: &Args, subject: &Subject, target: Target) -> Result<Vec<
             (args.name.clone().unwrap_or_else(|| vm.name.clone()), names)
         }
     };
-    if !args.pipe() && !args.output.contains("://") {
-        of_directory(Path::new(&args.output), &name, &volumes, target, &mut facts)?;
+    facts.twice = match place {
+        Destination::Directory(_) => false,
+        Destination::Store(_) => target == Target::Ova && volumes.len() > 1,
+        Destination::Pipe | Destination::Web(_) => matches!(target, Target::Ova | Target::Qcow2),
+    };
+    let files = results(&name, &volumes, target);
+    if let Destination::Directory(directory) = place {
+        if args.mkdir && !directory.exists() {
+            // It is made when the export begins, where there is room now.
+            facts.free = directory.ancestors().find(|above| above.exists()).and_then(free);
+        } else {
+            of_directory(directory, &files, volumes.len(), target, &mut facts)?;
+        }
+    } else {
+        // Where a run goes on, what it finished before is no obstacle.
+        match place.existing(&files).await {
+            Ok(existing) if !args.resume => facts.existing = existing,
+            Ok(_) => {}
+            Err(error) => facts.unreachable = Some(error.to_string()),
+        }
     }
     Ok(check(&facts, target))
+}
+
+/// The names of what comes out, but for small files.
+fn results(name: &str, volumes: &[String], target: Target) -> Vec<String> {
+    let mut files: Vec<String> = match target {
+        Target::Ova => vec![format!("{name}.ova")],
+        _ => volumes.iter().map(|volume| format!("{name}-{volume}.{}", target.extension())).collect(),
+    };
+    if target == Target::Ovf {
+        files.push(format!("{name}.ovf"));
+    }
+    files
 }
 
 async fn of_cluster(args: &Args, vm: &Vm, facts: &mut Facts) {
@@ -147,10 +183,16 @@ pub fn size_of(claim: &Value) -> Option<u64> {
     ::export::machine::bytes(stated.as_str()?)
 }
 
+/// Bytes that are free on the file system of a directory.
+fn free(directory: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(directory).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 fn of_directory(
     directory: &Path,
-    name: &str,
-    volumes: &[String],
+    files: &[String],
+    disks: usize,
     target: Target,
     facts: &mut Facts,
 ) -> Result<()> {
@@ -160,25 +202,17 @@ fn of_directory(
     if !metadata.is_dir() {
         return Err(Problem::new(doing(), "it is no directory", "give a directory that exists").into());
     }
-    facts.free =
-        rustix::fs::statvfs(directory).ok().map(|space| space.f_bavail.saturating_mul(space.f_frsize));
-    let mut files: Vec<String> = match target {
-        Target::Ova => vec![format!("{name}.ova")],
-        _ => volumes.iter().map(|volume| format!("{name}-{volume}.{}", target.extension())).collect(),
-    };
-    if target == Target::Ovf {
-        files.push(format!("{name}.ovf"));
-    }
+    facts.free = free(directory);
     for file in files {
         let journals = match target {
-            Target::Ova => (1..=volumes.len()).map(|number| format!("{file}.{number}.journal")).collect(),
+            Target::Ova => (1..=disks).map(|number| format!("{file}.{number}.journal")).collect(),
             _ => vec![format!("{file}.journal")],
         };
         let left: Vec<String> =
             journals.into_iter().filter(|journal| directory.join(journal).exists()).collect();
         // A disk that an earlier run finished has its name, and no journal.
-        if directory.join(&file).exists() && left.is_empty() {
-            facts.existing.push(file);
+        if directory.join(file).exists() && left.is_empty() {
+            facts.existing.push(file.clone());
         }
         facts.journals.extend(left);
     }

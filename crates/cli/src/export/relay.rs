@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Args;
 use crate::cluster::Cluster;
+use crate::progress::{Done, Pace};
 
 /// How often the object is written while there is progress.
 const EVERY: Duration = Duration::from_secs(3);
@@ -36,10 +37,23 @@ struct State {
     begun: Instant,
     /// Where this run began, when it goes on with an earlier one.
     from: u64,
-    /// Sizes, data and stored bytes of the disks that are done.
-    earlier: (u64, u64, u64),
-    /// The same of the disk at work.
-    current: (u64, u64, u64),
+    disks: Vec<Disk>,
+}
+
+/// A disk that has begun.
+struct Disk {
+    name: String,
+    /// Over all of it.
+    passes: u8,
+    now: Done,
+}
+
+impl Disk {
+    /// Bytes of it that are done, when each pass counts the same part.
+    fn done(&self) -> u64 {
+        let before = self.passes.saturating_sub(1).saturating_sub(self.now.passes_left);
+        (self.now.size * u64::from(before) + self.now.done) / u64::from(self.passes.max(1))
+    }
 }
 
 impl Relay {
@@ -60,8 +74,7 @@ impl Relay {
             changed: true,
             begun: Instant::now(),
             from: 0,
-            earlier: (0, 0, 0),
-            current: (0, 0, 0),
+            disks: Vec::new(),
         };
         let stop = CancellationToken::new();
         let relay = Self(Arc::new(Inner { cluster, path, vm, state: Mutex::new(state), stop }));
@@ -86,24 +99,29 @@ impl Relay {
     pub fn event(&self, event: &Event, total: u64) {
         let mut state = self.state();
         match event {
-            Event::Started { disk, done, .. } => {
-                let (size, data, stored) = state.current;
-                let earlier = state.earlier;
-                state.earlier = (earlier.0 + size, earlier.1 + data, earlier.2 + stored);
-                state.current = (0, 0, 0);
-                state.from += done;
+            Event::Started { disk, size, done, passes_left } => {
+                let (size, done, passes_left) = (*size, *done, *passes_left);
+                let now = Done { size, done, passes_left, ..Done::default() };
+                match state.disks.iter_mut().find(|known| known.name == *disk) {
+                    Some(known) => known.now = now,
+                    None => {
+                        state.from += done;
+                        state.disks.push(Disk { name: disk.clone(), passes: passes_left + 1, now });
+                    }
+                }
                 state.progress["disk"] = disk.as_str().into();
-                state.progress["step"] = "exporting".into();
+                state.progress["step"] = if passes_left > 0 { "measuring" } else { "exporting" }.into();
             }
-            Event::Progress { done, data, stored, .. } => {
-                state.current = (*done, *data, *stored);
-                let done = (state.earlier.0 + done).min(total);
-                let seconds = state.begun.elapsed().as_secs().max(1);
-                let rate = done.saturating_sub(state.from) / seconds;
-                let eta = (total - done).checked_div(rate).map_or(Value::Null, Value::from);
-                let more = json!({"size": total, "done": done, "data": state.earlier.1 + data,
-                    "stored": state.earlier.2 + stored, "bytesPerSecond": rate, "etaSeconds": eta,
-                    "percent": (done * 100).checked_div(total).unwrap_or(100)});
+            Event::Progress { disk, size, done, data, stored, passes_left, .. } => {
+                let (size, done, data, stored, passes_left) = (*size, *done, *data, *stored, *passes_left);
+                if let Some(known) = state.disks.iter_mut().find(|known| known.name == *disk) {
+                    known.now = Done { size, done, data, stored, passes_left };
+                }
+                let now = sum(&state.disks, total);
+                let pace = Pace::of(now, state.begun.elapsed(), state.from);
+                let more = json!({"size": total, "done": now.done, "data": now.data, "stored": now.stored,
+                    "bytesPerSecond": pace.bytes_per_second, "etaSeconds": pace.eta_seconds,
+                    "percent": pace.percent});
                 merge(&mut state.progress, more);
             }
             Event::Verifying { .. } => state.progress["step"] = "verifying".into(),
@@ -163,8 +181,38 @@ impl Relay {
     }
 }
 
+/// All disks together, of so many bytes.
+fn sum(disks: &[Disk], size: u64) -> Done {
+    let mut all = Done { size, ..Done::default() };
+    for disk in disks {
+        all.done += disk.done();
+        all.data += disk.now.data;
+        all.stored += disk.now.stored;
+    }
+    Done { done: all.done.min(size), ..all }
+}
+
 fn merge(into: &mut Value, more: Value) {
     if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
         into.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_that_are_read_twice_count_each_time_for_a_half() {
+        let disk = |passes, passes_left, done| Disk {
+            name: "a".into(),
+            passes,
+            now: Done { size: 1000, done, data: 10, stored: 1, passes_left },
+        };
+        let done = |disks: &[Disk]| sum(disks, 2000).done;
+        assert_eq!(done(&[disk(2, 1, 500)]), 250);
+        assert_eq!(done(&[disk(2, 1, 1000), disk(2, 1, 1000)]), 1000);
+        assert_eq!(done(&[disk(2, 0, 500), disk(2, 1, 1000)]), 1250);
+        assert_eq!(done(&[disk(1, 0, 1000), disk(1, 0, 1000)]), 2000);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use image::{Disk, Format, Options, OvaDisk, Progress, Summary};
 
 use super::InputFormat;
 use crate::problem::Problem;
+use crate::progress::{Done, Line, mib};
 
 /// Arguments of `image convert`.
 #[derive(Debug, clap::Args)]
@@ -22,14 +23,18 @@ use crate::problem::Problem;
   virt-steward image convert disk.raw disk.qcow2 --format qcow2 --compress zstd
   virt-steward image convert disk.qcow2 disk.vmdk --format vmdk --verify
   virt-steward image convert disk.qcow2 - --format vmdk | ssh host 'cat > disk.vmdk'
+  virt-steward image convert disk.qcow2 - --format raw | ssh host 'dd of=/dev/vg0/disk bs=1M'
+  virt-steward image convert - disk.qcow2 --format qcow2 < disk.raw
   virt-steward image convert disk.qcow2 vm.ova --format ova
   virt-steward image convert vm.ova disk.raw --format raw --disk 1
 
 The image is written beside its destination as NAME.partial and renamed when it is whole.")]
 pub struct Args {
-    /// The image to read: raw, qcow2, sparse VMDK, OVA (found by its content) or OVF
+    /// The image to read: raw, qcow2, sparse VMDK, OVA (found by its content) or OVF; `-` for standard input, when
+    /// that is a file or a block device
     source: PathBuf,
-    /// The file to write, or `-` for standard output: vmdk, and with the source read twice qcow2 and ova
+    /// The file to write, or `-` for standard output: raw and vmdk, and with the source read twice qcow2,
+    /// vmdk-sparse and ova
     destination: PathBuf,
     /// What the image is; by default its first bytes tell
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -89,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (source, _) = super::open_disk(&args.source, args.input_format, args.disk.as_deref())?;
     let options = options(args)?;
     let started = Instant::now();
-    let mut progress = Meter::new(args.quiet, started);
+    let mut progress = Meter::new(args);
     let summary = if args.destination == Path::new("-") {
         let sink = std::io::stdout().lock();
         let sink = BufWriter::with_capacity(1 << 20, sink);
@@ -99,15 +104,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 let (machine, disks, stem) = package(args, &*source);
                 image::stream_ova(&machine, &disks, &stem, &[], sink, &options, &mut watch)
             }
-            FormatName::Qcow2 => image::measure(&*source, &options, &mut watch)
+            FormatName::Qcow2 | FormatName::VmdkSparse => image::measure(&*source, &options, &mut watch)
                 .and_then(|measured| image::stream_measured(&*source, sink, &options, &measured, &mut watch)),
-            _ => image::stream(&*source, sink, &options, &mut watch),
+            FormatName::Raw | FormatName::Vmdk => image::stream(&*source, sink, &options, &mut watch),
         }
         .map_err(|error| failed(args, &error))?
     } else {
         to_file(args, &*source, &options, &mut progress)?
     };
-    progress.finish();
+    progress.line.clear();
     if !args.quiet {
         report(&summary, started);
     }
@@ -152,6 +157,11 @@ fn to_file(args: &Args, source: &dyn Disk, options: &Options, progress: &mut Met
         let remedy = "give another name, or --force to replace it";
         return Err(Problem::new(doing(), "it exists already", remedy).into());
     }
+    if args.destination.exists() && !args.destination.is_file() {
+        // A device would lose its name to a file.
+        let remedy = "give the name of a file, or pipe into it: `… - --format raw | dd of=DEVICE bs=1M`";
+        return Err(Problem::new(doing(), "it is no regular file", remedy).into());
+    }
     let mut partial: OsString = args.destination.clone().into();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
@@ -193,7 +203,7 @@ fn package<'a>(args: &Args, source: &'a dyn Disk) -> (Machine, Vec<OvaDisk<'a>>,
     let stem = from.file_stem().map_or("vm".into(), |stem| stem.to_string_lossy().replace(['/', '\\'], "_"));
     // Names in an archive have at most 100 bytes.
     let stem: String = stem.chars().filter(char::is_ascii_graphic).take(80).collect();
-    let stem = if stem.is_empty() { "vm".into() } else { stem };
+    let stem = if stem.is_empty() || stem == "-" { "vm".into() } else { stem };
     let file = format!("{stem}.vmdk");
     let machine = Machine {
         name: stem.clone(),
@@ -224,39 +234,27 @@ fn failed(args: &Args, error: &image::Error) -> Problem {
     Problem::new(doing, super::chain(error), "check the source and the space at the destination")
 }
 
-/// One line on a terminal, redrawn at most ten times a second; nothing elsewhere.
+/// Draws how far it is. A disk that is measured first begins twice.
 struct Meter {
-    shown: bool,
-    started: Instant,
-    last: Option<Instant>,
+    line: Line,
+    name: String,
+    passes_left: Option<u8>,
 }
 
 impl Meter {
-    fn new(quiet: bool, started: Instant) -> Self {
-        Self { shown: !quiet && std::io::stderr().is_terminal(), started, last: None }
+    fn new(args: &Args) -> Self {
+        let name = args.source.file_name().filter(|name| *name != "-");
+        let name = name.map_or("disk".into(), |name| name.to_string_lossy().into_owned());
+        Self { line: Line::new(args.quiet), name, passes_left: None }
     }
 
     fn show(&mut self, progress: Progress) -> bool {
-        let now = Instant::now();
-        let due = self.last.is_none_or(|last| now.duration_since(last).as_millis() >= 100);
-        if self.shown && due {
-            self.last = Some(now);
-            let percent = progress.done * 100 / progress.total.max(1);
-            let rate = mib(progress.done) / self.started.elapsed().as_secs_f64().max(0.001);
-            eprint!(
-                "\r{percent:3} %  {:.0} of {:.0} MiB, {rate:.0} MiB/s ",
-                mib(progress.done),
-                mib(progress.total)
-            );
-            let _ = std::io::stderr().flush();
+        let Progress { total: size, done, data, stored, passes_left } = progress;
+        if self.passes_left.replace(passes_left) != Some(passes_left) {
+            self.line.begin(0);
         }
+        self.line.draw(&self.name, Done { size, done, data, stored, passes_left });
         true
-    }
-
-    fn finish(&self) {
-        if self.last.is_some() {
-            eprint!("\r{:60}\r", "");
-        }
     }
 }
 
@@ -268,9 +266,4 @@ fn report(summary: &Summary, started: Instant) {
         mib(summary.stored),
         started.elapsed().as_secs_f64()
     );
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown to a person with one digit after the point")]
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

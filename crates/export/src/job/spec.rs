@@ -260,8 +260,13 @@ impl Spec {
                 }
             }
         }
-        if self.compression.is_some() && self.format != Format::Qcow2 {
-            return wrong("spec.compression goes with format qcow2; vmdk, ova and ovf are always deflated");
+        match (self.format, self.compression) {
+            (Format::Qcow2, _) | (_, None) | (Format::Raw, Some(Compression::None)) => {}
+            (Format::Raw, Some(_)) => return wrong("spec.compression: raw is never compressed; use qcow2"),
+            (_, Some(Compression::Deflate)) => {}
+            (_, Some(_)) => {
+                return wrong("spec.compression: vmdk, ova and ovf are always deflated; use qcow2");
+            }
         }
         if !(1..=64).contains(&self.concurrency) {
             return wrong("spec.concurrency is 1 to 64");
@@ -298,9 +303,6 @@ impl Spec {
                 let text =
                     "spec.retention: a plain HTTP server cannot list what it has; use a store or a claim";
                 Err(Mistake(text.into()))
-            }
-            "s3" | "gs" | "az" | "http" | "https" if self.format == Format::Ovf => {
-                Err(Mistake("spec.format ovf goes with a claim; use ova for a store".into()))
             }
             "s3" | "gs" | "az" | "http" | "https" => Ok(()),
             _ => Err(Mistake(format!(
@@ -381,7 +383,6 @@ mod tests {
             ("/destination", json!({"url": "/backups"}), "no store"),
             ("/destination", json!({"claim": {"name": "c", "path": "a/../b"}}), "claim"),
             ("/format", json!("vhd"), "vhd"),
-            ("/format", json!("ovf"), "ova"),
             ("/compression", json!("lz4"), "lz4"),
             ("/schedule", json!("daily"), "fields"),
             ("/concurrency", json!(0), "concurrency"),
@@ -393,6 +394,19 @@ mod tests {
             spec[&path[1..]] = value;
             let wrong = Spec::read(&json!({"spec": spec})).unwrap_err().0;
             assert!(wrong.contains(part), "{path}: {wrong}");
+        }
+        for (format, compression, wrong) in [
+            ("vmdk", "zstd", Some("always deflated")),
+            ("ova", "none", Some("always deflated")),
+            ("raw", "deflate", Some("never compressed")),
+            ("ovf", "deflate", None),
+            ("raw", "none", None),
+        ] {
+            let mut spec = base();
+            (spec["format"], spec["compression"]) = (format.into(), compression.into());
+            let found = Spec::read(&json!({"spec": spec})).err().map(|mistake| mistake.0);
+            assert_eq!(found.is_some(), wrong.is_some(), "{format} {compression}: {found:?}");
+            assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{format} {compression}");
         }
         let mut good = base();
         good["destination"] = claim;

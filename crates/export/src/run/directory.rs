@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::ova::OvaWriter;
-use image::ovf::{Machine, Manifest, Sum, render};
+use image::ovf::Machine;
 use image::{Disk as _, Summary, convert_from, stream_from};
 use tokio_util::sync::CancellationToken;
 
@@ -49,14 +49,14 @@ pub async fn to_directory(
     } else {
         for (number, disk) in job.disks.iter().enumerate() {
             let summary = work.disk(job, disk, &mut report).await?;
-            if let Some(described) = machine.disks.get_mut(number) {
-                described.capacity = summary.virtual_size;
-                described.file_size = report.files.last().map_or(0, |file| file.size);
-                described.populated = Some(summary.data);
+            if let (Some(described), Some(file)) = (machine.disks.get_mut(number), report.files.last()) {
+                described.made(&file.name, &summary, file.size);
             }
         }
         if settings.target == Target::Ovf {
-            work.descriptor(job, &machine, &mut report)?;
+            for (name, content) in job.package(&machine, &report.files) {
+                work.small(&name, &content, &mut report)?;
+            }
         }
         if !job.vm.is_null() {
             work.small(&format!("{}.vm.json", job.name), &job.manifest(), &mut report)?;
@@ -211,7 +211,7 @@ impl Work<'_> {
     ) -> Result<(Summary, Sums, Option<Checkpoints>)> {
         let done = past.resume.done;
         let (name, size) = (disk.volume.name.clone(), disk.source.size());
-        (self.listener)(Event::Started { disk: name.clone(), size, done });
+        (self.listener)(Event::Started { disk: name.clone(), size, done, passes_left: 0 });
         let prefetch = Arc::new(Prefetch::start(disk.source.clone(), done, self.settings.window.clone()));
         let (listener, stop) = (self.listener.clone(), self.stop.clone());
         let mut follow = Follow::new(&name, prefetch.clone(), listener, stop, past.sums, checkpoints);
@@ -241,11 +241,13 @@ impl Work<'_> {
     fn verify(&self, disk: &ExportDisk, path: &Path, sums: &Sums) -> Result<()> {
         (self.listener)(Event::Verifying { disk: disk.volume.name.clone() });
         let what = path.display().to_string();
-        let file = File::open(path).map_err(Error::file("reading", path))?;
         if disk.base.is_some() {
+            let file = File::open(path).map_err(Error::file("reading", path))?;
             return verify_overlay(Arc::new(file), disk, &what, sums);
         }
-        let (image, _) = image::open(file).map_err(|source| Error::Image { what: what.clone(), source })?;
+        // Not by its first bytes: a guest writes what it likes to those of a raw disk.
+        let opened = image::open_path_as(path, self.settings.target.format());
+        let (image, _) = opened.map_err(|source| Error::Image { what: what.clone(), source })?;
         sums.verify(&what, &*image, disk.source.size())
     }
 
@@ -255,21 +257,8 @@ impl Work<'_> {
         let partial = self.directory.join(format!("{name}.partial"));
         std::fs::write(&partial, content).map_err(Error::file("writing", &partial))?;
         std::fs::rename(&partial, &path).map_err(Error::file("renaming", &partial))?;
-        let sha256 = Some(Sum::of(content));
-        report.files.push(FileReport { name: name.into(), size: content.len() as u64, sha256 });
+        report.files.push(FileReport::small(name, content));
         Ok(())
-    }
-
-    fn descriptor(&self, job: &Job, machine: &Machine, report: &mut Report) -> Result<()> {
-        let text = render(machine);
-        let name = format!("{}.ovf", job.name);
-        let mut manifest = Manifest::default();
-        manifest.add(&name, Sum::of(text.as_bytes()));
-        for file in &report.files {
-            manifest.add(&file.name, file.sha256.clone().unwrap_or_default());
-        }
-        self.small(&format!("{}.mf", job.name), manifest.render().as_bytes(), report)?;
-        self.small(&name, text.as_bytes(), report)
     }
 
     async fn ova(&self, job: &Job, machine: &Machine, report: &mut Report) -> Result<()> {

@@ -103,6 +103,7 @@ impl Follow {
             data: now.data,
             stored: now.stored,
             fetched: self.prefetch.fetched(),
+            passes_left: now.passes_left,
         });
     }
 }

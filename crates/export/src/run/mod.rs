@@ -1,16 +1,19 @@
 //! One export: the disks of a VM into files, a pipe or a store.
 
+mod check;
 mod digest;
 mod directory;
 mod follow;
+mod hashed;
 mod report;
 mod stream;
+mod tell;
 mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::ovf::Machine;
+use image::ovf::{Machine, Manifest, Sum, render};
 use image::qcow2::Compression;
 use image::{Backing, Format, Options};
 use serde::Serialize;
@@ -189,6 +192,19 @@ impl Job {
         (machine, warnings)
     }
 
+    /// Descriptor and manifest of an OVF package whose disks are whole, with their names; the descriptor last,
+    /// since without it there is no package.
+    fn package(&self, machine: &Machine, disks: &[FileReport]) -> [(String, Vec<u8>); 2] {
+        let text = render(machine).into_bytes();
+        let name = format!("{}.ovf", self.name);
+        let mut manifest = Manifest::default();
+        manifest.add(&name, Sum::of(&text));
+        for file in disks {
+            manifest.add(&file.name, file.sha256.clone().unwrap_or_default());
+        }
+        [(format!("{}.mf", self.name), manifest.render().into_bytes()), (name, text)]
+    }
+
     fn manifest(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(&self.vm).unwrap_or_default();
         text.push(b'\n');
@@ -208,6 +224,8 @@ pub enum Event {
         size: u64,
         /// Where it goes on, in guest bytes.
         done: u64,
+        /// Passes over it that come after this one, which measures then.
+        passes_left: u8,
     },
     /// How far a disk is.
     Progress {
@@ -223,6 +241,8 @@ pub enum Event {
         stored: u64,
         /// Bytes that came from the source in this run.
         fetched: u64,
+        /// Passes over it that come after this one, which measures then.
+        passes_left: u8,
     },
     /// A disk is read back.
     Verifying {

@@ -19,6 +19,14 @@ pub struct FileReport {
     pub sha256: Option<String>,
 }
 
+impl FileReport {
+    /// Of a file whose content is at hand.
+    pub(super) fn small(name: &str, content: &[u8]) -> Self {
+        let sha256 = Some(image::ovf::Sum::of(content));
+        Self { name: name.into(), size: content.len() as u64, sha256 }
+    }
+}
+
 /// A disk that was exported.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

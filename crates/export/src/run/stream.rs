@@ -1,12 +1,14 @@
 //! Front to back: into a pipe, or as the body of a request.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::sync::Arc;
 
-use image::{Disk, Format, OvaDisk, Progress, convert_from, stream_ova};
+use image::{Disk, Format, OvaDisk, Progress, stream_ova};
 use tokio_util::sync::CancellationToken;
 
-use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
+use super::hashed::Hashed;
+use super::tell::Tell;
+use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target, check};
 use crate::store::Web;
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
@@ -27,18 +29,23 @@ pub async fn to_pipe<W: Write + Send + 'static>(
     job.check(settings.target)?;
     let work = Work { settings, listener, stop };
     if settings.target == Target::Ova {
-        return work.ova(job, move || sink).await.map(|(report, _)| report);
+        let (report, file, _) = work.ova(job, "-", move || sink).await?;
+        return Ok(Report { files: vec![file], ..report });
     }
     let [disk] = job.disks.as_slice() else {
         let count = job.disks.len();
         let wrong = format!("{} has {count} disks, and a pipe takes one; choose one, or use ova", job.source);
         return Err(Error::Request(wrong));
     };
-    let (report, _) = work.disk(job, disk, "-", move |_| sink).await?;
-    Ok(Report { disks: vec![report], ..job.report() })
+    if settings.target == Target::Ovf {
+        return Err(Error::Request("an OVF is several files: use ova".into()));
+    }
+    let made = work.disk(job, disk, "-", move |_| sink).await?;
+    Ok(Report { disks: vec![made.report], files: vec![made.file], ..job.report() })
 }
 
 /// Exports to a plain HTTP server, a `PUT` for each file. A request that broke off is no image, and begins anew.
+/// To verify, the files are read back by ranges, which the server has to know.
 ///
 /// # Errors
 /// What the source, the format or the server refuses.
@@ -50,54 +57,79 @@ pub async fn to_web(
     stop: CancellationToken,
 ) -> Result<Report> {
     job.check(settings.target)?;
-    if settings.verify {
-        let wrong = "a plain HTTP server is not read back: leave --verify out, or use a store".into();
-        return Err(Error::Request(wrong));
-    }
     let mut report = job.report();
     let work = Work { settings, listener: listener.clone(), stop };
-    let mut files = Vec::new();
+    let (mut machine, warnings) = job.machine();
     if settings.target == Target::Ova {
         let name = format!("{}.ova", job.name);
         work.free(web, &name).await?;
         let (target, named) = (web.clone(), name.clone());
-        let (made, put) = work.ova(job, move || target.put(&named, None)).await?;
+        let (made, file, sums) = work.ova(job, &name, move || target.put(&named, None)).await?;
+        if settings.verify {
+            listener(Event::Verifying { disk: job.name.clone() });
+            let files: Vec<String> = made.disks.iter().map(|disk| disk.file.clone()).collect();
+            check::archive(web.clone(), (&name, file.size), job, &files, sums).await?;
+        }
         (report.disks, report.warnings) = (made.disks, made.warnings);
-        files.push((name, put));
+        report.files.push(file);
     } else {
-        for disk in &job.disks {
+        for (number, disk) in job.disks.iter().enumerate() {
             let name = format!("{}-{}.{}", job.name, disk.volume.name, settings.target.extension());
             work.free(web, &name).await?;
             let (target, named) = (web.clone(), name.clone());
-            let (made, put) = work.disk(job, disk, &name, move |length| target.put(&named, length)).await?;
-            report.disks.push(made);
-            files.push((name, put));
-        }
-        if !job.vm.is_null() {
-            web.put_small(&format!("{}.vm.json", job.name), job.manifest()).await?;
+            let made = work.disk(job, disk, &name, move |length| target.put(&named, length)).await?;
+            if settings.verify {
+                listener(Event::Verifying { disk: disk.volume.name.clone() });
+                let (object, format) = ((name.as_str(), made.file.size), settings.target.format());
+                check::disk(web.clone(), object, format, disk, made.sums).await?;
+            }
+            if let Some(described) = machine.disks.get_mut(number) {
+                described.made(&name, &made.summary, made.file.size);
+            }
+            report.disks.push(made.report);
+            report.files.push(made.file);
         }
     }
-    for (name, size) in files {
+    for file in &report.files {
         // A server that says yes and keeps less is found out here, when it says how much it has.
-        if let Some(found) = web.size(&name).await?
-            && found != size
+        if let Some(found) = web.size(&file.name).await?
+            && found != file.size
         {
-            let wrong = format!("the server has {found} bytes of it instead of {size}");
-            return Err(Error::Verify { what: web.url(&name), wrong });
+            let wrong = format!("the server has {found} bytes of it instead of {}", file.size);
+            return Err(Error::Verify { what: web.url(&file.name), wrong });
         }
-        let file = FileReport { name, size, sha256: None };
         listener(Event::Finished { file: file.clone() });
-        report.files.push(file);
+    }
+    if settings.target == Target::Ovf {
+        for message in &warnings {
+            listener(Event::Warning { message: message.clone() });
+        }
+        report.warnings = warnings;
+        for (name, content) in job.package(&machine, &report.files) {
+            report.files.push(FileReport::small(&name, &content));
+            web.put_small(&name, content).await?;
+        }
+    }
+    if !job.vm.is_null() && settings.target != Target::Ova {
+        web.put_small(&format!("{}.vm.json", job.name), job.manifest()).await?;
     }
     let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
     web.put_small(&format!("{}.export.json", job.name), text).await?;
     Ok(report)
 }
 
+/// A disk that was written.
+struct Made {
+    report: DiskReport,
+    file: FileReport,
+    summary: image::Summary,
+    sums: Sums,
+}
+
 /// A sink that has an end of its own.
 trait Finish {
-    /// Answers the length of what was written, where that is known.
-    fn end(self) -> Result<u64>;
+    /// Answers when everything is where it should be.
+    fn end(self) -> Result<()>;
 
     /// Why writing failed, when that is known better than by the error of the write.
     fn failure(&mut self) -> Option<Error> {
@@ -106,15 +138,14 @@ trait Finish {
 }
 
 impl<W: Write> Finish for std::io::BufWriter<W> {
-    fn end(mut self) -> Result<u64> {
-        self.flush().map_err(|source| Error::File { doing: "writing", path: "-".into(), source })?;
-        Ok(0)
+    fn end(mut self) -> Result<()> {
+        self.flush().map_err(|source| Error::File { doing: "writing", path: "-".into(), source })
     }
 }
 
 impl Finish for crate::store::Put {
-    fn end(self) -> Result<u64> {
-        self.finish()
+    fn end(self) -> Result<()> {
+        self.finish().map(|_| ())
     }
 
     fn failure(&mut self) -> Option<Error> {
@@ -137,46 +168,33 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn watch(&self, name: &str, fetched: Option<Arc<Prefetch>>) -> impl FnMut(Progress) -> bool + use<> {
-        let (listener, stop, disk) = (self.listener.clone(), self.stop.clone(), name.to_owned());
-        move |now: Progress| {
-            let Progress { done, total, data, stored } = now;
-            let fetched = fetched.as_ref().map_or(done, |prefetch| prefetch.fetched());
-            listener(Event::Progress { disk: disk.clone(), size: total, done, data, stored, fetched });
-            !stop.is_cancelled()
-        }
-    }
-
-    /// One disk into a sink that is made when the length is known, if it can be known before; answers the report
-    /// and the length.
+    /// One disk into a sink that is made when the length is known, if it can be known before.
     async fn disk<W: Write + Finish + Send + 'static>(
         &self,
         job: &Job,
         disk: &ExportDisk,
         file: &str,
         sink: impl FnOnce(Option<u64>) -> W + Send + 'static,
-    ) -> Result<(DiskReport, u64)> {
+    ) -> Result<Made> {
         let target = self.settings.target;
-        if target == Target::Ovf {
-            return Err(Error::Request("an OVF is several files: use ova".into()));
-        }
         let size = disk.source.size();
         let name = disk.volume.name.clone();
-        (self.listener)(Event::Started { disk: name.clone(), size, done: 0 });
+        let alone = std::slice::from_ref(disk);
         let options = self.settings.options(&format!("{}-{name}.vmdk", job.name), Some(disk));
-        let (summary, sums, length) = if target == Target::Qcow2 {
+        let (summary, sums, sha256) = if target == Target::Qcow2 {
             let twice = Twice::of(disk, self.settings, &self.stop);
-            let mut watch = self.watch(&name, None);
+            let mut tell = Tell::new(alone, None, &self.listener, &self.stop);
             self.blocking(&name, move || {
+                let mut watch = |now| tell.progress(now);
                 let measured = image::measure(&twice, &options, &mut watch)?;
-                let mut sink = sink(Some(measured.summary.stored));
+                let mut sink = Hashed::new(sink(Some(measured.summary.stored)), true);
                 let done = image::stream_measured(&twice, &mut sink, &options, &measured, &mut watch);
                 Ok((done, twice.sums(), sink))
             })
             .await?
         } else {
             let prefetch = Arc::new(Prefetch::start(disk.source.clone(), 0, self.settings.window.clone()));
-            let mut watch = self.watch(&name, Some(prefetch.clone()));
+            let mut tell = Tell::new(alone, Some(prefetch.clone()), &self.listener, &self.stop);
             let (watched, stop) = (Arc::downgrade(&prefetch), self.stop.clone());
             let watcher = tokio::spawn(async move {
                 stop.cancelled().await;
@@ -186,34 +204,37 @@ impl Work<'_> {
             });
             let done = self.blocking(&name, move || {
                 let whole = image::Resume::default();
-                let (done, sink) = if options.format == Format::Raw {
-                    let mut sink = Forward::new(sink(Some(size)));
-                    (convert_from(&*prefetch, &mut sink, &options, &whole, &mut watch), sink.sink)
-                } else {
-                    let mut sink = sink(None);
-                    (image::stream_from(&*prefetch, &mut sink, &options, &whole, &mut watch), sink)
-                };
+                // Of a raw disk the length is known before.
+                let sink = sink((options.format == Format::Raw).then_some(size));
+                let mut sink = Hashed::new(sink, true);
+                let mut watch = |now: Progress| tell.progress(now);
+                let done = image::stream_from(&*prefetch, &mut sink, &options, &whole, &mut watch);
                 Ok((done, prefetch.take_sums(u64::MAX), sink))
             });
             let done = done.await;
             watcher.abort();
             done?
         };
-        Ok((DiskReport::new(disk, file, summary.data, &sums), length))
+        // Of raw, `stored` are the bytes with data: zeros are written here, too.
+        let length = if target == Target::Raw { size } else { summary.stored };
+        let report = DiskReport::new(disk, file, summary.data, &sums);
+        let file = FileReport { name: file.into(), size: length, sha256 };
+        Ok(Made { report, file, summary, sums })
     }
 
     /// Runs a conversion on a thread of its own, and ends its sink.
     async fn blocking<W: Finish + Send + 'static, T: Send + 'static>(
         &self,
         what: &str,
-        work: impl FnOnce() -> image::Result<(image::Result<T>, Sums, W)> + Send + 'static,
-    ) -> Result<(T, Sums, u64)> {
+        work: impl FnOnce() -> image::Result<(image::Result<T>, Sums, Hashed<W>)> + Send + 'static,
+    ) -> Result<(T, Sums, Option<String>)> {
         let image = |what: &str, source| Error::Image { what: format!("volume {what}"), source };
         let name = what.to_owned();
         let ended = tokio::task::spawn_blocking(move || {
-            let (done, sums, mut sink) = work().map_err(|source| image(&name, source))?;
+            let (done, sums, sink) = work().map_err(|source| image(&name, source))?;
+            let (mut sink, sha256) = sink.end();
             match done {
-                Ok(done) => Ok((done, sums, sink.end()?)),
+                Ok(done) => sink.end().map(|()| (done, sums, sha256)),
                 Err(source) => Err(sink.failure().unwrap_or_else(|| image(&name, source))),
             }
         })
@@ -226,8 +247,9 @@ impl Work<'_> {
     async fn ova<W: Write + Finish + Send + 'static>(
         &self,
         job: &Job,
+        file: &str,
         sink: impl FnOnce() -> W + Send + 'static,
-    ) -> Result<(Report, u64)> {
+    ) -> Result<(Report, FileReport, Vec<Sums>)> {
         let (mut machine, warnings) = job.machine();
         let mut files = Vec::new();
         for (disk, described) in job.disks.iter().zip(&mut machine.disks) {
@@ -242,9 +264,9 @@ impl Work<'_> {
         let options = self.settings.options("disk.vmdk", None);
         let (stem, vm, name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
         let with_vm = !job.vm.is_null();
-        let mut watch = self.watch(&job.name, None);
+        let mut tell = Tell::new(&job.disks, None, &self.listener, &self.stop);
         let names = files.clone();
-        let (sums, _, length) = self
+        let ((size, sums), _, sha256) = self
             .blocking(&job.source, move || {
                 let disks: Vec<OvaDisk<'_>> = twice
                     .iter()
@@ -252,11 +274,12 @@ impl Work<'_> {
                     .map(|(disk, file)| OvaDisk { disk, file: file.clone() })
                     .collect();
                 let more: &[(&str, &[u8])] = if with_vm { &[(&name, &vm)] } else { &[] };
-                let mut sink = sink();
+                let mut sink = Hashed::new(sink(), true);
+                let mut watch = |now| tell.progress(now);
                 let done = stream_ova(&machine, &disks, &stem, more, &mut sink, &options, &mut watch);
                 drop(disks);
                 let sums: Vec<Sums> = twice.iter().map(Twice::sums).collect();
-                Ok((done.map(|_| sums), Sums::default(), sink))
+                Ok((done.map(|summary| (summary.stored, sums)), Sums::default(), sink))
             })
             .await?;
         let disks = job.disks.iter().zip(&sums).zip(&files).map(|((disk, sums), file)| {
@@ -265,7 +288,7 @@ impl Work<'_> {
             DiskReport::new(disk, file, data, sums)
         });
         let report = Report { disks: disks.collect(), warnings, ..job.report() };
-        Ok((report, length))
+        Ok((report, FileReport { name: file.into(), size, sha256 }, sums))
     }
 }
 
@@ -339,44 +362,5 @@ impl Disk for Twice {
             *reached = (*reached).max(offset.max(1));
         }
         Ok(found)
-    }
-}
-
-/// A sink that can only go forward: a seek ahead writes zeros.
-struct Forward<W> {
-    sink: W,
-    position: u64,
-}
-
-impl<W: Write> Forward<W> {
-    fn new(sink: W) -> Self {
-        Self { sink, position: 0 }
-    }
-}
-
-impl<W: Write> Write for Forward<W> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let written = self.sink.write(data)?;
-        self.position += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.sink.flush()
-    }
-}
-
-impl<W: Write> Seek for Forward<W> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let SeekFrom::Start(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
-        let mut gap = to.checked_sub(self.position).ok_or(std::io::ErrorKind::NotSeekable)?;
-        let zeros = [0; 16 << 10];
-        while gap > 0 {
-            let length = usize::try_from(gap).unwrap_or(zeros.len()).min(zeros.len());
-            self.sink.write_all(zeros.get(..length).unwrap_or_default())?;
-            self.position += length as u64;
-            gap -= length as u64;
-        }
-        Ok(self.position)
     }
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use image::{OvaDisk, Progress, convert_from, convert_ova, stream_ova};
+use image::ovf::Machine;
+use image::{OvaDisk, Progress, Summary, convert_from, convert_ova, stream_ova};
 use tokio_util::sync::CancellationToken;
 
-use super::directory::verify_overlay;
+use super::hashed::Hashed;
 use super::stream::Twice;
-use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target};
-use crate::store::{ObjectStorage, PartSink, Store};
+use super::tell::Tell;
+use super::{DiskReport, Event, ExportDisk, FileReport, Job, Listener, Report, Settings, Target, check};
+use crate::store::{PartSink, Store};
 use crate::sums::Sums;
 use crate::{Error, Prefetch, Result};
 
@@ -25,17 +27,20 @@ pub async fn to_store(
     stop: CancellationToken,
 ) -> Result<Report> {
     job.check(settings.target)?;
-    if settings.target == Target::Ovf {
-        let wrong = "an OVF in a store is an OVA whose files nobody keeps together: use ova".into();
-        return Err(Error::Request(wrong));
-    }
     let mut report = job.report();
     let work = Work { store, settings, listener, stop };
     if settings.target == Target::Ova {
         work.ova(job, &mut report).await?;
     } else {
-        for disk in &job.disks {
-            work.disk(job, disk, &mut report).await?;
+        let (mut machine, warnings) = job.machine();
+        for (number, disk) in job.disks.iter().enumerate() {
+            let summary = work.disk(job, disk, &mut report).await?;
+            if let (Some(described), Some(file)) = (machine.disks.get_mut(number), report.files.last()) {
+                described.made(&file.name, &summary, file.size);
+            }
+        }
+        if settings.target == Target::Ovf {
+            work.package(job, &machine, warnings, &mut report).await?;
         }
         if !job.vm.is_null() {
             work.small(&format!("{}.vm.json", job.name), job.manifest()).await?;
@@ -65,25 +70,36 @@ impl Work<'_> {
         PartSink::begin(self.store.clone(), key, most, self.settings.resume).await
     }
 
-    fn watch(&self, disk: String, prefetch: Option<Arc<Prefetch>>) -> impl FnMut(Progress) -> bool + use<> {
-        let (listener, stop) = (self.listener.clone(), self.stop.clone());
-        move |now: Progress| {
-            let fetched = prefetch.as_ref().map_or(now.done, |prefetch| prefetch.fetched());
-            let Progress { done, total, data, stored } = now;
-            listener(Event::Progress { disk: disk.clone(), size: total, done, data, stored, fetched });
-            !stop.is_cancelled()
+    /// Descriptor and manifest beside disks that are whole.
+    async fn package(
+        &self,
+        job: &Job,
+        machine: &Machine,
+        warnings: Vec<String>,
+        report: &mut Report,
+    ) -> Result<()> {
+        for message in &warnings {
+            (self.listener)(Event::Warning { message: message.clone() });
         }
+        report.warnings = warnings;
+        for (name, content) in job.package(machine, &report.files) {
+            report.files.push(FileReport::small(&name, &content));
+            self.small(&name, content).await?;
+        }
+        Ok(())
     }
 
-    async fn disk(&self, job: &Job, disk: &ExportDisk, report: &mut Report) -> Result<()> {
+    async fn disk(&self, job: &Job, disk: &ExportDisk, report: &mut Report) -> Result<Summary> {
         let name = format!("{}-{}.{}", job.name, disk.volume.name, self.settings.target.extension());
         let key = self.store.key(&name);
         let size = disk.source.size();
-        let mut sink = self.sink(&key, size).await?;
+        // A qcow2 is not written front to back.
+        let in_order = self.settings.target != Target::Qcow2;
+        let mut sink = Hashed::new(self.sink(&key, size).await?, in_order);
         let volume = disk.volume.name.clone();
-        (self.listener)(Event::Started { disk: volume.clone(), size, done: 0 });
         let prefetch = Arc::new(Prefetch::start(disk.source.clone(), 0, self.settings.window.clone()));
-        let mut watch = self.watch(volume.clone(), Some(prefetch.clone()));
+        let alone = std::slice::from_ref(disk);
+        let mut tell = Tell::new(alone, Some(prefetch.clone()), &self.listener, &self.stop);
         let options = self.settings.options(&name, Some(disk));
         let (watched, stop) = (Arc::downgrade(&prefetch), self.stop.clone());
         let watcher = tokio::spawn(async move {
@@ -96,10 +112,12 @@ impl Work<'_> {
         let what = format!("volume {volume}");
         let ended = tokio::task::spawn_blocking(move || {
             let whole = image::Resume::default();
+            let mut watch = |now: Progress| tell.progress(now);
             let summary = convert_from(&*reader, &mut sink, &options, &whole, &mut watch);
+            let (mut sink, sha256) = sink.end();
             let summary = summary.map_err(|source| Error::Image { what, source });
             let summary = summary.inspect_err(|_| sink.settle())?;
-            Ok((summary, sink.finish()?))
+            Ok((summary, sink.finish()?, sha256))
         })
         .await;
         watcher.abort();
@@ -107,31 +125,19 @@ impl Work<'_> {
         if self.stop.is_cancelled() {
             return Err(Error::Stopped);
         }
-        let (summary, uploaded) = ended?;
+        let (summary, uploaded, sha256) = ended?;
         let sums = prefetch.take_sums(u64::MAX);
         if self.settings.verify {
-            self.verify(disk, &key, uploaded.length, sums.clone()).await?;
+            (self.listener)(Event::Verifying { disk: volume.clone() });
+            let object = (key.as_str(), uploaded.length);
+            let format = self.settings.target.format();
+            check::disk(self.store.clone(), object, format, disk, sums.clone()).await?;
         }
-        let file = FileReport { name: name.clone(), size: uploaded.length, sha256: None };
+        let file = FileReport { name: name.clone(), size: uploaded.length, sha256 };
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         report.disks.push(DiskReport::new(disk, &name, summary.data, &sums));
-        Ok(())
-    }
-
-    async fn verify(&self, disk: &ExportDisk, key: &str, length: u64, sums: Sums) -> Result<()> {
-        (self.listener)(Event::Verifying { disk: disk.volume.name.clone() });
-        let storage = Arc::new(ObjectStorage::new(self.store.clone(), key, length));
-        let (what, disk) = (key.to_owned(), disk.clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            if disk.base.is_some() {
-                return verify_overlay(storage, &disk, &what, &sums);
-            }
-            let (image, _) =
-                image::open_storage(storage).map_err(|source| Error::Image { what: what.clone(), source })?;
-            sums.verify(&what, &*image, disk.source.size())
-        });
-        checked.await.map_err(|_| Error::Stopped)?
+        Ok(summary)
     }
 
     async fn ova(&self, job: &Job, report: &mut Report) -> Result<()> {
@@ -149,18 +155,20 @@ impl Work<'_> {
         }
         report.warnings = warnings;
         let most = job.disks.iter().map(|disk| disk.source.size()).sum();
-        let mut sink = self.sink(&key, most).await?;
+        // One disk alone is patched in the first part.
+        let mut sink = Hashed::new(self.sink(&key, most).await?, job.disks.len() > 1);
         let sources = Twice::all(job, self.settings, &self.stop);
         let options = self.settings.options("disk.vmdk", None);
         let (stem, vm, vm_name) = (job.name.clone(), job.manifest(), format!("{}.vm.json", job.name));
         let with_vm = !job.vm.is_null();
-        let mut watch = self.watch(job.name.clone(), None);
+        let mut tell = Tell::new(&job.disks, None, &self.listener, &self.stop);
         let names = files.clone();
         let what = job.source.clone();
         let ended = tokio::task::spawn_blocking(move || {
             let disks: Vec<OvaDisk<'_>> =
                 sources.iter().zip(&names).map(|(disk, file)| OvaDisk { disk, file: file.clone() }).collect();
             let more: &[(&str, &[u8])] = if with_vm { &[(&vm_name, &vm)] } else { &[] };
+            let mut watch = |now| tell.progress(now);
             // Headers behind the first part cannot be patched: with several disks, measure first.
             let summary = if disks.len() == 1 {
                 convert_ova(&machine, &disks, &stem, more, &mut sink, &options, &mut watch)
@@ -168,21 +176,24 @@ impl Work<'_> {
                 stream_ova(&machine, &disks, &stem, more, &mut sink, &options, &mut watch)
             };
             drop(disks);
+            let (mut sink, sha256) = sink.end();
             let summary = summary.map_err(|source| Error::Image { what, source });
             summary.inspect_err(|_| sink.settle())?;
             let sums: Vec<Sums> = sources.iter().map(Twice::sums).collect();
-            Ok((sink.finish()?, sums))
+            Ok((sink.finish()?, sha256, sums))
         })
         .await;
         let ended: Result<_> = ended.map_err(|_| Error::Stopped)?;
         if self.stop.is_cancelled() {
             return Err(Error::Stopped);
         }
-        let (uploaded, sums) = ended?;
+        let (uploaded, sha256, sums) = ended?;
         if self.settings.verify {
-            self.verify_ova(job, &key, uploaded.length, &files, sums.clone()).await?;
+            (self.listener)(Event::Verifying { disk: job.name.clone() });
+            let object = (key.as_str(), uploaded.length);
+            check::archive(self.store.clone(), object, job, &files, sums.clone()).await?;
         }
-        let file = FileReport { name, size: uploaded.length, sha256: None };
+        let file = FileReport { name, size: uploaded.length, sha256 };
         (self.listener)(Event::Finished { file: file.clone() });
         report.files.push(file);
         for ((disk, file), sums) in job.disks.iter().zip(&files).zip(&sums) {
@@ -191,32 +202,5 @@ impl Work<'_> {
             report.disks.push(DiskReport::new(disk, file, data.min(size), sums));
         }
         Ok(())
-    }
-
-    async fn verify_ova(
-        &self,
-        job: &Job,
-        key: &str,
-        length: u64,
-        files: &[String],
-        sums: Vec<Sums>,
-    ) -> Result<()> {
-        (self.listener)(Event::Verifying { disk: job.name.clone() });
-        let storage = Arc::new(ObjectStorage::new(self.store.clone(), key, length));
-        let (what, files) = (key.to_owned(), files.to_vec());
-        let sizes: Vec<u64> = job.disks.iter().map(|disk| disk.source.size()).collect();
-        let checked = tokio::task::spawn_blocking(move || {
-            let image = |source| Error::Image { what: what.clone(), source };
-            let package = image::ovf::Package::open_archive(storage).map_err(image)?;
-            for ((file, sums), size) in files.iter().zip(&sums).zip(sizes) {
-                let number = package.machine.disks.iter().position(|disk| disk.file == *file);
-                let found = number.map(|number| package.disk(number)).transpose().map_err(image)?.flatten();
-                let wrong = format!("`{file}` is not in it");
-                let found = found.ok_or(Error::Verify { what: what.clone(), wrong })?;
-                sums.verify(file, &*found.disk, size)?;
-            }
-            Ok(())
-        });
-        checked.await.map_err(|_| Error::Stopped)?
     }
 }

@@ -11,6 +11,7 @@
 //! The checkpoint moves on whenever a backup ends, also when nobody read it to its end: so an export remembers
 //! the checkpoint that it ends at, and the next one is incremental only if the tracker still has that very one.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,11 @@ const PAGE: usize = 16_384;
 const PAGE_BYTES: usize = 8 << 20;
 /// Pieces that are so close are asked for at once, in bytes.
 const NEAR: u64 = 256 << 10;
+
+/// Bytes at the end of a disk that are asked for to find out whether it is the end …
+const EDGE: u64 = 512;
+/// … with so many behind it.
+const BEYOND: u64 = 64 << 10;
 
 /// How a backup is set up.
 #[derive(Clone, Debug)]
@@ -377,20 +383,50 @@ impl BackupSource {
     /// Reads the map of a volume of a [`Backup`].
     ///
     /// # Errors
-    /// When it cannot be read, or is none.
+    /// When it cannot be read, is none, or ends before the disk does.
     pub async fn open(
         name: &str,
         volume: &str,
         backup: Arc<dyn Directory>,
         incremental: bool,
     ) -> Result<Self> {
-        let map = persist(|| async {
+        persist(|| async {
             let connection = Connection::open(&format!("{volume}/map"), backup.clone()).await?;
-            read_map(name, &connection, incremental).await
+            let map = read_map(name, &connection, incremental).await?;
+            let connection = Connection::open(&format!("{volume}/data"), backup.clone()).await?;
+            let source = Self { name: name.into(), map, connection, buffers: Buffers::default() };
+            source.check_end().await?;
+            Ok(source)
         })
-        .await?;
-        let connection = Connection::open(&format!("{volume}/data"), backup).await?;
-        Ok(Self { name: name.into(), map, connection, buffers: Buffers::default() })
+        .await
+    }
+
+    /// A map that ends early looks like a smaller disk, and nothing else here states the size. But a range of data is
+    /// cut off where the disk ends (nbdclient.go, `clampLength`): of more than there is, what there is comes.
+    async fn check_end(&self) -> Result<()> {
+        let what = format!("looking for the end of {}", self.name);
+        let answer = |wrong: String| Error::Answer { what: what.clone(), wrong, again: true };
+        let size = self.map.size;
+        if size == 0 {
+            return Err(answer("its extent map is empty, and no disk is".into()));
+        }
+        let edge = size.min(EDGE);
+        let (start, length) = (size - edge, edge + BEYOND);
+        let current = self.connection.current();
+        let request = current.query(&format!("offset={start}&length={length}"))?;
+        let most = usize::try_from(length).unwrap_or(usize::MAX);
+        let taking = async |response: Response<Incoming>| match response.status() {
+            StatusCode::OK => body(&what, response.into_body(), most).await,
+            _ => Err(refusal(&what, response).await),
+        };
+        let got = current.lanes.ask(&what, request, taking).await?.len() as u64;
+        match got.cmp(&edge) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => {
+                Err(answer(format!("its extent map ends at {size} bytes, and the disk goes on behind that")))
+            }
+            Ordering::Less => Err(answer(format!("{got} bytes come of its last {edge}, from {start} on"))),
+        }
     }
 
     /// What changed since the checkpoint before, in guest bytes; of a full backup, everything.

@@ -14,8 +14,18 @@ pub struct Location {
     pub bucket: String,
     /// What stands in front of every name; empty, or with a slash at its end.
     pub prefix: String,
-    /// Whose protocol it is: only Amazon's stores checksums of parts.
-    pub checksums: bool,
+    /// How parts are checked.
+    pub checks: Checks,
+}
+
+/// How a store checks the parts of an upload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Checks {
+    /// By SHA-256, which it keeps (`x-amz-checksum-sha256`).
+    Sha256,
+    /// By MD5 (`Content-MD5`), which is the `ETag` of a part, too: Google's XML API knows no other checksum
+    /// that may stand beside headers of Amazon's.
+    Md5,
 }
 
 /// Keys of a store.
@@ -69,7 +79,8 @@ impl Location {
         }
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { endpoint, region, bucket: bucket.into(), prefix, checksums: scheme == "s3" })
+        let checks = if scheme == "gs" { Checks::Md5 } else { Checks::Sha256 };
+        Ok(Self { endpoint, region, bucket: bucket.into(), prefix, checks })
     }
 
     /// The key of a name.
@@ -114,7 +125,12 @@ mod tests {
         assert_eq!(place.key("a b.qcow2"), "vms/nightly/a b.qcow2");
         let env = |name: &str| (name == "AWS_ENDPOINT_URL").then(|| "https://minio.example:9000/".to_owned());
         assert_eq!(Location::parse("s3://b", &env).unwrap().endpoint, "https://minio.example:9000");
-        assert_eq!(Location::parse("gs://b", &env).unwrap().endpoint, "https://storage.googleapis.com");
+        let google = Location::parse("gs://b", &env).unwrap();
+        assert_eq!(google.endpoint, "https://storage.googleapis.com");
+        assert_eq!(
+            (google.region.as_str(), google.checks, place.checks),
+            ("auto", Checks::Md5, Checks::Sha256)
+        );
         for wrong in
             ["s3://", "az://x", "b/c", "s3://b?x=1", "s3://b?endpoint=http://example.com", "s3://b c"]
         {

@@ -14,6 +14,7 @@
 mod azure;
 mod crc64;
 mod location;
+mod md5;
 mod request;
 mod s3;
 mod sigv4;
@@ -23,16 +24,20 @@ mod web;
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
 use self::request::Protocol;
 use crate::Result;
+use crate::sums::{hex, sha256};
 
 pub use azure::Azure;
-pub use location::{Credentials, Location};
+pub use location::{Checks, Credentials, Location};
+pub use request::elements;
 pub use s3::S3;
 pub use sink::PartSink;
-pub use storage::ObjectStorage;
+pub use storage::{ObjectStorage, Place};
 pub use web::{Put, Web};
 
 /// A part of an upload that the store has.
@@ -40,8 +45,28 @@ pub use web::{Put, Web};
 pub struct Part {
     /// What the store calls its content; it is given back at the end.
     pub tag: String,
-    /// Its SHA-256, in base64, when the store keeps one.
-    pub sha256: Option<String>,
+    /// The digest that the store keeps of it, if it keeps one.
+    pub digest: Option<PartDigest>,
+}
+
+/// A digest of a part, in the form of its store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PartDigest {
+    /// SHA-256 in base64: Amazon's checksums, and names of blocks at Azure.
+    Sha256(String),
+    /// MD5 in hexadecimal: `ETag`s of Google's parts.
+    Md5(String),
+}
+
+impl Part {
+    /// Whether it is known to hold these bytes.
+    pub fn holds(&self, data: &[u8]) -> bool {
+        match &self.digest {
+            None => false,
+            Some(PartDigest::Sha256(digest)) => *digest == BASE64_STANDARD.encode(sha256(data)),
+            Some(PartDigest::Md5(digest)) => *digest == hex(&md5::md5(data)),
+        }
+    }
 }
 
 /// A store that takes objects in parts.

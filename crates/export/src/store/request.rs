@@ -109,10 +109,14 @@ pub(super) trait Protocol {
         }
     }
 
-    /// Removes an object.
+    /// Removes an object; one that is gone already is no error. Amazon's answer to both is the same, Google's and
+    /// Azure's are not.
     async fn delete(&self, key: &str) -> Result<()> {
         let call = Call::plain(Method::DELETE, key, format!("removing {}", self.describe(key)));
-        self.call(&call).await.map(|_| ())
+        match self.call(&call).await {
+            Err(Error::Answer { wrong, .. }) if wrong.starts_with("404") => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 }
 
@@ -175,7 +179,7 @@ where
 }
 
 /// Reads a range, which has to come whole.
-async fn read<F>(what: &str, length: u64, call: impl Fn() -> F) -> Result<Bytes>
+pub(super) async fn read<F>(what: &str, length: u64, call: impl Fn() -> F) -> Result<Bytes>
 where
     F: Future<Output = Result<Response<Incoming>>>,
 {
@@ -205,8 +209,11 @@ pub(super) async fn xml(what: &str, response: Response<Incoming>) -> Result<Vec<
         .map_err(|wrong| answer(format!("the answer is no XML: {wrong}")))
 }
 
-/// The elements that hold text, in order; an element that holds none is there with an empty one.
-fn elements(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
+/// The elements of an answer, in order, each with the text in it; one that holds none is there with an empty one.
+///
+/// # Errors
+/// When it is no XML, or has a document type.
+pub fn elements(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
     let mut reader = quick_xml::Reader::from_str(text);
     let (mut out, mut open): (Vec<(String, String)>, Vec<usize>) = (Vec::new(), Vec::new());
     loop {

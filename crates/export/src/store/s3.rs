@@ -10,9 +10,10 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::md5::md5;
 use super::request::{self, Call, Listing, Protocol};
 use super::sigv4::{Signable, encode, query, sign};
-use super::{Credentials, Location, Part};
+use super::{Checks, Credentials, Location, Part, PartDigest};
 use crate::error::chain;
 use crate::source::http::{Http, client};
 use crate::sums::{hex, sha256};
@@ -51,8 +52,10 @@ impl S3 {
     /// What the store refuses.
     pub async fn begin(&self, key: &str) -> Result<String> {
         let what = format!("beginning an upload to {}", self.describe(key));
-        let checksums = [("x-amz-checksum-algorithm", "SHA256".to_owned())];
-        let headers = if self.location.checksums { &checksums[..] } else { &[] };
+        let headers: &[(&str, String)] = match self.location.checks {
+            Checks::Sha256 => &[("x-amz-checksum-algorithm", "SHA256".to_owned())],
+            Checks::Md5 => &[],
+        };
         let query = [("uploads", "")];
         let call = Call { method: Method::POST, key, query: &query, headers, body: Bytes::new(), what };
         let elements = self.xml(&call).await?;
@@ -97,9 +100,15 @@ impl S3 {
             for (name, text) in self.xml(&call).await? {
                 match name.as_str() {
                     "PartNumber" => number = text.parse().unwrap_or(0),
-                    "ETag" => out.entry(number).or_insert_with(Part::default).tag = text,
+                    "ETag" => {
+                        let part: &mut Part = out.entry(number).or_default();
+                        if self.location.checks == Checks::Md5 {
+                            part.digest = md5_of(&text);
+                        }
+                        part.tag = text;
+                    }
                     "ChecksumSHA256" => {
-                        out.entry(number).or_insert_with(Part::default).sha256 = Some(text);
+                        out.entry(number).or_default().digest = Some(PartDigest::Sha256(text));
                     }
                     "IsTruncated" => truncated = text == "true",
                     "NextPartNumberMarker" => next = text,
@@ -113,23 +122,30 @@ impl S3 {
         }
     }
 
-    /// Uploads a part; the store checks its SHA-256.
+    /// Uploads a part; the store checks its digest.
     ///
     /// # Errors
     /// What the store refuses.
     pub async fn put_part(&self, key: &str, upload: &str, number: u32, data: Bytes) -> Result<Part> {
-        let sum = BASE64_STANDARD.encode(sha256(&data));
-        let checksum = [("x-amz-checksum-sha256", sum.clone())];
-        let headers = if self.location.checksums { &checksum[..] } else { &[] };
+        let (headers, digest) = match self.location.checks {
+            Checks::Sha256 => {
+                let sum = BASE64_STANDARD.encode(sha256(&data));
+                ([("x-amz-checksum-sha256", sum.clone())], PartDigest::Sha256(sum))
+            }
+            Checks::Md5 => {
+                let sum = md5(&data);
+                ([("content-md5", BASE64_STANDARD.encode(sum))], PartDigest::Md5(hex(&sum)))
+            }
+        };
         let text = number.to_string();
         let query = [("partNumber", text.as_str()), ("uploadId", upload)];
         let what = format!("uploading part {number} of {}", self.describe(key));
-        let call = Call { method: Method::PUT, key, query: &query, headers, body: data, what };
+        let call = Call { method: Method::PUT, key, query: &query, headers: &headers, body: data, what };
         let response = self.call(&call).await?;
         let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let wrong = "the answer has no ETag".to_owned();
         let tag = tag.ok_or(Error::Answer { what: call.what, wrong, again: false })?;
-        Ok(Part { tag, sha256: self.location.checksums.then_some(sum) })
+        Ok(Part { tag, digest: Some(digest) })
     }
 
     /// Makes an object of the parts.
@@ -140,8 +156,10 @@ impl S3 {
         let mut text = String::from("<CompleteMultipartUpload>");
         for (number, part) in parts {
             let tag = part.tag.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-            let sum = part.sha256.as_ref();
-            let sum = sum.map(|sum| format!("<ChecksumSHA256>{sum}</ChecksumSHA256>")).unwrap_or_default();
+            let sum = match &part.digest {
+                Some(PartDigest::Sha256(sum)) => format!("<ChecksumSHA256>{sum}</ChecksumSHA256>"),
+                _ => String::new(),
+            };
             let _ = write!(text, "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag>{sum}</Part>");
         }
         text.push_str("</CompleteMultipartUpload>");
@@ -170,7 +188,12 @@ impl S3 {
     /// What the store refuses.
     pub async fn put(&self, key: &str, data: Bytes) -> Result<()> {
         let what = format!("writing {}", self.describe(key));
-        let call = Call { method: Method::PUT, key, query: &[], headers: &[], body: data, what };
+        let headers: &[(&str, String)] = match self.location.checks {
+            // The signature says what it is.
+            Checks::Sha256 => &[],
+            Checks::Md5 => &[("content-md5", BASE64_STANDARD.encode(md5(&data)))],
+        };
+        let call = Call { method: Method::PUT, key, query: &[], headers, body: data, what };
         self.call(&call).await.map(|_| ())
     }
 }
@@ -230,6 +253,13 @@ impl Protocol for S3 {
         }
         Ok(elements)
     }
+}
+
+/// The digest that an `ETag` is, if it is one: 32 hexadecimal digits in quotes.
+fn md5_of(tag: &str) -> Option<PartDigest> {
+    let digest = tag.trim_matches('"');
+    let known = digest.len() == 32 && digest.bytes().all(|c| c.is_ascii_hexdigit());
+    known.then(|| PartDigest::Md5(digest.to_ascii_lowercase()))
 }
 
 fn now() -> String {

@@ -4,22 +4,21 @@ use std::collections::BTreeMap;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::{Part, Store};
-use crate::sums::sha256;
 use crate::{Error, Result};
 
 /// The smallest part; the protocol's own limit is 5 MiB.
 const SMALLEST: u64 = 8 << 20;
 /// Parts that an upload may have; the protocol's own limit is 10,000.
-const MOST_PARTS: u64 = 9000;
-/// Parts on their way at once.
+const MOST_PARTS: u64 = 9900;
+/// Parts on their way at once, as long as they take no more than [`ON_THE_WAY`].
 const AT_ONCE: usize = 3;
+/// Bytes on their way at once, but for one part: parts of a disk of a TiB have more than 100 MiB.
+const ON_THE_WAY: usize = 64 << 20;
 
 /// Writes an object by parts. Only its end and its first part can be written to: the first part
 /// stays in memory until the end, since headers are known last. It must be used on a thread that may
@@ -61,14 +60,12 @@ impl PartSink {
             }
             None => (store.begin(key).await?, BTreeMap::new()),
         };
-        // Compression may make data larger by a little, and tables come on top.
-        let needed = (most + most / 32).div_ceil(MOST_PARTS).next_multiple_of(1 << 20);
         Ok(Self {
             runtime: Handle::current(),
             store,
             key: key.into(),
             upload,
-            part_size: usize::try_from(needed.max(SMALLEST)).unwrap_or(usize::MAX),
+            part_size: part_size(most),
             head: None,
             buffer: Vec::new(),
             number: 1,
@@ -103,7 +100,7 @@ impl PartSink {
     }
 
     fn send(&mut self, number: u32, data: Vec<u8>) -> Result<()> {
-        while self.sending.len() >= AT_ONCE {
+        while self.sending.len() >= at_once(self.part_size) {
             self.receive()?;
         }
         let (store, key, upload) = (self.store.clone(), self.key.clone(), self.upload.clone());
@@ -111,7 +108,7 @@ impl PartSink {
         let task = async move {
             let data = Bytes::from(data);
             if let Some(part) = known.get(&number)
-                && part.sha256.as_deref() == Some(&BASE64_STANDARD.encode(sha256(&data)))
+                && part.holds(&data)
             {
                 reused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 return Ok((number, part.clone()));
@@ -175,6 +172,18 @@ impl PartSink {
     }
 }
 
+/// Bytes of a part of an upload of at most `most` bytes. Compression may make data larger by a little, and tables come
+/// on top.
+fn part_size(most: u64) -> usize {
+    let needed = (most + most / 32).div_ceil(MOST_PARTS).next_multiple_of(1 << 20);
+    usize::try_from(needed.max(SMALLEST)).unwrap_or(usize::MAX)
+}
+
+/// How many parts are on their way at once.
+fn at_once(part_size: usize) -> usize {
+    (ON_THE_WAY / part_size).clamp(1, AT_ONCE)
+}
+
 /// An object that was written.
 #[derive(Clone, Copy, Debug)]
 pub struct Uploaded {
@@ -227,5 +236,19 @@ impl Seek for PartSink {
             _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_fit_into_the_protocol_and_into_memory() {
+        for (gib, mib, at_once_now) in [(1, 8, 3), (70, 8, 3), (200, 22, 2), (1024, 110, 1), (4096, 437, 1)] {
+            let size = part_size(gib << 30);
+            assert_eq!((size >> 20, at_once(size)), (mib, at_once_now), "{gib} GiB");
+            assert!(size as u64 * 10_000 > (gib << 30) + (gib << 25), "{gib} GiB do not fit");
+        }
     }
 }

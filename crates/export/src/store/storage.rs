@@ -8,18 +8,49 @@ use image::Storage;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::Store;
+use super::{Store, Web};
+use crate::Result;
 
 /// Read at once: tables and clusters lie close together.
 const STEP: u64 = 4 << 20;
 /// Steps that are kept.
 const KEPT: usize = 4;
 
+/// Where an object is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In a store.
+    Store(Arc<Store>),
+    /// On a plain server.
+    Web(Arc<Web>),
+}
+
+impl From<Arc<Store>> for Place {
+    fn from(store: Arc<Store>) -> Self {
+        Self::Store(store)
+    }
+}
+
+impl From<Arc<Web>> for Place {
+    fn from(web: Arc<Web>) -> Self {
+        Self::Web(web)
+    }
+}
+
+impl Place {
+    async fn read(&self, key: &str, start: u64, length: u64) -> Result<Bytes> {
+        match self {
+            Self::Store(store) => store.read(key, start, length).await,
+            Self::Web(web) => web.read(key, start, length).await,
+        }
+    }
+}
+
 /// Reads an object by ranges. It must be used on a thread that may block.
 #[derive(Debug)]
 pub struct ObjectStorage {
     runtime: Handle,
-    store: Arc<Store>,
+    place: Place,
     key: String,
     length: u64,
     kept: Mutex<Vec<(u64, Bytes)>>,
@@ -27,8 +58,8 @@ pub struct ObjectStorage {
 
 impl ObjectStorage {
     /// An object of this length; must be called within a runtime.
-    pub fn new(store: Arc<Store>, key: &str, length: u64) -> Self {
-        Self { runtime: Handle::current(), store, key: key.into(), length, kept: Mutex::default() }
+    pub fn new(place: Place, key: &str, length: u64) -> Self {
+        Self { runtime: Handle::current(), place, key: key.into(), length, kept: Mutex::default() }
     }
 }
 
@@ -36,7 +67,7 @@ impl ObjectStorage {
     fn fetch(&self, number: u64) -> io::Result<Bytes> {
         let start = number * STEP;
         let length = STEP.min(self.length - start);
-        let read = self.runtime.block_on(self.store.read(&self.key, start, length));
+        let read = self.runtime.block_on(self.place.read(&self.key, start, length));
         let data = read.map_err(|error| io::Error::other(error.to_string()))?;
         let mut kept = self.kept.lock();
         if kept.len() >= KEPT {

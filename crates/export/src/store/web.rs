@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, Request};
+use http::header::{AUTHORIZATION, RANGE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::StreamBody;
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use tokio::sync::mpsc;
 
 use super::request;
@@ -126,17 +126,7 @@ impl Web {
     /// When the server cannot be asked.
     pub async fn size(&self, name: &str) -> Result<Option<u64>> {
         let what = format!("looking at {}", self.url(name));
-        let once = || async {
-            let mut request = Request::builder().method(Method::HEAD).uri(self.url(name));
-            if let Some(secret) = &self.authorization {
-                request = request.header(AUTHORIZATION, sensitive(&what, secret)?);
-            }
-            let empty =
-                http_body_util::combinators::UnsyncBoxBody::new(StreamBody::new(futures::stream::empty()));
-            let request = request.body(empty).map_err(|error| Error::Request(error.to_string()))?;
-            let answer = self.http.request(request).await;
-            answer.map_err(|error| Error::Connection { what: what.clone(), wrong: chain(&error) })
-        };
+        let once = || self.empty(Method::HEAD, name, None, &what);
         match request::size(&what, once).await {
             // Servers that take files need not tell about them.
             Err(Error::Answer { wrong, .. }) if wrong.starts_with("405") || wrong.starts_with("501") => {
@@ -144,6 +134,50 @@ impl Web {
             }
             other => other,
         }
+    }
+}
+
+impl Web {
+    /// A request without a body.
+    async fn empty(
+        &self,
+        method: Method,
+        name: &str,
+        range: Option<String>,
+        what: &str,
+    ) -> Result<Response<Incoming>> {
+        let mut request = Request::builder().method(method).uri(self.url(name));
+        if let Some(secret) = &self.authorization {
+            request = request.header(AUTHORIZATION, sensitive(what, secret)?);
+        }
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
+        }
+        let empty =
+            http_body_util::combinators::UnsyncBoxBody::new(StreamBody::new(futures::stream::empty()));
+        let request = request.body(empty).map_err(|error| Error::Request(error.to_string()))?;
+        let answer = self.http.request(request).await;
+        answer.map_err(|error| Error::Connection { what: what.to_owned(), wrong: chain(&error) })
+    }
+
+    /// Reads a part of a file.
+    ///
+    /// # Errors
+    /// What the server refuses, fewer bytes than there should be, and a server that knows no ranges.
+    pub async fn read(&self, name: &str, start: u64, length: u64) -> Result<Bytes> {
+        let what = format!("reading {}", self.url(name));
+        let range = format!("bytes={start}-{}", start + length - 1);
+        let call = || async {
+            let once = || self.empty(Method::GET, name, Some(range.clone()), &what);
+            let response = request::send(&what, length, once).await?;
+            if response.status() == StatusCode::PARTIAL_CONTENT {
+                return Ok(response);
+            }
+            let wrong =
+                "the server ignores ranges, so that nothing can be verified there: leave --verify out";
+            Err(Error::Answer { what: what.clone(), wrong: wrong.into(), again: false })
+        };
+        request::read(&what, length, call).await
     }
 }
 

@@ -187,10 +187,10 @@ impl Blobs {
                     .concat();
                 full(StatusCode::OK, format!("<R><Blobs>{list}</Blobs><NextMarker/></R>"))
             }
-            (&Method::DELETE, None) => {
-                state.blobs.remove(&key);
-                full(StatusCode::ACCEPTED, "")
-            }
+            (&Method::DELETE, None) => match state.blobs.remove(&key) {
+                None => full(StatusCode::NOT_FOUND, "<Error><Code>BlobNotFound</Code></Error>"),
+                Some(_) => full(StatusCode::ACCEPTED, ""),
+            },
             (&Method::HEAD | &Method::GET, None) => {
                 let Some(data) = state.blobs.get(&key) else { return full(StatusCode::NOT_FOUND, "") };
                 let range = parts.headers.get("x-ms-range").map(|value| value.to_str().unwrap().to_owned());

@@ -37,6 +37,8 @@ struct Tunnel {
     percent: AtomicU64,
     faults: AtomicU64,
     generation: AtomicU64,
+    /// The map ends after so many extents, as if that were all; 0: where the disk does.
+    map_ends_after: AtomicU64,
 }
 
 /// The map of a disk: what is zero, and since `before` what is dirty. Extents have any lengths.
@@ -87,8 +89,9 @@ impl Tunnel {
             .await;
         let dice = Dice::new(seed);
         let extents = extents(&disk, before, &dice);
-        let (percent, faults, generation) = (percent.into(), 0.into(), 1.into());
-        let tunnel = Arc::new(Self { address, disk, extents, dice, percent, faults, generation });
+        let (percent, faults, generation, map_ends_after) = (percent.into(), 0.into(), 1.into(), 0.into());
+        let tunnel =
+            Arc::new(Self { address, disk, extents, dice, percent, faults, generation, map_ends_after });
         let _ = shared.set(tunnel.clone());
         tunnel
     }
@@ -103,7 +106,7 @@ impl Tunnel {
             let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
             found.map_or(0, |text| text.parse().unwrap())
         };
-        let fault = (self.dice.below(100) < self.percent.load(Ordering::SeqCst)).then(|| self.dice.below(5));
+        let fault = (self.dice.below(100) < self.percent.load(Ordering::SeqCst)).then(|| self.dice.below(6));
         self.faults.fetch_add(u64::from(fault.is_some()), Ordering::SeqCst);
         match fault {
             Some(0) => full(StatusCode::SERVICE_UNAVAILABLE, "Backup source (virt-launcher) not connected"),
@@ -127,7 +130,19 @@ impl Tunnel {
             Some(3) if page.len() > 1 => drop(page.remove(page.len() / 2)),
             // it would never end
             Some(4) => next = Some(offset),
+            // it ends early
+            Some(5) => {
+                page.truncate(page.len() / 2);
+                next = None;
+            }
             _ => {}
+        }
+        match usize::try_from(self.map_ends_after.load(Ordering::SeqCst)).unwrap() {
+            0 => {}
+            most => {
+                page.truncate(most);
+                next = None;
+            }
         }
         let text = Bytes::from(json!({"extents": page, "next_offset": next}).to_string());
         match fault {
@@ -137,7 +152,10 @@ impl Tunnel {
     }
 
     fn data(&self, offset: usize, length: usize, fault: Option<u64>) -> Response<Body> {
-        let data = Bytes::copy_from_slice(&self.disk[offset..offset + length]);
+        // As the launcher does: behind the end there is nothing.
+        let end = (offset + length).min(self.disk.len());
+        let data = Bytes::copy_from_slice(&self.disk[offset..end]);
+        let length = data.len();
         let half = data.slice(..length / 2);
         match fault {
             // the connection is cut in the middle
@@ -259,4 +277,29 @@ async fn a_hundred_backups_through_random_faults_end_bit_exact_or_with_an_error_
     let faults: u64 = ended.iter().map(|(_, faults)| faults).sum();
     eprintln!("100 backups met {faults} faults of the tunnel; {failed} runs failed before all were whole");
     assert!(failed >= 50 && faults >= 100, "{failed} failed runs, {faults} faults: they are too tame");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_ends_early_is_an_error_and_not_a_smaller_disk() {
+    let disk = content(&Dice::new(40));
+    for incremental in [false, true] {
+        let before = later(&disk, &Dice::new(41));
+        let since = incremental.then_some(before.as_slice());
+        let tunnel = Tunnel::start(disk.clone(), since, 40, 0).await;
+        let open = || BackupSource::open("volume root", "root", tunnel.clone(), incremental);
+        assert_eq!(open().await.unwrap().size(), disk.len() as u64);
+        assert!(tunnel.extents.len() > 3);
+        tunnel.map_ends_after.store(2, Ordering::SeqCst);
+        let wrong = open().await.unwrap_err().to_string();
+        let end = tunnel.extents[1].0.end;
+        let says = format!("its extent map ends at {end} bytes, and the disk goes on behind that");
+        assert!(wrong.contains(&says), "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_map_is_no_disk() {
+    let tunnel = Tunnel::start(Vec::new(), None, 42, 0).await;
+    let wrong = BackupSource::open("volume root", "root", tunnel, false).await.unwrap_err().to_string();
+    assert!(wrong.contains("its extent map is empty"), "{wrong}");
 }

@@ -6,7 +6,7 @@ use export::beside::{in_store, prune_store};
 use export::store::Store;
 use serde_json::json;
 
-use super::{azure, s3};
+use super::{azure, gs, s3};
 
 /// Five exports of which the fourth builds on the second, one that is not whole, and something else.
 async fn fill(store: &Store, parent: &str) {
@@ -59,6 +59,10 @@ async fn retention_removes_whole_exports_from_stores_and_keeps_what_others_build
         _ => None,
     };
     let store = Store::open(&format!("s3://bucket/nightly/web/5?endpoint={endpoint}"), &env).unwrap();
+    check(store, "nightly/web/").await;
+    // Google says 404 to who removes what is gone.
+    let (_google, endpoint) = gs::start(3, 10).await;
+    let store = Store::open(&format!("gs://bucket/nightly/web/5?endpoint={endpoint}"), &env).unwrap();
     check(store, "nightly/web/").await;
     let (_blobs, endpoint) = azure::start(3, 10).await;
     let env = |name: &str| match name {

@@ -7,10 +7,13 @@
 mod azure;
 mod backup;
 mod beside;
+mod gs;
 mod s3;
 mod server;
+mod sigv4;
 mod web;
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use export::lineage::Lineage;
 use export::machine::VmVolume;
 use export::run::{Event, ExportDisk, Job, Settings, Target, to_directory, to_store};
@@ -113,6 +117,21 @@ fn image_of(target: Target, path: &Path) -> image::Result<Box<dyn image::Disk>> 
         return Ok(package.disk(0)?.unwrap().disk);
     }
     Ok(image::open(file)?.0)
+}
+
+/// The files of an OVF package that holds a disk.
+fn is_package(files: &BTreeMap<String, Bytes>, original: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(dir.path().join(name), content).unwrap();
+    }
+    let package = image::ovf::Package::open_descriptor(&dir.path().join("vm.ovf")).unwrap();
+    assert_eq!(package.check_manifest().unwrap(), Vec::<String>::new());
+    assert_eq!(package.manifest.as_ref().unwrap().lines.len(), 2, "descriptor and disk");
+    let disk = package.disk(0).unwrap().unwrap();
+    assert_eq!(disk.described.file_size, files["vm-root.vmdk"].len() as u64);
+    assert_eq!(image::compare(&MemoryDisk(original.to_vec()), &*disk.disk).unwrap(), None);
+    assert!(files.contains_key("vm.export.json"));
 }
 
 /// What a kill leaves: a torn line in the journal, and bytes behind the last checkpoint.
@@ -268,6 +287,94 @@ async fn two_hundred_random_faults_end_bit_exact_or_with_an_error_to_go_on_from(
     let faults: u64 = ended.iter().map(|(_, faults)| faults).sum();
     eprintln!("200 exports met {faults} faults of the server; {failed} runs failed before all were whole");
     assert!(failed >= 100 && faults >= 200, "{failed} failed runs, {faults} faults: they are too tame");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ovf_in_a_store_is_a_package_and_files_written_in_order_have_their_digest() {
+    let original = content(&Dice::new(8));
+    let server = Server::start(original.clone(), 8, 0).await;
+    for target in [Target::Ovf, Target::Raw, Target::Qcow2, Target::Ova] {
+        let (backend, endpoint) = s3::Store::start(8, 0).await;
+        let location = Location::parse(&format!("s3://bucket?endpoint={endpoint}"), &|_| None).unwrap();
+        let keys = Credentials { id: "test".into(), secret: Secret("secret".into()), session: None };
+        let store = Arc::new(export::store::Store::from(export::store::S3::new(location, keys).unwrap()));
+        let settings = Settings { verify: true, ..Settings::new(target) };
+        let job = job(&server).await.unwrap();
+        let report =
+            to_store(&job, store, &settings, Arc::new(|_| {}), CancellationToken::new()).await.unwrap();
+        let file = &report.files[0];
+        let object = backend.object(&file.name).unwrap();
+        let sum = export::sums::hex(&export::sums::sha256(&object));
+        // What is patched at its beginning was not written in order.
+        let known = matches!(target, Target::Ovf | Target::Raw);
+        assert_eq!(file.sha256, known.then_some(sum), "{target:?}");
+        if target == Target::Ovf {
+            is_package(&backend.objects(), &original);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_disk_that_begins_like_an_image_is_verified_as_what_it_is() {
+    for magic in [b"QFI\xfb", b"KDMV"] {
+        let mut original = content(&Dice::new(10));
+        original[..4].copy_from_slice(magic);
+        let server = Server::start(original.clone(), 10, 0).await;
+        let settings = Settings { verify: true, ..Settings::new(Target::Raw) };
+        let (none, stop) = (|| -> export::run::Listener { Arc::new(|_| {}) }, CancellationToken::new);
+        let dir = tempfile::tempdir().unwrap();
+        let here = job(&server).await.unwrap();
+        to_directory(&here, dir.path(), &settings, none(), stop()).await.unwrap();
+        assert!(std::fs::read(dir.path().join("vm-root.raw")).unwrap() == original);
+        let (backend, endpoint) = s3::Store::start(10, 0).await;
+        let location = Location::parse(&format!("s3://bucket?endpoint={endpoint}"), &|_| None).unwrap();
+        let keys = Credentials { id: "test".into(), secret: Secret("secret".into()), session: None };
+        let store = Arc::new(export::store::Store::from(export::store::S3::new(location, keys).unwrap()));
+        let there = job(&server).await.unwrap();
+        to_store(&there, store, &settings, none(), stop()).await.unwrap();
+        assert!(backend.object("vm-root.raw").unwrap() == original);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_whose_server_dies_goes_on_with_another_one() {
+    let noise = noise(&Dice::new(9));
+    let mut original = vec![0; 40 * MIB];
+    original.chunks_exact_mut(noise.len()).for_each(|piece| piece.copy_from_slice(&noise));
+    for target in [Target::Raw, Target::Qcow2, Target::Vmdk, Target::Ova] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(original.clone(), 9, 0).await;
+        let dying = server.clone();
+        let listener: export::run::Listener = Arc::new(move |event| {
+            // Two chunks of ten are here or on their way by then.
+            if matches!(event, Event::Progress { done, .. } if done > 0) {
+                dying.die();
+            }
+        });
+        let window = Window { chunks: 2, tries: 2, ..Window::default() };
+        let settings = Settings { window, checkpoint_bytes: 1, ..Settings::new(target) };
+        let job_here = job(&server).await.unwrap();
+        let died = to_directory(&job_here, dir.path(), &settings, listener, CancellationToken::new()).await;
+        let what = died.unwrap_err().to_string();
+        assert!(what.contains("root"), "{target:?}: {what}");
+        let name =
+            if target == Target::Ova { "vm.ova".into() } else { format!("vm-root.{}", target.extension()) };
+        assert!(!dir.path().join(&name).exists(), "{target:?}: it is not whole");
+        let another = Server::start(original.clone(), 9, 0).await;
+        let from = Arc::new(AtomicU64::new(0));
+        let began = from.clone();
+        let listener: export::run::Listener = Arc::new(move |event| {
+            if let Event::Started { done, .. } = event {
+                began.store(done, Ordering::SeqCst);
+            }
+        });
+        let settings = Settings { resume: true, verify: true, ..settings };
+        let job = job(&another).await.unwrap();
+        to_directory(&job, dir.path(), &settings, listener, CancellationToken::new()).await.unwrap();
+        assert!(from.load(Ordering::SeqCst) > 0, "{target:?}: it began at the beginning");
+        let image = image_of(target, &dir.path().join(&name)).unwrap();
+        assert_eq!(image::compare(&MemoryDisk(original.clone()), &*image).unwrap(), None, "{target:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

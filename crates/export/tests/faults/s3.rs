@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use crate::Dice;
 use crate::server::{Body, cut, full, serve};
+use crate::sigv4::is_signed;
 
 #[derive(Default)]
 struct State {
@@ -58,21 +59,20 @@ impl Store {
         self.state().objects.get(key).cloned()
     }
 
+    pub fn objects(&self) -> BTreeMap<String, Bytes> {
+        self.state().objects.clone()
+    }
+
     pub fn unfinished(&self) -> usize {
         self.state().uploads.len()
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let signed = parts.headers.get("authorization").and_then(|value| value.to_str().ok());
-        if !signed.is_some_and(|text| text.starts_with("AWS4-HMAC-SHA256 Credential=test/")) {
-            return full(StatusCode::FORBIDDEN, "<Error><Code>AccessDenied</Code></Error>");
-        }
         let Ok(body) = body.collect().await else { return full(StatusCode::BAD_REQUEST, "") };
         let body = body.to_bytes();
-        let stated = parts.headers.get("x-amz-content-sha256").unwrap().to_str().unwrap();
-        if stated != hex(&sha256(&body)) {
-            return full(StatusCode::BAD_REQUEST, "<Error><Code>XAmzContentSHA256Mismatch</Code></Error>");
+        if !is_signed(&parts, &body, "us-east-1") {
+            return full(StatusCode::FORBIDDEN, "<Error><Code>SignatureDoesNotMatch</Code></Error>");
         }
         let fails = self.dice.below(100) < self.percent.load(Ordering::SeqCst);
         if fails && self.dice.below(2) == 0 {
@@ -97,6 +97,7 @@ impl Store {
         let uploads = value("uploads").is_some();
         match (&parts.method, uploads, value("uploadId")) {
             (&Method::POST, true, _) => {
+                assert_eq!(parts.headers.get("x-amz-checksum-algorithm").unwrap(), "SHA256");
                 let id = format!("upload-{}", self.next.fetch_add(1, Ordering::SeqCst));
                 state.uploads.insert(id.clone(), (path, BTreeMap::new()));
                 full(StatusCode::OK, format!("<R xmlns=\"x\"><UploadId>{id}</UploadId></R>"))
@@ -111,6 +112,10 @@ impl Store {
                 let Some((_, found)) = state.uploads.get_mut(&id) else {
                     return full(StatusCode::NOT_FOUND, "");
                 };
+                let sum = parts.headers.get("x-amz-checksum-sha256").and_then(|sum| sum.to_str().ok());
+                if sum != Some(&BASE64_STANDARD.encode(sha256(body))) {
+                    return full(StatusCode::BAD_REQUEST, "<Error><Code>BadDigest</Code></Error>");
+                }
                 found.insert(value("partNumber").unwrap().parse().unwrap(), body.clone());
                 self.parts.fetch_add(1, Ordering::SeqCst);
                 let mut done = full(StatusCode::OK, "");
@@ -145,7 +150,11 @@ impl Store {
                     return full(StatusCode::NOT_FOUND, "<Error><Code>NoSuchUpload</Code></Error>");
                 };
                 let text = String::from_utf8_lossy(body).into_owned();
-                let whole = found.values().all(|data| text.contains(&tag(data).replace('"', "&quot;")));
+                let whole = found.values().all(|data| {
+                    let (tag, sum) = (tag(data).replace('"', "&quot;"), BASE64_STANDARD.encode(sha256(data)));
+                    let part = format!("<ETag>{tag}</ETag><ChecksumSHA256>{sum}</ChecksumSHA256>");
+                    text.contains(&part)
+                });
                 if !whole || text.matches("<Part>").count() != found.len() {
                     return full(StatusCode::OK, "<Error><Code>InvalidPart</Code></Error>");
                 }

@@ -14,6 +14,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::Dice;
 
@@ -30,6 +31,7 @@ pub struct Server {
     pub faults: AtomicU64,
     /// The token is this number: a swap makes another one.
     generation: AtomicU64,
+    end: CancellationToken,
 }
 
 pub fn full(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
@@ -58,17 +60,29 @@ where
     F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send,
 {
+    serve_until(CancellationToken::new(), answer).await
+}
+
+/// The same until somebody ends it, in the middle of what it says.
+async fn serve_until<F, R>(end: CancellationToken, answer: F) -> std::net::SocketAddr
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let answer = answer.clone();
+        while let Some(Ok((stream, _))) = end.run_until_cancelled(listener.accept()).await {
+            let (answer, end) = (answer.clone(), end.clone());
             let service = service_fn(move |request| {
                 let answer = answer.clone();
                 async move { Ok::<_, std::convert::Infallible>(answer(request).await) }
             });
             let http = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(async move {
+                let _ = end.run_until_cancelled(connection).await;
+            });
         }
     });
     address
@@ -78,8 +92,9 @@ impl Server {
     pub async fn start(disk: Vec<u8>, seed: u64, percent: u64) -> Arc<Self> {
         let shared: Arc<std::sync::OnceLock<Arc<Self>>> = Arc::default();
         let late = shared.clone();
+        let end = CancellationToken::new();
         let address =
-            serve(move |request| {
+            serve_until(end.clone(), move |request| {
                 let server = late.get().cloned();
                 async move {
                     server.map_or_else(|| full(StatusCode::SERVICE_UNAVAILABLE, ""), |s| s.answer(&request))
@@ -93,9 +108,15 @@ impl Server {
             percent: AtomicU64::new(percent),
             faults: AtomicU64::new(0),
             generation: AtomicU64::new(1),
+            end,
         });
         let _ = shared.set(server.clone());
         server
+    }
+
+    /// The process is killed: connections break, and nobody listens any more.
+    pub fn die(&self) {
+        self.end.cancel();
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {

@@ -1,11 +1,13 @@
 //! A plain HTTP server that takes `PUT`, and tells what it was sent.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use export::run::{Settings, Target, to_pipe, to_web};
+use export::run::{Event, Settings, Target, to_pipe, to_web};
 use export::store::Web;
+use export::sums::{hex, sha256};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,6 +23,8 @@ struct Files {
     files: Mutex<BTreeMap<String, Bytes>>,
     /// Uploads of this name are refused after their first bytes.
     refused: Mutex<Option<&'static str>>,
+    /// Ranges are answered with everything.
+    no_ranges: AtomicBool,
 }
 
 impl Files {
@@ -54,6 +58,18 @@ impl Files {
                     head
                 }
             },
+            Method::GET => {
+                let Some(file) = self.files().get(&name).cloned() else {
+                    return full(StatusCode::NOT_FOUND, "");
+                };
+                let range = parts.headers["range"].to_str().unwrap().strip_prefix("bytes=").unwrap();
+                let (start, last) = range.split_once('-').unwrap();
+                let (start, end) = (start.parse::<usize>().unwrap(), last.parse::<usize>().unwrap() + 1);
+                if self.no_ranges.load(Ordering::SeqCst) {
+                    return full(StatusCode::OK, file);
+                }
+                full(StatusCode::PARTIAL_CONTENT, file.slice(start..end))
+            }
             _ => full(StatusCode::METHOD_NOT_ALLOWED, ""),
         }
     }
@@ -82,18 +98,67 @@ async fn every_format_is_put_to_a_plain_http_server_bit_for_bit() {
         (Target::Ova, Compression::None),
     ] {
         let (files, web) = start().await;
-        let settings = Settings { compression, ..Settings::new(target) };
+        let settings = Settings { compression, verify: true, ..Settings::new(target) };
         let job = job(&server).await.unwrap();
         let report = to_web(&job, &web, &settings, Arc::new(|_| {}), CancellationToken::new()).await.unwrap();
         let name = report.files[0].name.clone();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), &files.files()[&name]).unwrap();
+        let file = files.files()[&name].clone();
+        std::fs::write(dir.path().join("file"), &file).unwrap();
+        let sum = hex(&sha256(&file));
+        assert_eq!(
+            (report.files[0].size, &report.files[0].sha256),
+            (file.len() as u64, &Some(sum)),
+            "{target:?}"
+        );
         let image = image_of(target, &dir.path().join("file")).unwrap();
         assert_eq!(image::compare(&MemoryDisk(original.clone()), &*image).unwrap(), None, "{target:?}");
         assert!(files.files().contains_key("vm.export.json"));
         let again = to_web(&job, &web, &settings, Arc::new(|_| {}), CancellationToken::new()).await;
         assert!(again.unwrap_err().to_string().contains("exists already"), "{target:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plain_server_kept_is_read_back_or_said_to_be_unreadable() {
+    let server = Server::start(content(&Dice::new(6)), 6, 0).await;
+    for target in [Target::Raw, Target::Ova] {
+        let (files, web) = start().await;
+        files.no_ranges.store(true, Ordering::SeqCst);
+        let settings = Settings { verify: true, ..Settings::new(target) };
+        let job = job(&server).await.unwrap();
+        let none = || -> export::run::Listener { Arc::new(|_| {}) };
+        let refused = to_web(&job, &web, &settings, none(), CancellationToken::new()).await.unwrap_err();
+        assert!(refused.to_string().contains("the server ignores ranges"), "{target:?}: {refused}");
+        assert!(!files.files().contains_key("vm.export.json"), "it is not said to be whole");
+        // A byte changes on the server's disk while the export is verified.
+        files.no_ranges.store(false, Ordering::SeqCst);
+        let spoiled = files.clone();
+        let listener: export::run::Listener = Arc::new(move |event| {
+            if matches!(event, Event::Verifying { .. }) {
+                for file in spoiled.files().values_mut() {
+                    let mut bytes = file.to_vec();
+                    let at = bytes.len() / 2;
+                    bytes[at] ^= 1;
+                    *file = bytes.into();
+                }
+            }
+        });
+        let settings = Settings { force: true, ..settings };
+        let wrong = to_web(&job, &web, &settings, listener, CancellationToken::new()).await;
+        assert!(wrong.is_err(), "{target:?}: a changed byte passed for the one that was sent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ovf_is_a_package_on_a_plain_server_too() {
+    let original = content(&Dice::new(7));
+    let server = Server::start(original.clone(), 7, 0).await;
+    let (files, web) = start().await;
+    let settings = Settings { verify: true, ..Settings::new(Target::Ovf) };
+    let job = job(&server).await.unwrap();
+    to_web(&job, &web, &settings, Arc::new(|_| {}), CancellationToken::new()).await.unwrap();
+    crate::is_package(&files.files(), &original);
 }
 
 #[tokio::test(flavor = "multi_thread")]

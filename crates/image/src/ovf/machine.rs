@@ -138,6 +138,16 @@ pub struct MachineDisk {
     pub bus: Bus,
 }
 
+impl MachineDisk {
+    /// States what is known once the disk was written.
+    pub fn made(&mut self, file: &str, summary: &crate::Summary, file_size: u64) {
+        file.clone_into(&mut self.file);
+        self.capacity = summary.virtual_size;
+        self.file_size = file_size;
+        self.populated = Some(summary.data);
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -191,7 +191,7 @@ fn links(seen: &Observation<'_>, serve: &[(String, String)]) -> Value {
                 let formats = if kubevirt {
                     vec![entry("raw", "disk.img"), entry("gzip", "disk.img.gz")]
                 } else {
-                    vec![entry("dir", "dir")]
+                    vec![entry("dir", "dir"), entry("tar.gz", "disk.tar.gz")]
                 };
                 json!({"name": volume, "formats": formats})
             })

@@ -9,9 +9,10 @@
 //!
 //! A backup in Pull mode has an export of its name, with an extent map and data of each disk.
 //!
-//! Left out: the OCI format, `tar.gz`, manifests. One server stands for all exporter pods and the proxy in front
+//! Left out: the OCI format, manifests. One server stands for all exporter pods and the proxy in front
 //! of them.
 
+mod archive;
 mod controller;
 mod decide;
 mod pull;

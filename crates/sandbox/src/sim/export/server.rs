@@ -4,7 +4,7 @@
 //! | file | ranges | HEAD | length |
 //! |---|---|---|---|
 //! | `disk.img` | yes; no `ETag`, no `Last-Modified` | yes | yes |
-//! | `disk.img.gz` | no | 400 | no; after a read error it ends as if it were whole |
+//! | `disk.img.gz`, `disk.tar.gz` | no | 400 | no; after a read error it ends as if it were whole |
 //! | `dir/disk.img` | yes | yes | yes |
 //!
 //! Of a backup, `…/exports/VOLUME/map` and `…/data` instead, with ranges as query parameters.
@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::backup::guests::Job;
 use super::super::storage::disks::Disks;
-use super::pull;
+use super::{archive, pull};
 use crate::network::{Link, Listener, Network};
 
 /// A TLS handshake and the head of a request take no longer.
@@ -242,8 +242,9 @@ impl Exports {
                 page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
                 page
             }
-            "disk.img.gz" if request.method() == Method::GET => self.gzip(disk),
-            "disk.img.gz" => plain(StatusCode::BAD_REQUEST, "Bad Request\n"),
+            "disk.img.gz" if request.method() == Method::GET => self.gzip(disk, false),
+            "disk.tar.gz" if request.method() == Method::GET => self.gzip(disk, true),
+            "disk.img.gz" | "disk.tar.gz" => plain(StatusCode::BAD_REQUEST, "Bad Request\n"),
             _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
@@ -330,11 +331,17 @@ impl Exports {
     }
 
     /// `pipeToGzip`: an error of the disk is logged, and the stream is closed normally.
-    fn gzip(&self, disk: Arc<File>) -> Response<Body> {
+    fn gzip(&self, disk: Arc<File>, archive: bool) -> Response<Body> {
         let limit = self.0.truncate_gzip.load(Ordering::SeqCst);
         let (send, receive) = tokio::sync::mpsc::channel::<Bytes>(4);
         tokio::task::spawn_blocking(move || {
+            let size = disk.metadata().map_or(0, |metadata| metadata.len());
+            let around =
+                if archive { [archive::front(size), archive::end(size)] } else { [const { Vec::new() }; 2] };
             let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            if packed.write_all(&around[0]).is_err() {
+                return;
+            }
             let mut buffer = vec![0; 1 << 20];
             let mut at = 0;
             while at < limit {
@@ -347,6 +354,9 @@ impl Exports {
                     return;
                 }
                 at += length as u64;
+            }
+            if at >= size && packed.write_all(&around[1]).is_err() {
+                return;
             }
             if let Ok(rest) = packed.finish() {
                 let _ = send.blocking_send(rest.into());
