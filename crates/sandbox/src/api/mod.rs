@@ -85,7 +85,7 @@ pub struct Api {
     pub admission: crate::admission::Admission,
     /// What requests to aggregated APIs come with.
     pub proxy: crate::certs::Identity,
-    /// Documents of `/openapi/v3`.
+    /// Documents of `/openapi/v2` and `/openapi/v3`.
     pub documents: std::sync::Mutex<Documents>,
     /// What is to go wrong.
     pub faults: Arc<crate::faults::Faults>,

@@ -174,7 +174,7 @@ fn fields(bytes: &[u8], message: &str) -> Option<Map<String, Value>> {
 fn entry(wire: Wire<'_>, form: &Form) -> Option<(String, Value)> {
     let Wire::Bytes(bytes) = wire else { return None };
     let key = text_at(bytes, 1)?.to_owned();
-    let value = match last(bytes, 2)? {
+    let value = match last(bytes, 2).ok()? {
         Some(wire) => read(wire, form)?,
         None => match form {
             Form::Flag => false.into(),
@@ -228,19 +228,19 @@ fn time(bytes: &[u8], form: &Form) -> Option<Value> {
 }
 
 /// The last value of a field.
-fn last(bytes: &[u8], wanted: u64) -> Option<Option<Wire<'_>>> {
+fn last(bytes: &[u8], wanted: u64) -> Result<Option<Wire<'_>>, Malformed> {
     let mut reader = Reader(bytes);
     let mut last = None;
-    while let Some((number, wire)) = reader.next().ok()? {
+    while let Some((number, wire)) = reader.next()? {
         if number == wanted {
             last = Some(wire);
         }
     }
-    Some(last)
+    Ok(last)
 }
 
 fn bytes_at(bytes: &[u8], number: u64) -> Option<&[u8]> {
-    match last(bytes, number)? {
+    match last(bytes, number).ok()? {
         Some(Wire::Bytes(bytes)) => Some(bytes),
         Some(Wire::Number(_)) => None,
         None => Some(&[]),
@@ -252,7 +252,7 @@ fn text_at(bytes: &[u8], number: u64) -> Option<&str> {
 }
 
 fn int_at(bytes: &[u8], number: u64) -> Option<i64> {
-    match last(bytes, number)? {
+    match last(bytes, number).ok()? {
         Some(Wire::Number(number)) => Some(number.cast_signed()),
         Some(Wire::Bytes(_)) => None,
         None => Some(0),
