@@ -87,7 +87,7 @@ pub(super) struct PathItem {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Operation {
     #[prost(string, tag = "5")]
-    pub operation_id: String,
+    pub id: String,
     #[prost(string, repeated, tag = "6")]
     pub produces: Vec<String>,
     #[prost(string, repeated, tag = "7")]

@@ -73,7 +73,7 @@ impl Api {
             // One tag for both forms: `Vary` keeps them apart.
             let etag = etag(&json);
             let bytes = if media == PROTOBUF { wire::encode(&swagger).into() } else { json.into() };
-            Document { etag, bytes }
+            Document { bytes, etag }
         });
         Ok(answer(headers, media, document))
     }

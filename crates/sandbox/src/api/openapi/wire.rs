@@ -1,5 +1,7 @@
 //! A document of version 2 → protobuf, as kube-openapi makes the one from the other (`ToProtoBinary`).
 
+use std::fmt::Write as _;
+
 use prost::Message as _;
 use serde_json::Value;
 
@@ -53,7 +55,7 @@ fn operation(operation: &Value) -> Operation {
         NamedResponseValue { name, value: Some(ResponseValue { response: Some(response) }) }
     });
     Operation {
-        operation_id: text(&operation["operationId"]),
+        id: text(&operation["operationId"]),
         produces: list(&operation["produces"], text),
         consumes: list(&operation["consumes"], text),
         parameters: list(&operation["parameters"], parameters_item),
@@ -150,7 +152,7 @@ fn any(value: &Value) -> Any {
         if (' '..='~').contains(&letter) {
             yaml.push(letter);
         } else {
-            yaml.push_str(&format!("\\U{:08X}", u32::from(letter)));
+            let _ = write!(yaml, "\\U{:08X}", u32::from(letter));
         }
     }
     yaml.push('\n');

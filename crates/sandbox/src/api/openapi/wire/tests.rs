@@ -165,7 +165,7 @@ fn of_operation(operation: &Operation) -> Value {
         })
         .collect();
     let fields = object([
-        ("operationId", said(&operation.operation_id)),
+        ("operationId", said(&operation.id)),
         ("produces", words(&operation.produces)),
         ("consumes", words(&operation.consumes)),
         ("parameters", several(&operation.parameters, of_parameters_item)),
