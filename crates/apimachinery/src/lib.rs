@@ -17,4 +17,4 @@ pub mod validation;
 
 pub use field_error::{FieldError, FieldErrorKind};
 pub use status::{Cause, Status};
-pub use types::ObjectType;
+pub use types::{ObjectType, shared_schemas};

@@ -32,6 +32,16 @@ fn objects() {
 }
 
 #[test]
+fn lists() {
+    play("lists");
+}
+
+#[test]
+fn creations() {
+    play("creations");
+}
+
+#[test]
 fn workbench() {
     play("workbench");
 }

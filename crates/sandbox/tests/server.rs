@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail this way")]
 
 use futures::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -93,5 +94,33 @@ async fn strangers_are_turned_away() {
     let maps: Api<ConfigMap> = Api::default_namespaced(kube::Client::try_from(config).unwrap());
     let error = maps.list(&ListParams::default()).await.unwrap_err();
     assert!(matches!(error, kube::Error::Api(status) if status.code == 401));
+    sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn both_forms_of_the_older_document_have_one_tag() {
+    let sandbox = Sandbox::start(Options::default()).await.unwrap();
+    let client = client(&sandbox).await;
+    let ask = async |accept: &str, known: &str| {
+        let request =
+            http::Request::get("/openapi/v2").header("accept", accept).header("if-none-match", known);
+        let (head, body) = client.send(request.body(Vec::new().into()).unwrap()).await.unwrap().into_parts();
+        let header = |name| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        let [media, tag] = [header("content-type"), header("etag")];
+        (head.status.as_u16(), media, tag, body.collect().await.unwrap().to_bytes())
+    };
+    let (code, _, tag, json) = ask("application/json", "").await;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((code, &json["swagger"]), (200, &json!("2.0")));
+    let current = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    for name in [current, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"] {
+        let (code, media, same, protobuf) = ask(name, "").await;
+        assert_eq!((code, media.as_str(), &same), (200, current, &tag), "{name}");
+        // the first field, a text of three bytes
+        assert!(protobuf.starts_with(b"\n\x032.0"), "{name}");
+        let (code, _, _, body) = ask(name, &tag).await;
+        assert_eq!((code, body.len()), (304, 0), "{name}");
+    }
+    assert_eq!(ask("text/html", "").await.0, 406);
     sandbox.shutdown().await;
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value};
 
+pub use openapi::shared as shared_schemas;
+
 /// A type in a [`Types`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct TypeId(u32);

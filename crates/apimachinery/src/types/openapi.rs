@@ -4,8 +4,23 @@ use serde_json::{Map, Value, json};
 
 use super::{ListKind, MapType, Node, ObjectType, Scalar, TypeId, Types};
 
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+/// The schemas that those of types refer to, by name.
+pub fn shared() -> [(&'static str, Value); 2] {
+    [
+        (QUANTITY, json!({"oneOf": [{"type": "string"}, {"type": "number"}]})),
+        (
+            INT_OR_STRING,
+            json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"}),
+        ),
+    ]
+}
+
 impl ObjectType {
-    /// The schema of this type, without descriptions. Types that contain themselves are cut where they repeat.
+    /// The schema of this type, without descriptions. Types that contain themselves are cut where they repeat;
+    /// quantities and the like are references to [`shared`].
     pub fn to_openapi(&self) -> Value {
         schema(&self.types, self.root, &mut Vec::new())
     }
@@ -69,10 +84,9 @@ fn of_scalar(scalar: Scalar) -> Value {
         Scalar::Number => json!({"type": "number"}),
         Scalar::Boolean => json!({"type": "boolean"}),
         Scalar::Time => json!({"type": "string", "format": "date-time"}),
-        Scalar::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
-        Scalar::IntOrString => {
-            json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
-        }
+        // By their names, which kubectl shows.
+        Scalar::Quantity => json!({"$ref": format!("#/components/schemas/{QUANTITY}")}),
+        Scalar::IntOrString => json!({"$ref": format!("#/components/schemas/{INT_OR_STRING}")}),
     }
 }
 
@@ -86,7 +100,11 @@ mod tests {
         let containers = &pod["properties"]["spec"]["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(containers["items"]["properties"]["image"], json!({"type": "string"}));
+        let container = &containers["items"]["properties"];
+        assert_eq!(container["image"], json!({"type": "string"}));
+        let limit = container["resources"]["properties"]["limits"]["additionalProperties"]["$ref"].as_str();
+        let name = limit.and_then(|reference| reference.strip_prefix("#/components/schemas/"));
+        assert!(shared().iter().any(|(shared, _)| Some(*shared) == name), "{limit:?}");
     }
 
     #[test]

@@ -17,7 +17,6 @@ mod lifecycle;
 mod meta;
 mod negotiate;
 mod openapi;
-mod openapi_v2;
 mod pod_proxy;
 mod present;
 mod protobuf;
@@ -86,7 +85,7 @@ pub struct Api {
     pub admission: crate::admission::Admission,
     /// What requests to aggregated APIs come with.
     pub proxy: crate::certs::Identity,
-    /// Documents of `/openapi/v3`.
+    /// Documents of `/openapi/v2` and `/openapi/v3`.
     pub documents: std::sync::Mutex<Documents>,
     /// What is to go wrong.
     pub faults: Arc<crate::faults::Faults>,
@@ -390,7 +389,7 @@ impl Api {
             "/healthz" | "/readyz" | "/livez" => Ok(reply::text(200, "ok")),
             "/version" => Ok(reply::json(200, &discovery::version())),
             "/openapi/v2" => self.openapi_v2(&head.headers),
-            path if path.starts_with("/openapi/v3") => self.openapi(path),
+            path if path.starts_with("/openapi/v3") => self.openapi(path, &head.headers),
             _ => self.discovery(head, path).await,
         }
     }

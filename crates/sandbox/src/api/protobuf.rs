@@ -1,10 +1,13 @@
-//! Protobuf bodies → JSON, for the kinds that kubectl sends that way.
+//! Protobuf bodies → JSON, for built-in kinds.
 //!
-//! kubectl 1.32 and newer encodes what `create configmap`, `create secret`, `auth can-i` and their
+//! kubectl 1.32 and newer encodes what `create deployment`, `create secret`, `auth can-i` and their
 //! like make as `application/vnd.kubernetes.protobuf`, and has no second try after a 415. The wire
 //! form is `k8s\0` and a `runtime.Unknown` (apimachinery `runtime/generated.proto`) around the
-//! message; field numbers are those of each group's `generated.proto`, which never change.
+//! message; what is in messages stands in the table `protobuf.txt`.
 //! Answers are JSON: every client that sends protobuf accepts it.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use apimachinery::Status;
 use base64::Engine;
@@ -12,177 +15,113 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::negotiate::unsupported_media_type;
+use crate::clock;
 
 const MAGIC: &[u8] = b"k8s\0";
 
-/// One field of a message.
-struct Field {
-    number: u64,
-    name: &'static str,
-    form: Form,
-    repeated: bool,
-}
-
 /// How a field is written.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 enum Form {
     Text,
     Bytes,
     Flag,
     Int,
-    /// A map from texts, each entry a message of key and value.
-    Map(&'static Form),
     /// `metav1.Time`: seconds and nanoseconds; JSON has no fraction.
     Time,
-    Message(&'static [Field]),
+    /// `metav1.MicroTime`: six digits of one.
+    MicroTime,
+    /// `resource.Quantity`: a text in a message.
+    Quantity,
+    /// `intstr.IntOrString`
+    IntOrString,
+    /// JSON as bytes in a message.
+    Json,
+    /// A list of texts in a message of its own.
+    Texts,
+    List(Box<Form>),
+    /// A map from texts, each entry a message of key and value.
+    Map(Box<Form>),
+    Message(String),
 }
 
-const fn one(number: u64, name: &'static str, form: Form) -> Field {
-    Field { number, name, form, repeated: false }
+/// One field of a message.
+#[derive(Debug)]
+struct Field {
+    number: u64,
+    /// `-`: its fields are fields of the message around it.
+    name: &'static str,
+    form: Form,
+    /// Kept when it is empty.
+    pointer: bool,
 }
-
-const fn many(number: u64, name: &'static str, form: Form) -> Field {
-    Field { number, name, form, repeated: true }
-}
-
-use Form::{Bytes, Flag, Int, Message, Text, Time};
-
-const TEXTS: Form = Form::Map(&Text);
-
-const OWNER: &[Field] = &[
-    one(5, "apiVersion", Text),
-    one(1, "kind", Text),
-    one(3, "name", Text),
-    one(4, "uid", Text),
-    one(6, "controller", Flag),
-    one(7, "blockOwnerDeletion", Flag),
-];
-
-const META: &[Field] = &[
-    one(1, "name", Text),
-    one(2, "generateName", Text),
-    one(3, "namespace", Text),
-    one(5, "uid", Text),
-    one(6, "resourceVersion", Text),
-    one(7, "generation", Int),
-    one(8, "creationTimestamp", Time),
-    one(9, "deletionTimestamp", Time),
-    one(10, "deletionGracePeriodSeconds", Int),
-    one(11, "labels", TEXTS),
-    one(12, "annotations", TEXTS),
-    many(13, "ownerReferences", Message(OWNER)),
-    many(14, "finalizers", Text),
-];
-
-const METADATA: Field = one(1, "metadata", Message(META));
-
-const REFERENCE: &[Field] = &[one(1, "name", Text)];
-
-const RULE: &[Field] = &[
-    many(1, "verbs", Text),
-    many(2, "apiGroups", Text),
-    many(3, "resources", Text),
-    many(4, "resourceNames", Text),
-    many(5, "nonResourceURLs", Text),
-];
-
-const SUBJECT: &[Field] =
-    &[one(1, "kind", Text), one(2, "apiGroup", Text), one(3, "name", Text), one(4, "namespace", Text)];
-
-const ROLE_REF: &[Field] = &[one(1, "apiGroup", Text), one(2, "kind", Text), one(3, "name", Text)];
-
-const ROLE: &[Field] = &[METADATA, many(2, "rules", Message(RULE))];
-
-const BINDING: &[Field] =
-    &[METADATA, many(2, "subjects", Message(SUBJECT)), one(3, "roleRef", Message(ROLE_REF))];
-
-const PRECONDITIONS: &[Field] = &[one(1, "uid", Text), one(2, "resourceVersion", Text)];
-
-const DELETE_OPTIONS: &[Field] = &[
-    one(1, "gracePeriodSeconds", Int),
-    one(2, "preconditions", Message(PRECONDITIONS)),
-    one(3, "orphanDependents", Flag),
-    one(4, "propagationPolicy", Text),
-    many(5, "dryRun", Text),
-];
-
-const RESOURCE_ATTRIBUTES: &[Field] = &[
-    one(1, "namespace", Text),
-    one(2, "verb", Text),
-    one(3, "group", Text),
-    one(4, "version", Text),
-    one(5, "resource", Text),
-    one(6, "subresource", Text),
-    one(7, "name", Text),
-];
-
-const PATH_ATTRIBUTES: &[Field] = &[one(1, "path", Text), one(2, "verb", Text)];
-
-const ACCESS: &[Field] = &[
-    one(1, "resourceAttributes", Message(RESOURCE_ATTRIBUTES)),
-    one(2, "nonResourceAttributes", Message(PATH_ATTRIBUTES)),
-];
-
-const RULES: &[Field] = &[one(1, "namespace", Text)];
-
-const BOUND: &[Field] =
-    &[one(1, "kind", Text), one(2, "apiVersion", Text), one(3, "name", Text), one(4, "uid", Text)];
-
-const TOKEN: &[Field] =
-    &[many(1, "audiences", Text), one(3, "boundObjectRef", Message(BOUND)), one(4, "expirationSeconds", Int)];
-
-const CONFIG_MAP: &[Field] =
-    &[METADATA, one(2, "data", TEXTS), one(3, "binaryData", Form::Map(&Bytes)), one(4, "immutable", Flag)];
-
-const SECRET: &[Field] = &[
-    METADATA,
-    one(2, "data", Form::Map(&Bytes)),
-    one(3, "type", Text),
-    one(4, "stringData", TEXTS),
-    one(5, "immutable", Flag),
-];
-
-const NAMESPACE_SPEC: &[Field] = &[many(1, "finalizers", Text)];
-const NAMESPACE: &[Field] = &[METADATA, one(2, "spec", Message(NAMESPACE_SPEC))];
-
-const SERVICE_ACCOUNT: &[Field] = &[
-    METADATA,
-    many(3, "imagePullSecrets", Message(REFERENCE)),
-    one(4, "automountServiceAccountToken", Flag),
-];
-
-const PRIORITY_CLASS: &[Field] = &[
-    METADATA,
-    one(2, "value", Int),
-    one(3, "globalDefault", Flag),
-    one(4, "description", Text),
-    one(5, "preemptionPolicy", Text),
-];
-
-const EVICTION: &[Field] = &[METADATA, one(2, "deleteOptions", Message(DELETE_OPTIONS))];
-const ACCESS_REVIEW: &[Field] = &[METADATA, one(2, "spec", Message(ACCESS))];
-const SUBJECT_REVIEW: &[Field] = &[METADATA];
-const RULES_REVIEW: &[Field] = &[METADATA, one(2, "spec", Message(RULES))];
-const TOKEN_REQUEST: &[Field] = &[METADATA, one(2, "spec", Message(TOKEN))];
 
 /// The messages that are understood.
-fn message(kind: &str) -> Option<&'static [Field]> {
-    Some(match kind {
-        "ConfigMap" => CONFIG_MAP,
-        "Secret" => SECRET,
-        "Namespace" => NAMESPACE,
-        "ServiceAccount" => SERVICE_ACCOUNT,
-        "Role" | "ClusterRole" => ROLE,
-        "RoleBinding" | "ClusterRoleBinding" => BINDING,
-        "PriorityClass" => PRIORITY_CLASS,
-        "Eviction" => EVICTION,
-        "DeleteOptions" => DELETE_OPTIONS,
-        "SelfSubjectAccessReview" => ACCESS_REVIEW,
-        "SelfSubjectReview" => SUBJECT_REVIEW,
-        "SelfSubjectRulesReview" => RULES_REVIEW,
-        "TokenRequest" => TOKEN_REQUEST,
-        _ => return None,
-    })
+#[derive(Debug, Default)]
+struct Table {
+    /// By apiVersion and kind.
+    kinds: HashMap<(&'static str, &'static str), &'static str>,
+    messages: HashMap<&'static str, Vec<Field>>,
+}
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| table(include_str!("protobuf.txt")));
+
+/// Reads the table; its head explains the format.
+fn table(text: &'static str) -> Table {
+    let mut table = Table::default();
+    let mut current = "";
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["=", version, kind, message] => {
+                table.kinds.insert((version, kind), message);
+            }
+            [">", message] => {
+                current = message;
+                table.messages.insert(current, Vec::new());
+            }
+            [number, name, ty, flags @ ..] => {
+                let package = current.split('.').next().unwrap_or_default();
+                if let (Ok(number), Some(fields)) = (number.parse(), table.messages.get_mut(current)) {
+                    let pointer = flags.contains(&"?");
+                    fields.push(Field { number, name, form: form(ty, package), pointer });
+                }
+            }
+            _ => {}
+        }
+    }
+    table
+}
+
+fn form(ty: &str, package: &str) -> Form {
+    let inside = |open, close| ty.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    if let Some(item) = inside('[', ']') {
+        return Form::List(Box::new(form(item, package)));
+    }
+    if let Some(value) = inside('{', '}') {
+        return Form::Map(Box::new(form(value, package)));
+    }
+    match ty {
+        "s" => Form::Text,
+        "y" => Form::Bytes,
+        "b" => Form::Flag,
+        "i" => Form::Int,
+        "t" => Form::Time,
+        "u" => Form::MicroTime,
+        "q" => Form::Quantity,
+        "x" => Form::IntOrString,
+        "r" => Form::Json,
+        "e" => Form::Texts,
+        other if other.contains('.') => Form::Message(other.to_owned()),
+        other => Form::Message(format!("{package}.{other}")),
+    }
+}
+
+/// The message of a kind. Options come in the version of what they are for.
+fn message(version: &str, kind: &str) -> Option<&'static str> {
+    if kind == "DeleteOptions" {
+        return Some("meta.DeleteOptions");
+    }
+    TABLE.kinds.get(&(version, kind)).copied()
 }
 
 /// Reads a body.
@@ -192,21 +131,11 @@ fn message(kind: &str) -> Option<&'static [Field]> {
 pub fn decode(body: &[u8]) -> Result<Value, Status> {
     let wrong = || Status::bad_request("the body is not a protobuf message of Kubernetes");
     let unknown = body.strip_prefix(MAGIC).ok_or_else(wrong)?;
-    let (mut version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
-    let mut reader = Reader(unknown);
-    while let Some((number, value)) = reader.next().map_err(|_| wrong())? {
-        match (number, value) {
-            (1, Wire::Bytes(meta)) => {
-                let meta =
-                    fields(meta, &[one(1, "apiVersion", Text), one(2, "kind", Text)]).ok_or_else(wrong)?;
-                let text = |key: &str| meta.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-                (version, kind) = (text("apiVersion"), text("kind"));
-            }
-            (2, Wire::Bytes(bytes)) => raw = bytes,
-            _ => {}
-        }
-    }
-    let known = message(&kind).ok_or_else(unsupported_media_type)?;
+    let meta = bytes_at(unknown, 1).ok_or_else(wrong)?;
+    let raw = bytes_at(unknown, 2).ok_or_else(wrong)?;
+    let version = text_at(meta, 1).ok_or_else(wrong)?;
+    let kind = text_at(meta, 2).ok_or_else(wrong)?;
+    let known = message(version, kind).ok_or_else(unsupported_media_type)?;
     let mut object = fields(raw, known).ok_or_else(wrong)?;
     object.insert("apiVersion".into(), version.into());
     object.insert("kind".into(), kind.into());
@@ -214,55 +143,120 @@ pub fn decode(body: &[u8]) -> Result<Value, Status> {
 }
 
 /// The fields of a message that are known; what is empty is left out, as `omitempty` does.
-fn fields(bytes: &[u8], known: &[Field]) -> Option<Map<String, Value>> {
+fn fields(bytes: &[u8], message: &str) -> Option<Map<String, Value>> {
+    let known = TABLE.messages.get(message)?;
     let mut object = Map::new();
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next().ok()? {
         let Some(field) = known.iter().find(|field| field.number == number) else { continue };
-        if let Form::Map(form) = field.form {
-            let (key, value) = entry(wire, *form)?;
-            let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
-            map.as_object_mut()?.insert(key, value);
-            continue;
-        }
-        let value = read(wire, field.form)?;
-        if field.repeated {
-            object.entry(field.name).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?.push(value);
-        } else if !is_empty(&value) {
-            object.insert(field.name.to_owned(), value);
+        match &field.form {
+            Form::Map(form) => {
+                let (key, value) = entry(wire, form)?;
+                let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                map.as_object_mut()?.insert(key, value);
+            }
+            Form::List(form) => {
+                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                list.as_array_mut()?.push(read(wire, form)?);
+            }
+            form if field.name == "-" => object.extend(read(wire, form)?.as_object()?.clone()),
+            form => {
+                let value = read(wire, form)?;
+                if !value.is_null() && (field.pointer || !is_empty(&value)) {
+                    object.insert(field.name.to_owned(), value);
+                }
+            }
         }
     }
     Some(object)
 }
 
-fn entry(wire: Wire<'_>, form: Form) -> Option<(String, Value)> {
+fn entry(wire: Wire<'_>, form: &Form) -> Option<(String, Value)> {
     let Wire::Bytes(bytes) = wire else { return None };
-    let (mut key, mut value) = (String::new(), read(Wire::Bytes(&[]), form)?);
-    let mut reader = Reader(bytes);
-    while let Some((number, wire)) = reader.next().ok()? {
-        match number {
-            1 => read(wire, Text)?.as_str()?.clone_into(&mut key),
-            2 => value = read(wire, form)?,
-            _ => {}
-        }
-    }
+    let key = text_at(bytes, 1)?.to_owned();
+    let value = match last(bytes, 2).ok()? {
+        Some(wire) => read(wire, form)?,
+        None => match form {
+            Form::Flag => false.into(),
+            Form::Int => 0.into(),
+            form => read(Wire::Bytes(&[]), form)?,
+        },
+    };
     Some((key, value))
 }
 
-fn read(wire: Wire<'_>, form: Form) -> Option<Value> {
+fn read(wire: Wire<'_>, form: &Form) -> Option<Value> {
     Some(match (wire, form) {
-        (Wire::Number(number), Flag) => (number != 0).into(),
+        (Wire::Number(number), Form::Flag) => (number != 0).into(),
         // int32 and int64 are written in two's complement
-        (Wire::Number(number), Int) => number.cast_signed().into(),
-        (Wire::Bytes(bytes), Text) => std::str::from_utf8(bytes).ok()?.into(),
-        (Wire::Bytes(bytes), Bytes) => STANDARD.encode(bytes).into(),
-        (Wire::Bytes(bytes), Time) => match fields(bytes, &[one(1, "seconds", Int)])?.get("seconds") {
-            Some(seconds) => jiff::Timestamp::from_second(seconds.as_i64()?).ok()?.to_string().into(),
-            None => Value::Null,
+        (Wire::Number(number), Form::Int) => number.cast_signed().into(),
+        (Wire::Bytes(bytes), Form::Text) => std::str::from_utf8(bytes).ok()?.into(),
+        (Wire::Bytes(bytes), Form::Bytes) => STANDARD.encode(bytes).into(),
+        (Wire::Bytes(bytes), Form::Time | Form::MicroTime) => time(bytes, form)?,
+        (Wire::Bytes(bytes), Form::Quantity) => text_at(bytes, 1)?.into(),
+        (Wire::Bytes(bytes), Form::IntOrString) => match int_at(bytes, 1)? {
+            0 => int_at(bytes, 2)?.into(),
+            _ => text_at(bytes, 3)?.into(),
         },
-        (Wire::Bytes(bytes), Message(known)) => Value::Object(fields(bytes, known)?),
+        (Wire::Bytes(bytes), Form::Json) => match bytes_at(bytes, 1)? {
+            [] => Value::Null,
+            json => serde_json::from_slice(json).ok()?,
+        },
+        (Wire::Bytes(bytes), Form::Texts) => {
+            let mut texts = Vec::new();
+            let mut reader = Reader(bytes);
+            while let Some((number, wire)) = reader.next().ok()? {
+                if number == 1 {
+                    texts.push(read(wire, &Form::Text)?);
+                }
+            }
+            texts.into()
+        }
+        (Wire::Bytes(bytes), Form::Message(message)) => Value::Object(fields(bytes, message)?),
         _ => return None,
     })
+}
+
+fn time(bytes: &[u8], form: &Form) -> Option<Value> {
+    if bytes.is_empty() {
+        return Some(Value::Null);
+    }
+    let (seconds, nanoseconds) = (int_at(bytes, 1)?, int_at(bytes, 2)?);
+    let time = jiff::Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok()?;
+    let text = if matches!(form, Form::MicroTime) { clock::micros(time) } else { clock::seconds(time) };
+    Some(text.into())
+}
+
+/// The last value of a field.
+fn last(bytes: &[u8], wanted: u64) -> Result<Option<Wire<'_>>, Malformed> {
+    let mut reader = Reader(bytes);
+    let mut last = None;
+    while let Some((number, wire)) = reader.next()? {
+        if number == wanted {
+            last = Some(wire);
+        }
+    }
+    Ok(last)
+}
+
+fn bytes_at(bytes: &[u8], number: u64) -> Option<&[u8]> {
+    match last(bytes, number).ok()? {
+        Some(Wire::Bytes(bytes)) => Some(bytes),
+        Some(Wire::Number(_)) => None,
+        None => Some(&[]),
+    }
+}
+
+fn text_at(bytes: &[u8], number: u64) -> Option<&str> {
+    std::str::from_utf8(bytes_at(bytes, number)?).ok()
+}
+
+fn int_at(bytes: &[u8], number: u64) -> Option<i64> {
+    match last(bytes, number).ok()? {
+        Some(Wire::Number(number)) => Some(number.cast_signed()),
+        Some(Wire::Bytes(_)) => None,
+        None => Some(0),
+    }
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -329,65 +323,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    /// What kubectl 1.32 sends for `create configmap x --from-literal=a=b`.
-    const SENT: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x1b\x0a\x11\x0a\x01x\x12\0\x1a\0\x22\0\x2a\0\x32\08\0B\0\x12\x06\x0a\x01a\x12\x01b\x1a\0\x22\0";
-
-    /// A message of the fields given, each number with its bytes.
-    fn message_of(fields: &[(u8, &[u8])]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (number, value) in fields {
-            bytes.extend([number << 3 | 2, u8::try_from(value.len()).unwrap()]);
-            bytes.extend(*value);
-        }
-        bytes
-    }
-
-    fn enveloped(kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = message_of(&[(1, b"v1"), (2, kind.as_bytes())]);
-        [MAGIC, &message_of(&[(1, &meta), (2, raw)])].concat()
-    }
-
-    #[test]
-    fn a_config_map_as_kubectl_sends_it() {
-        let expected =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}});
-        assert_eq!(decode(SENT).unwrap(), expected);
-    }
-
-    #[test]
-    fn secrets_hold_base64_and_lists_keep_empty_texts() {
-        let entry = message_of(&[(1, b"password"), (2, b"hunter2")]);
-        let secret =
-            enveloped("Secret", &message_of(&[(1, &message_of(&[(1, b"s")])), (2, &entry), (3, b"Opaque")]));
-        let expected = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
-            "data": {"password": "aHVudGVyMg=="}, "type": "Opaque"});
-        assert_eq!(decode(&secret).unwrap(), expected);
-
-        let rule = message_of(&[(1, b"get"), (2, b""), (3, b"pods")]);
-        let role = decode(&enveloped("Role", &message_of(&[(2, &rule)]))).unwrap();
-        assert_eq!(role["rules"], json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]));
-    }
-
-    #[test]
-    fn other_kinds_are_an_unsupported_media_type_and_other_bytes_a_bad_request() {
-        assert_eq!(decode(&enveloped("Pod", b"")).unwrap_err().code, 415);
-        for body in [&b""[..], b"{}", b"k8s\0\x0a", b"k8s\0\x0a\x7f\x01", &SENT[..40]] {
-            assert_eq!(decode(body).unwrap_err().code, 400, "{body:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..60_usize) {
-            let mut body = SENT.to_vec();
-            body.splice(at.min(body.len()).., bytes);
-            let _ = decode(&body);
-        }
-    }
-}
+mod tests;

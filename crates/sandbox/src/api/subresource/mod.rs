@@ -66,7 +66,9 @@ impl Api {
     fn no_container(&self, call: &Call) -> Result<Reply, Status> {
         let pod = self.stored(call)?.value();
         let wanted = call.query.get("container");
-        let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let mut containers = ["containers", "initContainers", "ephemeralContainers"]
+            .into_iter()
+            .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
         if let Some(wanted) = wanted
             && !containers.any(|container| container["name"] == wanted)
         {

@@ -337,7 +337,7 @@ fn ready_condition(pod: &Value, now: Timestamp) -> Value {
     }
 }
 
-fn image_id(image: &str) -> String {
+pub(super) fn image_id(image: &str) -> String {
     let repository = image.split('@').next().unwrap_or(image);
     let repository = repository
         .rsplit_once(':')
@@ -346,7 +346,7 @@ fn image_id(image: &str) -> String {
     format!("{repository}@sha256:{}", digest(image))
 }
 
-fn container_id(pod_uid: &str, container: &Value) -> String {
+pub(super) fn container_id(pod_uid: &str, container: &Value) -> String {
     format!("containerd://{}", digest(&format!("{pod_uid}/{}", text(container, "/name"))))
 }
 
