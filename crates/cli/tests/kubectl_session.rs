@@ -42,6 +42,11 @@ fn drain() {
 }
 
 #[test]
+fn nodes() {
+    play("nodes");
+}
+
+#[test]
 fn subresources() {
     play("subresources");
 }

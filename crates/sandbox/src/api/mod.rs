@@ -28,6 +28,7 @@ mod strategy;
 mod subresource;
 mod table;
 pub(crate) mod target;
+mod twice;
 mod upgrade;
 mod watch;
 mod write;
@@ -51,7 +52,7 @@ pub use delete::{FOREGROUND, ORPHAN, Options};
 pub use faults::Cut;
 pub use openapi::Documents;
 pub use reply::{Body, Reply};
-pub use strategy::PVC_PROTECTION;
+pub use strategy::{PV_PROTECTION, PVC_PROTECTION};
 pub use strategy::definition::CLEANUP;
 pub use subresource::is_ready;
 
@@ -134,6 +135,8 @@ pub struct Call {
     pub body: Bytes,
     /// Nothing is written.
     pub dry_run: bool,
+    /// What is wrong with the body although it can be read: fields that are there twice.
+    pub complaints: Vec<String>,
     /// What the client is told beside the answer.
     pub warnings: Vec<String>,
     /// What the audit log is told beside the request.
@@ -330,6 +333,7 @@ impl Api {
             user_agent: header(head, http::header::USER_AGENT).to_owned(),
             body,
             dry_run: false,
+            complaints: Vec::new(),
             warnings: Vec::new(),
             annotations: BTreeMap::new(),
         };

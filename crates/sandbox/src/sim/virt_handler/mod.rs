@@ -32,7 +32,7 @@ use super::queue::Queue;
 use super::resource::VMIS;
 use super::virt_controller::vmi::{pod_is_down, pod_is_ready};
 use super::write::{Op, Write, Writer};
-pub use describe::decide;
+pub use describe::{CANONICAL_MACHINE, decide, volume_targets};
 use describe::describe_state;
 
 const COMPONENT: &str = "virt-handler";
