@@ -73,7 +73,7 @@ fn differences(path: &str, recorded: &Value, ours: &Value, wrong: &mut Vec<Strin
             if ["/Spec/CPU/Features", "/Spec/SysInfo/System"].contains(&path) =>
         {
             for one in b {
-                differences(path, &json!([keys(&a[0])]), &json!([keys(one)]), wrong);
+                differences(&format!("{path}/N"), &json!(keys(&a[0])), &json!(keys(one)), wrong);
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {

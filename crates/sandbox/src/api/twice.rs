@@ -57,7 +57,7 @@ pub fn yaml(text: &str) -> Option<String> {
     }
 }
 
-/// Builds a value as serde_json does, and looks at each key.
+/// Builds a value as `serde_json` does, and looks at each key.
 struct Reader<'f>(&'f mut Found);
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {

@@ -1,13 +1,15 @@
 //! Recorded answers about KubeVirt's objects, with virt-api and virt-controller behind the API server: the simulated ones
 //! make the same of them.
 
+use std::path::Path;
+
 use sandbox::sim::{SimConfig, Simulation, connect};
 use sandbox::{Options, Sandbox};
 use serde_json::json;
 
 use crate::{Replay, recorded, recordings};
 
-/// In order: virt-controller has seen a new VM before somebody changes it.
+/// In order.
 const OF_A_VM: [&str; 8] = [
     "crd-02-spec-patch-ignores-status",
     "crd-04-status-patch-metadata",
@@ -36,32 +38,33 @@ async fn recorded_answers_of_virt_api_replay() {
     let mut replay = Replay::against(&sandbox).await;
     let mut failures = Vec::new();
     replay.fill("POST", "/api/v1/namespaces", "application/json", NAMESPACE, &[]).await;
-    let mut names = vec!["crd-01-create"];
-    for wrong in replay.replay(names[0], &recorded(&directory, names[0])).await {
-        failures.push(format!("{}: {wrong}", names[0]));
-    }
+    failures.extend(replayed(&mut replay, &directory, "crd-01-create").await);
+    // Virt-controller has seen a new VM before somebody changes it.
     let vm = "/apis/kubevirt.io/v1/namespaces/golden/virtualmachines/v";
     replay.wait(vm, "/status/printableStatus", &json!("Stopped")).await;
     replay.wait(vm, "/metadata/finalizers/0", &json!("kubevirt.io/virtualMachineControllerFinalize")).await;
-
-    names.clear();
-    names.extend(OF_A_VM);
-    // The operator's object as the lab had made it, and its count by virt-controller.
-    replay.fill("DELETE", &format!("{KUBEVIRTS}/kubevirt"), "application/json", "", &[]).await;
-    replay.wait(&format!("{KUBEVIRTS}/kubevirt"), "", &json!(404)).await;
-    let apply = format!("{KUBEVIRTS}/kubevirt?fieldManager=lab");
-    replay.fill("PATCH", &apply, APPLY, KUBEVIRT, &[]).await;
-    let status = r#"{"status":{"phase":"Deployed","defaultArchitecture":"amd64"}}"#;
-    replay.fill("PATCH", &format!("{KUBEVIRTS}/kubevirt/status"), MERGE, status, &[]).await;
-    let counted = "/status/outdatedVirtualMachineInstanceWorkloads";
-    replay.wait(&format!("{KUBEVIRTS}/kubevirt"), counted, &json!(0)).await;
-    names.push("list-22-table-crd");
-    for name in names {
-        for wrong in replay.replay(name, &recorded(&directory, name)).await {
-            failures.push(format!("{name}: {wrong}"));
-        }
+    for name in OF_A_VM {
+        failures.extend(replayed(&mut replay, &directory, name).await);
     }
+    make_the_labs_kubevirt(&mut replay).await;
+    failures.extend(replayed(&mut replay, &directory, "list-22-table-crd").await);
     drop(simulation);
     sandbox.shutdown().await;
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+async fn replayed(replay: &mut Replay, directory: &Path, name: &str) -> Vec<String> {
+    let wrong = replay.replay(name, &recorded(directory, name)).await;
+    wrong.into_iter().map(|wrong| format!("{name}: {wrong}")).collect()
+}
+
+/// The operator's object as the lab had made it, with virt-controller's count.
+async fn make_the_labs_kubevirt(replay: &mut Replay) {
+    let kubevirt = format!("{KUBEVIRTS}/kubevirt");
+    replay.fill("DELETE", &kubevirt, "application/json", "", &[]).await;
+    replay.wait(&kubevirt, "", &json!(404)).await;
+    replay.fill("PATCH", &format!("{kubevirt}?fieldManager=lab"), APPLY, KUBEVIRT, &[]).await;
+    let status = r#"{"status":{"phase":"Deployed","defaultArchitecture":"amd64"}}"#;
+    replay.fill("PATCH", &format!("{kubevirt}/status"), MERGE, status, &[]).await;
+    replay.wait(&kubevirt, "/status/outdatedVirtualMachineInstanceWorkloads", &json!(0)).await;
 }

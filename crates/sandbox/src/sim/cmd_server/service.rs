@@ -296,12 +296,12 @@ impl Cmd for Launcher {
         let request = request.into_inner();
         let seconds = i64::from(request.unfreeze_timeout_seconds);
         let until = self.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
-        self.order(request.vmi, unknown_domain, |guest, vmi| match guest::refused_freeze(vmi) {
-            Some(why) => no(why),
-            None => {
-                guest.freeze(until);
-                yes()
+        self.order(request.vmi, unknown_domain, |guest, vmi| {
+            if let Some(why) = guest::refused_freeze(vmi) {
+                return no(why);
             }
+            guest.freeze(until);
+            yes()
         })
     }
 

@@ -127,11 +127,8 @@ pub fn message(node: &Value, pod: &Value, shortage: Shortage) -> String {
     if let Some(container) = list(pod, "/spec/containers").first().filter(|_| used > asked) {
         let asked = text(container, &format!("/resources/requests/{resource}"));
         let (name, asked) = (text(container, "/name"), if asked.is_empty() { "0" } else { asked });
-        let consumption = format!("has larger consumption of {resource}");
-        message.push_str(&format!(
-            "Container {name} was using {}Ki, request is {asked}, {consumption}. ",
-            used / 1024
-        ));
+        let used = format!("was using {}Ki, request is {asked}", used / 1024);
+        message = format!("{message}Container {name} {used}, has larger consumption of {resource}. ");
     }
     message
 }
