@@ -13,6 +13,8 @@
 #[path = "admission/server.rs"]
 mod server;
 mod sim;
+#[path = "sim/shapes.rs"]
+mod shapes;
 #[path = "sim/socket.rs"]
 mod socket;
 
@@ -237,7 +239,14 @@ async fn a_start_and_a_change_write_what_the_real_controllers_wrote() {
     };
     cluster.wait(&migrations, "over", over).await;
     cluster.wait(&format!("{vms}/vm1"), "ready again", settled).await;
+    let ends = [
+        ("vm", cluster.get(&format!("{vms}/vm1")).await.unwrap()),
+        ("vmi", cluster.get(&vmi).await.unwrap()),
+        ("vmim", sim::items(&cluster.get(&migrations).await.unwrap())[0].clone()),
+    ];
+    let pods = cluster.get(&format!("/api/v1/namespaces/{namespace}/pods")).await.unwrap();
     cluster.stop().await;
+    same_shapes(&path, &ends, sim::items(&pods));
 
     let ours = lanes(&audited(&std::fs::read_to_string(&log).unwrap(), &namespace));
     let theirs = lanes(&golden);
@@ -245,6 +254,31 @@ async fn a_start_and_a_change_write_what_the_real_controllers_wrote() {
     let steps: usize = theirs.values().map(Vec::len).sum();
     assert!(steps > 40, "the recording has only {steps} steps");
     assert_eq!(differences(&ours, &theirs), "");
+}
+
+/// What the lab's own node and virt-handler wrote otherwise, or left out: they stood for real ones.
+const OF_THE_LABS_NODE: [&str; 0] = [];
+
+/// At the end, objects have the fields that the recorded ones had.
+fn same_shapes(audit: &std::path::Path, ends: &[(&str, Value)], pods: &[Value]) {
+    let recorded = shapes::recorded(&audit.with_file_name("e1-stock.watch.jsonl"));
+    let mut wrong = Vec::new();
+    let mut compare = |kind: &str, theirs: &Value, ours: &Value| {
+        let found = shapes::differences(theirs, ours, &OF_THE_LABS_NODE);
+        wrong.extend(found.into_iter().map(|one| format!("{kind}: {one}")));
+    };
+    for (kind, ours) in ends {
+        let (_, theirs) = recorded.iter().find(|((one, _), _)| one == kind).unwrap();
+        compare(kind, theirs, ours);
+    }
+    let is_target = |pod: &&Value| pod["metadata"]["labels"]["kubevirt.io/migrationJobUID"].is_string();
+    for target in [false, true] {
+        let theirs = recorded.iter().filter(|((kind, _), _)| kind == "pod").map(|(_, pod)| pod);
+        let theirs = theirs.into_iter().find(|pod| is_target(pod) == target).unwrap();
+        let ours = pods.iter().find(|pod| is_target(pod) == target).unwrap();
+        compare(if target { "target" } else { "source" }, theirs, ours);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Where lanes differ from recorded ones.

@@ -27,7 +27,9 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
 fn parse_and_complain(content_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     match content_type {
         "" | "application/json" | "text/json" => twice::json(body).map_err(|error| no_json(&error)),
-        "application/yaml" => Ok((yaml(body)?, std::str::from_utf8(body).ok().and_then(twice::yaml).into_iter().collect())),
+        "application/yaml" => {
+            Ok((yaml(body)?, std::str::from_utf8(body).ok().and_then(twice::yaml).into_iter().collect()))
+        }
         _ => Ok((parse(content_type, body)?, Vec::new())),
     }
 }

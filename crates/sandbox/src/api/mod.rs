@@ -52,8 +52,8 @@ pub use delete::{FOREGROUND, ORPHAN, Options};
 pub use faults::Cut;
 pub use openapi::Documents;
 pub use reply::{Body, Reply};
-pub use strategy::{PV_PROTECTION, PVC_PROTECTION};
 pub use strategy::definition::CLEANUP;
+pub use strategy::{PV_PROTECTION, PVC_PROTECTION};
 pub use subresource::is_ready;
 
 use crate::attributes::{Attributes, User};

@@ -62,7 +62,10 @@ impl Api {
             return Err(Status::bad_request(message));
         }
         let page = Page::of(call)?;
-        if page.after.is_some() && page.exact.is_some() && self.faults.is_gone(&super::admit::attributes(call, "list")) {
+        if page.after.is_some()
+            && page.exact.is_some()
+            && self.faults.is_gone(&super::admit::attributes(call, "list"))
+        {
             return Ok(page.inconsistent());
         }
         let (version, all) = match self.objects_at(call, &page).await {
@@ -264,7 +267,8 @@ fn read_token(token: &str) -> Result<(i64, (String, String)), Status> {
     let token: Value = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
     let start = token["start"].as_str().ok_or_else(invalid)?.trim_end_matches('\0').to_owned();
     let (namespace, name) = start.split_once('/').unwrap_or(("", &start));
-    let version = token["rv"].as_i64().filter(|version| *version > 0 || *version == -1).ok_or_else(invalid)?;
+    let version =
+        token["rv"].as_i64().filter(|version| *version > 0 || *version == -1).ok_or_else(invalid)?;
     Ok((version, (namespace.into(), name.into())))
 }
 

@@ -122,9 +122,8 @@ impl Api {
         }
         let now = self.store.version();
         let mut changes = self.store.changes();
-        let caught_up = async {
-            while self.store.latest(&call.kind.storage) < now && changes.changed().await.is_ok() {}
-        };
+        let caught_up =
+            async { while self.store.latest(&call.kind.storage) < now && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(FUTURE, caught_up).await.is_ok() {
             return Ok(());
         }

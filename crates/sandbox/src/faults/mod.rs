@@ -522,7 +522,8 @@ mod tests {
         faults.add("clock-skew:seconds=5".parse().unwrap()).unwrap();
         assert!(faults.is_full(get) && !faults.lacks_progress(get));
         let log = faults.log();
-        let told: Vec<_> = log[1..].iter().map(|line| (line["fault"].as_str(), line["verb"].as_str())).collect();
+        let told: Vec<_> =
+            log[1..].iter().map(|line| (line["fault"].as_str(), line["verb"].as_str())).collect();
         assert_eq!(told, [(Some("clock-skew:seconds=5"), Some("begins")), (Some("disk-full"), Some("get"))]);
         assert!(log.iter().all(|line| line["seed"] == 42));
     }

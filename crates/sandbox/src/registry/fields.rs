@@ -25,7 +25,8 @@ pub fn spec(plural: &str) -> Option<Value> {
 /// Whose spec a field is of (a VM's, `spec`: every VMI's, `kubevirt`), its path, type and description.
 fn lines() -> impl Iterator<Item = (&'static str, &'static str, &'static str, &'static str)> {
     TEXT.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let (whose, line) = line.strip_prefix('@').and_then(|rest| rest.split_once(' ')).unwrap_or(("", line));
+        let (whose, line) =
+            line.strip_prefix('@').and_then(|rest| rest.split_once(' ')).unwrap_or(("", line));
         let mut words = line.splitn(3, ' ');
         Some((whose, words.next()?, words.next()?, words.next()?))
     })

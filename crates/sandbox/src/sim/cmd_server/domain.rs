@@ -199,7 +199,7 @@ pub fn statistics(vmi: &Value, guest: &Guest, load: Option<&Load>) -> Value {
     };
     let vcpu = |id: i64| {
         let on = id < machine.vcpus;
-        let time = if on { nanoseconds / machine.vcpus.max(1) } else { 0 };
+        let time = if id < machine.online() { nanoseconds / machine.online().max(1) } else { 0 };
         json!({"StateSet": true, "State": i32::from(on), "TimeSet": on, "Time": time, "WaitSet": on, "Wait": 0,
             "DelaySet": on, "Delay": 0})
     };

@@ -279,17 +279,25 @@ impl Cmd for Launcher {
     }
 
     async fn pause_virtual_machine(&self, request: Request<VmiRequest>) -> Answered<Response> {
-        self.order(request.into_inner().vmi, |_| no("Domain not found."), |guest, _| {
-            guest.paused = true;
-            yes()
-        })
+        self.order(
+            request.into_inner().vmi,
+            |_| no("Domain not found."),
+            |guest, _| {
+                guest.paused = true;
+                yes()
+            },
+        )
     }
 
     async fn unpause_virtual_machine(&self, request: Request<VmiRequest>) -> Answered<Response> {
-        self.order(request.into_inner().vmi, |_| no("Domain not found."), |guest, _| {
-            guest.paused = false;
-            yes()
-        })
+        self.order(
+            request.into_inner().vmi,
+            |_| no("Domain not found."),
+            |guest, _| {
+                guest.paused = false;
+                yes()
+            },
+        )
     }
 
     async fn freeze_virtual_machine(&self, request: Request<FreezeRequest>) -> Answered<Response> {
