@@ -52,6 +52,11 @@ fn drain() {
 }
 
 #[test]
+fn nodes() {
+    play("nodes");
+}
+
+#[test]
 fn subresources() {
     play("subresources");
 }

@@ -21,6 +21,7 @@ struct Unit {
 const UNITS: &[Unit] = &[
     Unit { name: "hook-api", client: false, server: false },
     Unit { name: "launcher-api", client: true, server: true },
+    Unit { name: "sandbox", client: false, server: true },
 ];
 
 /// Generates, or compares when `check` is set.

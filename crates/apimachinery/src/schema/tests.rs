@@ -58,7 +58,7 @@ fn unknown_fields_are_dropped_and_named() {
 #[test]
 fn strictness_is_worded_as_recorded() {
     let unknown = ["bogus".to_owned()];
-    let status = strict_error("v1", "ConfigMap", &unknown);
+    let status = strict_error("v1", "ConfigMap", &unknown_field_warnings(&unknown));
     assert_eq!(
         status.to_json(),
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

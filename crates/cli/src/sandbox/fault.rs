@@ -27,8 +27,9 @@ const HELP: &str = "A fault is KIND[:KEY=VALUE,…]. Kinds, with the keys of the
   webhook-slow:ms=N, webhook-down, webhook-garbage   [webhook=PATTERN]
   clock-skew:seconds=N         the API server's clock is off
   disk-full                    what would grow is refused, as by a full etcd
+  no-progress                  etcd does not tell how far it is: streaming lists fail, watches of quiet kinds time out
 
-Every fault but the last two also takes: rate=0.1, times=N, verb=get+list, resource=pods/status+vms.group,
+Every fault but the last three also takes: rate=0.1, times=N, verb=get+list, resource=pods/status+vms.group,
 namespace=N, name=PATTERN, user=PATTERN, node=NAME; all take for=SECONDS. In patterns `*` stands for anything.
 The seed of the sandbox decides which of the matching requests are hit; `fault log` shows them.";
 

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::fields::{Manager, reset};
 use super::meta::text;
-use super::query::invalid_options;
+use super::query::{FieldValidation, invalid_options};
 use super::reply::Reply;
 use super::write::respond;
-use super::{Api, Call, decode, fields};
+use super::{Api, Call, decode, fields, twice};
 
 impl Api {
     /// Applies a configuration; creates the object when it is not there.
@@ -29,6 +29,16 @@ impl Api {
         let subresource = !call.target.subresource.is_empty();
         decode::check_kind(&mut config, &call.kind)?;
         apply::check(&config, &call.kind.object_type)?;
+        if let Some(said) = std::str::from_utf8(&call.body).ok().and_then(twice::yaml) {
+            let said = format!("error converting YAML to JSON: {said}");
+            match validation {
+                FieldValidation::Strict => {
+                    return Err(Status::bad_request(format!("error strict decoding YAML: {said}")));
+                }
+                FieldValidation::Warn => fields::warn(call, &[said]),
+                FieldValidation::Ignore => {}
+            }
+        }
         let named = text(&config, "name");
         if named.is_empty() {
             super::meta::metadata(&mut config).insert("name".into(), call.target.name.clone().into());

@@ -4,7 +4,7 @@ use apimachinery::Status;
 use serde_json::{Map, Value};
 
 use super::negotiate::unsupported_media_type;
-use super::{Call, events, protobuf};
+use super::{Call, events, protobuf, twice};
 use crate::registry::{Kind, join};
 
 /// Reads JSON or YAML.
@@ -20,9 +20,26 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
     }
 }
 
+/// As [`parse`], with what is wrong with a body that can be read.
+///
+/// # Errors
+/// As [`parse`].
+fn parse_and_complain(content_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    match content_type {
+        "" | "application/json" | "text/json" => twice::json(body).map_err(|error| no_json(&error)),
+        "application/yaml" => {
+            Ok((yaml(body)?, std::str::from_utf8(body).ok().and_then(twice::yaml).into_iter().collect()))
+        }
+        _ => Ok((parse(content_type, body)?, Vec::new())),
+    }
+}
+
+fn no_json(error: &serde_json::Error) -> Status {
+    Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
+}
+
 fn json(body: &[u8]) -> Result<Value, Status> {
-    let wrong = |error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"));
-    serde_json::from_slice(body).map_err(wrong)
+    serde_json::from_slice(body).map_err(|error| no_json(&error))
 }
 
 fn yaml(body: &[u8]) -> Result<Value, Status> {
@@ -38,7 +55,33 @@ fn yaml(body: &[u8]) -> Result<Value, Status> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| wrong(error.to_string()))
 }
 
-/// Reads the body of a create or update.
+/// Reads the body of a create or update, and notes what is wrong with it.
+///
+/// # Errors
+/// As [`object`].
+pub fn written(call: &mut Call) -> Result<Value, Status> {
+    if call.body.is_empty() {
+        return object(call);
+    }
+    let (mut object, complaints) = parse_and_complain(&call.content_type, &call.body)?;
+    call.complaints = complaints;
+    check_kind(&mut object, &call.kind)?;
+    Ok(object)
+}
+
+/// What is wrong with a patch that can be read.
+///
+/// # Errors
+/// 400 when it cannot.
+pub fn patch_complaints(media: &str, body: &[u8]) -> Result<Vec<String>, Status> {
+    let complaints = match media {
+        "application/json-patch+json" => twice::json_patch(body),
+        _ => twice::json(body).map(|(_, complaints)| complaints),
+    };
+    complaints.map_err(|error| no_json(&error))
+}
+
+/// Reads the body of a create.
 ///
 /// # Errors
 /// 400 for bodies that are no object of the kind.

@@ -11,7 +11,7 @@ use apimachinery::Status;
 use jiff::ToSpan;
 use serde_json::{Value, json};
 
-use super::admit::Admitted;
+use super::admit::{Admitted, attributes};
 use super::meta::{self, metadata, text};
 use super::query::invalid_options;
 use super::read::{list_reply, present_value};
@@ -211,7 +211,7 @@ impl Api {
         let version = stored.header().resource_version;
         match self.step(kind, options, current) {
             Step::Nothing(object) => Ok(Deleted::Waiting(object)),
-            Step::Mark(_) if self.faults.is_full() => Err(Error::NoSpace),
+            Step::Mark(_) if self.faults.is_full(|| attributes(call, "delete")) => Err(Error::NoSpace),
             Step::Mark(object) => {
                 let stored =
                     self.store.update(&kind.storage, version, Draft::new(object, &kind.selectable)?)?;

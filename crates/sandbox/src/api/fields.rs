@@ -13,7 +13,7 @@ use crate::registry::Kind;
 /// in the defaults of a custom kind's schema. Says so when the client wants to know.
 ///
 /// # Errors
-/// 400 for values of the wrong type, and for unknown fields in strict mode (422 in a patch).
+/// 400 for values of the wrong type, and for fields that are unknown or there twice in strict mode (422 in a patch).
 pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidation) -> Result<(), Status> {
     let kind = call.kind.clone();
     let patched = call.content_type.contains("patch").then(|| object.to_string());
@@ -34,23 +34,32 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
             unknown
         }
     };
-    if unknown.is_empty() {
-        return Ok(());
-    }
+    let mut complaints = call.complaints.clone();
+    complaints.extend(unknown_field_warnings(&unknown));
     match validation {
+        _ if complaints.is_empty() => Ok(()),
         FieldValidation::Strict => Err(match patched {
-            Some(patched) => strict_patch_error(&patched, &unknown),
-            None => strict_error(&kind.version, &kind.kind, &unknown),
+            Some(patched) => strict_patch_error(&patched, &complaints),
+            None => strict_error(&kind.version, &kind.kind, &complaints),
         }),
         FieldValidation::Warn => {
-            for warning in unknown_field_warnings(&unknown) {
-                if !call.warnings.contains(&warning) {
-                    call.warnings.push(warning);
-                }
-            }
+            warn(call, &complaints);
             Ok(())
         }
         FieldValidation::Ignore => Ok(()),
+    }
+}
+
+/// What is wrong with a body becomes warnings, those of YAML line by line (`parseYAMLWarnings`).
+pub fn warn(call: &mut Call, complaints: &[String]) {
+    for complaint in complaints {
+        let complaint = complaint.strip_prefix("error converting YAML to JSON: ").unwrap_or(complaint);
+        let lines = complaint.strip_prefix("yaml: unmarshal errors:\n").unwrap_or(complaint).lines();
+        for warning in lines.map(str::trim) {
+            if !call.warnings.iter().any(|one| one == warning) {
+                call.warnings.push(warning.to_owned());
+            }
+        }
     }
 }
 

@@ -67,6 +67,7 @@ impl Api {
             user_agent: user.rsplit(':').next().unwrap_or_default().into(),
             body: Bytes::new(),
             dry_run: false,
+            complaints: Vec::new(),
             warnings: Vec::new(),
             annotations: std::collections::BTreeMap::new(),
         }

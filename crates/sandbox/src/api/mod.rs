@@ -27,6 +27,7 @@ mod strategy;
 mod subresource;
 mod table;
 pub(crate) mod target;
+mod twice;
 mod upgrade;
 mod watch;
 mod write;
@@ -50,8 +51,8 @@ pub use delete::{FOREGROUND, ORPHAN, Options};
 pub use faults::Cut;
 pub use openapi::Documents;
 pub use reply::{Body, Reply};
-pub use strategy::PVC_PROTECTION;
 pub use strategy::definition::CLEANUP;
+pub use strategy::{PV_PROTECTION, PVC_PROTECTION};
 pub use subresource::is_ready;
 
 use crate::attributes::{Attributes, User};
@@ -133,6 +134,8 @@ pub struct Call {
     pub body: Bytes,
     /// Nothing is written.
     pub dry_run: bool,
+    /// What is wrong with the body although it can be read: fields that are there twice.
+    pub complaints: Vec<String>,
     /// What the client is told beside the answer.
     pub warnings: Vec<String>,
     /// What the audit log is told beside the request.
@@ -329,6 +332,7 @@ impl Api {
             user_agent: header(head, http::header::USER_AGENT).to_owned(),
             body,
             dry_run: false,
+            complaints: Vec::new(),
             warnings: Vec::new(),
             annotations: BTreeMap::new(),
         };

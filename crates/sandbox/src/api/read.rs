@@ -21,7 +21,7 @@ const WHOLE: usize = 256 << 10;
 /// Size of a piece.
 const PIECE: usize = 64 << 10;
 /// How long a list waits for a version that is yet to come.
-const FUTURE: Duration = Duration::from_secs(3);
+pub const FUTURE: Duration = Duration::from_secs(3);
 
 impl Api {
     /// One object, as it is stored.
@@ -62,10 +62,16 @@ impl Api {
             return Err(Status::bad_request(message));
         }
         let page = Page::of(call)?;
-        if page.after.is_some() && self.faults.is_gone(&super::admit::attributes(call, "list")) {
-            return Err(expired_list(Error::Expired { asked: page.exact.unwrap_or(0), floor: 0 }));
+        if page.after.is_some()
+            && page.exact.is_some()
+            && self.faults.is_gone(&super::admit::attributes(call, "list"))
+        {
+            return Ok(page.inconsistent());
         }
-        let (version, all) = self.objects_at(call, &page).await?;
+        let (version, all) = match self.objects_at(call, &page).await {
+            Err(status) if status.code == 410 && page.after.is_some() => return Ok(page.inconsistent()),
+            found => found?,
+        };
         let everything = selection.is_everything();
         let mut chosen: Vec<Arc<Stored>> = Vec::new();
         let mut left = 0_usize;
@@ -99,7 +105,7 @@ impl Api {
             |stored: &&Arc<Stored>| namespace.is_none_or(|name| *stored.header().namespace == *name);
         if let Some(exact) = page.exact {
             self.reached(exact).await?;
-            let all = self.store.at(storage, exact).map_err(expired_list)?;
+            let all = self.store.at(storage, exact).map_err(|error| expired_list(&error))?;
             return Ok((exact, all.iter().filter(in_namespace).cloned().collect()));
         }
         if let Some(at_least) = page.at_least {
@@ -136,7 +142,7 @@ pub fn too_large(asked: u64, current: u64) -> Status {
     }
 }
 
-fn expired_list(error: Error) -> Status {
+fn expired_list(error: &Error) -> Status {
     match error {
         Error::Expired { .. } => {
             Status::new(410, "Expired", "The resourceVersion for the provided list is too old.")
@@ -144,6 +150,12 @@ fn expired_list(error: Error) -> Status {
         other => Status::internal(&other.to_string()),
     }
 }
+
+/// Who pages too slowly can go on with what is there by then (`handleCompactedErrorForPaging`).
+const INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent list result. You can start a \
+    new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+    results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+    deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// Which part of a collection, and as of when.
 #[derive(Debug, Default)]
@@ -190,7 +202,7 @@ impl Page {
             let (version, after) = read_token(token)?;
             return Ok(Self {
                 limit: limit.filter(|limit| *limit > 0),
-                exact: Some(version),
+                exact: u64::try_from(version).ok(),
                 after: Some(after),
                 at_least: None,
             });
@@ -223,6 +235,14 @@ impl Page {
         Ok(page)
     }
 
+    /// The version of this page is gone, and this is how to go on without it.
+    fn inconsistent(&self) -> Reply {
+        let (namespace, name) = self.after.clone().unwrap_or_default();
+        let mut status = Status::new(410, "Expired", INCONSISTENT).to_json();
+        status["metadata"]["continue"] = encode(-1, &namespace, &name).into();
+        reply::json(410, &status)
+    }
+
     fn wants(&self, stored: &Stored) -> bool {
         let header = stored.header();
         let key = (&*header.namespace, &*header.name);
@@ -232,17 +252,23 @@ impl Page {
 
 fn token(version: u64, last: &Stored) -> String {
     let header = last.header();
-    let start = format!("{}/{}\u{0}", header.namespace, header.name);
+    encode(i64::try_from(version).unwrap_or(i64::MAX), &header.namespace, &header.name)
+}
+
+/// A version of -1 stands for whatever there is when somebody comes with the token.
+fn encode(version: i64, namespace: &str, name: &str) -> String {
+    let start = format!("{namespace}/{name}\u{0}");
     URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": version, "start": start}).to_string())
 }
 
-fn read_token(token: &str) -> Result<(u64, (String, String)), Status> {
+fn read_token(token: &str) -> Result<(i64, (String, String)), Status> {
     let invalid = || Status::bad_request("continue key is not valid: no value could be read from it");
     let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| invalid())?;
     let token: Value = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
     let start = token["start"].as_str().ok_or_else(invalid)?.trim_end_matches('\0').to_owned();
     let (namespace, name) = start.split_once('/').unwrap_or(("", &start));
-    let version = token["rv"].as_u64().ok_or_else(invalid)?;
+    let version =
+        token["rv"].as_i64().filter(|version| *version > 0 || *version == -1).ok_or_else(invalid)?;
     Ok((version, (namespace.into(), name.into())))
 }
 

@@ -20,9 +20,10 @@ use super::admit::attributes;
 use super::negotiate::Form;
 use super::present::Presenter;
 use super::query::{Selection, invalid_options};
-use super::read::too_large;
+use super::read::{FUTURE, too_large};
 use super::reply::{self, Reply};
 use super::{Api, Call};
+use crate::attributes::Attributes;
 use crate::faults::RunningWatch;
 use crate::store::{Cursor, Error, Event, EventType, Stored, line};
 
@@ -70,7 +71,11 @@ impl Api {
         };
         match start {
             Start::Everything { announce, at_least } => {
-                if let Err(status) = self.reached(at_least).await {
+                let ready = match self.reached(at_least).await {
+                    Ok(()) => self.is_fresh(call, &asked).await,
+                    late => late,
+                };
+                if let Err(status) = ready {
                     return Ok(error_event(&status));
                 }
                 let (objects, cursor) = self.store.follow(&call.kind.storage, call.namespace());
@@ -99,6 +104,30 @@ impl Api {
             }
         });
         Ok(reply::json_results(stream))
+    }
+
+    /// Whether the cache of a kind is known to be as far as etcd when a watch starts from now. An etcd that does not
+    /// tell its progress (`RequestWatchProgress`) refuses streaming lists, and leaves the cache of a kind waiting
+    /// that nothing has happened to (`cacher.go`, 1.36).
+    ///
+    /// # Errors
+    /// 500 or 504.
+    async fn is_fresh(&self, call: &Call, asked: &Attributes) -> Result<(), Status> {
+        if !self.faults.lacks_progress(|| asked.clone()) || call.query.get("resourceVersion") == Some("0") {
+            return Ok(());
+        }
+        if call.query.flag("sendInitialEvents") {
+            let message = "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled";
+            return Err(Status::new(500, "InternalError", message));
+        }
+        let now = self.store.version();
+        let mut changes = self.store.changes();
+        let caught_up =
+            async { while self.store.latest(&call.kind.storage) < now && changes.changed().await.is_ok() {} };
+        if tokio::time::timeout(FUTURE, caught_up).await.is_ok() {
+            return Ok(());
+        }
+        Err(too_large(now, self.store.latest(&call.kind.storage)))
     }
 
     fn lifetime(&self, call: &Call) -> Result<Duration, Status> {

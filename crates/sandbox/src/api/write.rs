@@ -11,7 +11,7 @@ use apimachinery::patch::{json_patch, merge_patch, strategic_patch};
 use apimachinery::{Cause, FieldError, Status};
 use serde_json::{Value, json};
 
-use super::admit::{Admitted, options};
+use super::admit::{Admitted, attributes, options};
 use super::meta::{self, metadata, text};
 use super::negotiate::{Form, unsupported_media_type};
 use super::present::Presenter;
@@ -57,7 +57,7 @@ impl Api {
     /// Whatever a real API server answers; see the recordings.
     pub async fn create(self: &Arc<Self>, call: &mut Call) -> Result<Reply, Status> {
         call.dry_run = call.query.dry_run("CreateOptions")?;
-        let mut object = decode::object(call)?;
+        let mut object = decode::written(call)?;
         let validation = call.query.field_validation("CreateOptions")?;
         call.query.field_manager("CreateOptions")?;
         fields::normalize(call, &mut object, validation)?;
@@ -100,7 +100,7 @@ impl Api {
                 None => Ok(Written::Preview(object)),
             };
         }
-        if self.faults.is_full() {
+        if self.faults.is_full(|| attributes(call, "create")) {
             return Err(no_space());
         }
         match self.store.create(&kind.storage, draft(&kind, object)?) {
@@ -143,7 +143,7 @@ impl Api {
     /// Whatever a real API server answers; see the recordings.
     pub async fn update(self: &Arc<Self>, call: &mut Call) -> Result<Reply, Status> {
         call.dry_run = call.query.dry_run("UpdateOptions")?;
-        let mut object = decode::object(call)?;
+        let mut object = decode::written(call)?;
         let validation = call.query.field_validation("UpdateOptions")?;
         call.query.field_manager("UpdateOptions")?;
         fields::normalize(call, &mut object, validation)?;
@@ -185,6 +185,7 @@ impl Api {
             return Err(invalid_options("PatchOptions", "force", "FieldValueForbidden", message));
         }
         let patch = decode::parse("", &call.body)?;
+        call.complaints = decode::patch_complaints(&media, &call.body)?;
         let kind = call.kind.clone();
         let make = move |current: &Value| {
             let mut seen = std::borrow::Cow::Borrowed(current);
@@ -245,7 +246,7 @@ impl Api {
             if call.dry_run {
                 return Ok(Written::Preview(new));
             }
-            match self.commit(&call.kind, &stored, &current, new) {
+            match self.commit(call, &stored, &current, new) {
                 Ok(stored) => return Ok(Written::Stored(stored)),
                 Err(Error::Changed(_)) if insisted => return Err(modified(call)),
                 Err(Error::Changed(_)) => {}
@@ -265,7 +266,7 @@ impl Api {
             let current = stored.value();
             let mut new = make(&current)?;
             count_generation(&call.kind, &mut new, &current);
-            match self.commit(&call.kind, &stored, &current, new) {
+            match self.commit(call, &stored, &current, new) {
                 Ok(stored) => return Ok(stored),
                 Err(Error::Changed(_)) => {}
                 Err(other) => return Err(storage_error(call, &other)),
@@ -277,11 +278,12 @@ impl Api {
     /// Writes one object, or removes it when nothing holds it back any longer.
     fn commit(
         &self,
-        kind: &Kind,
+        call: &Call,
         stored: &Arc<Stored>,
         current: &Value,
         new: Value,
     ) -> Result<Arc<Stored>, Error> {
+        let kind = &call.kind;
         if new == *current {
             return Ok(stored.clone());
         }
@@ -293,7 +295,7 @@ impl Api {
             self.after_removal(kind, &last);
             return Ok(last);
         }
-        if self.faults.is_full() {
+        if self.faults.is_full(|| attributes(call, "update")) {
             return Err(Error::NoSpace);
         }
         let written = self.store.update(&kind.storage, version, draft)?;

@@ -43,6 +43,8 @@ pub enum Work {
     Quotas(Box<str>),
     /// A claim of a namespace is on its way out, or a pod has gone.
     Claims(Box<str>),
+    /// A volume is on its way out.
+    Volume(Box<str>),
 }
 
 /// Hands work to the controllers.
@@ -85,6 +87,7 @@ impl Queue {
             ("", "persistentvolumeclaims") if header.terminating => {
                 self.push(Work::Claims(header.namespace.clone()));
             }
+            ("", "persistentvolumes") if header.terminating => self.push(Work::Volume(header.name.clone())),
             ("apiextensions.k8s.io", "customresourcedefinitions") if header.terminating => {
                 self.push(Work::Definition(header.name.clone()));
             }
@@ -154,6 +157,7 @@ pub async fn run(api: Arc<Api>, mut backlog: Backlog) {
                 }
                 Work::Quotas(namespace) => quotas::reconcile(&api, namespace),
                 Work::Claims(namespace) => claims::reconcile(&api, namespace),
+                Work::Volume(name) => claims::volume(&api, name),
             };
             if !done {
                 let (queue, stop) = (api.work.clone(), api.shutdown.clone());

@@ -2,6 +2,7 @@
 //! (`pkg/controller/namespace/deletion`, Kubernetes 1.36: pods first, KEP-5080). Definitions are
 //! emptied the same way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Status;
@@ -52,29 +53,69 @@ async fn empty(api: &Arc<Api>, name: &str) -> bool {
         }
     }
     collections.sort_by_key(|kind| !kind.is("", "pods"));
-    let mut failure = None;
-    let mut remaining = Vec::new();
+    let mut left = Left::default();
     for kind in collections {
-        let mut call = api.call_as(USER, kind.clone(), name, "");
         if api.store.select(&kind.storage, Some(name)).1.is_empty() {
             continue;
         }
-        if let Err(status) = api.delete_collection(&mut call).await {
-            failure = Some(status);
+        let mut call = api.call_as(USER, kind.clone(), name, "");
+        match api.delete_collection(&mut call).await {
+            // Nobody looks at what is left where a deletion was refused.
+            Err(status) => left.failures.push(status.message),
+            Ok(_) => left.count(api, kind, name),
         }
-        let left = api.store.select(&kind.storage, Some(name)).1.len();
-        if left > 0 {
-            remaining.push(format!("{}. has {left} resource instances", kind.qualified()));
-            if kind.is("", "pods") {
-                break;
-            }
+        if kind.is("", "pods") && !left.is_nothing() {
+            break;
         }
     }
-    if remaining.is_empty() && failure.is_none() {
+    if left.is_nothing() {
         return finalize(api, name).is_ok();
     }
-    report(api, name, failure.as_ref(), &remaining);
+    report(api, name, &left);
     false
+}
+
+/// What is left in a namespace, and why (`allGVRDeletionMetadata`).
+#[derive(Default)]
+struct Left {
+    resources: BTreeMap<String, usize>,
+    finalizers: BTreeMap<String, usize>,
+    failures: Vec<String>,
+}
+
+impl Left {
+    fn is_nothing(&self) -> bool {
+        self.resources.is_empty() && self.failures.is_empty()
+    }
+
+    fn count(&mut self, api: &Api, kind: &Kind, namespace: &str) {
+        let (_, objects) = api.store.select(&kind.storage, Some(namespace));
+        if objects.is_empty() {
+            return;
+        }
+        self.resources.insert(format!("{}.{}", kind.plural, kind.group), objects.len());
+        let mut held = false;
+        for object in &objects {
+            let object = object.value();
+            for finalizer in object["metadata"]["finalizers"].as_array().into_iter().flatten() {
+                *self.finalizers.entry(finalizer.as_str().unwrap_or_default().to_owned()).or_default() += 1;
+                held = true;
+            }
+        }
+        // Pods take the time that they are given.
+        if !held && !kind.is("", "pods") {
+            let (group, version, plural) = (&kind.group, &kind.version, &kind.plural);
+            self.failures.push(format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={plural}"
+            ));
+        }
+    }
+
+    /// A message about all of them, sorted.
+    fn message(intro: &str, counts: &BTreeMap<String, usize>, between: &str) -> String {
+        let all = counts.iter().map(|(name, count)| format!("{name} {between} {count} resource instances"));
+        format!("{intro}: {}", all.collect::<Vec<_>>().join(", "))
+    }
 }
 
 fn finalize(api: &Arc<Api>, name: &str) -> Result<(), Status> {
@@ -91,20 +132,29 @@ fn finalize(api: &Arc<Api>, name: &str) -> Result<(), Status> {
     }
 }
 
-fn report(api: &Arc<Api>, name: &str, failure: Option<&Status>, remaining: &[String]) {
+fn report(api: &Arc<Api>, name: &str, left: &Left) {
     let now = seconds(api.clock.now());
     let condition = |kind: &str, bad: bool, reasons: (&str, &str), message: String| {
         let (status, reason) = if bad { ("True", reasons.0) } else { ("False", reasons.1) };
         json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now})
     };
-    let failed = failure.map_or_else(
-        || "All content successfully deleted, may be waiting on finalization".to_owned(),
-        |status| format!("Failed to delete all resource types, 1 remaining: {}", status.message),
-    );
-    let left = if remaining.is_empty() {
+    let mut failures = left.failures.clone();
+    failures.sort();
+    let failed = if failures.is_empty() {
+        "All content successfully deleted, may be waiting on finalization".to_owned()
+    } else {
+        let (count, all) = (failures.len(), failures.join(", "));
+        format!("Failed to delete all resource types, {count} remaining: {all}")
+    };
+    let remaining = if left.resources.is_empty() {
         "All content successfully removed".to_owned()
     } else {
-        format!("Some resources are remaining: {}", remaining.join(", "))
+        Left::message("Some resources are remaining", &left.resources, "has")
+    };
+    let finalizers = if left.finalizers.is_empty() {
+        "All content-preserving finalizers finished".to_owned()
+    } else {
+        Left::message("Some content in the namespace has finalizers remaining", &left.finalizers, "in")
     };
     let conditions = json!([
         condition(
@@ -121,21 +171,21 @@ fn report(api: &Arc<Api>, name: &str, failure: Option<&Status>, remaining: &[Str
         ),
         condition(
             "NamespaceDeletionContentFailure",
-            failure.is_some(),
+            !left.failures.is_empty(),
             ("ContentDeletionFailed", "ContentDeleted"),
             failed
         ),
         condition(
             "NamespaceContentRemaining",
-            !remaining.is_empty(),
+            !left.resources.is_empty(),
             ("SomeResourcesRemain", "ContentRemoved"),
-            left
+            remaining
         ),
         condition(
             "NamespaceFinalizersRemaining",
-            false,
+            !left.finalizers.is_empty(),
             ("SomeFinalizersRemain", "ContentHasNoFinalizers"),
-            "All content-preserving finalizers finished".into()
+            finalizers
         ),
     ]);
     let Ok(call) = api.internal("", "namespaces", "", name) else { return };

@@ -44,7 +44,6 @@ pub struct Faults {
     armed: AtomicBool,
     /// Nanoseconds that the clock is off.
     skew: AtomicI64,
-    full: AtomicBool,
     crashes: broadcast::Sender<String>,
 }
 
@@ -162,7 +161,6 @@ impl Faults {
             state: Mutex::default(),
             armed: AtomicBool::new(false),
             skew: AtomicI64::new(0),
-            full: AtomicBool::new(false),
             crashes: broadcast::Sender::new(CRASHES),
         })
     }
@@ -185,6 +183,12 @@ impl Faults {
         let ends = fault.lasts.map(|lasts| Instant::now() + lasts);
         tracing::info!(seed = self.seed, id = state.next, %fault, "a fault is active");
         let since = self.clock.now();
+        if matches!(fault.kind, Kind::ClockSkew { .. }) {
+            // It is nobody's request that it happens to.
+            let about = Attributes { verb: "begins".into(), ..Attributes::default() };
+            let line = self.line(state.next, &fault, &about, 0);
+            state.remember(vec![line]);
+        }
         let mut active = Active { id: state.next, fault, since, ends, matched: 0, injected: 0 };
         self.strike_running(&mut state, &mut active);
         let shown = self.shown(&active);
@@ -248,8 +252,6 @@ impl Faults {
             _ => None,
         });
         self.skew.store(skew.fold(0, i64::saturating_add), Ordering::Relaxed);
-        let full = state.active.iter().any(|active| active.fault.kind == Kind::DiskFull);
-        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Runs over the faults that are about a request, and says which happen.
@@ -304,12 +306,16 @@ impl Faults {
             name = attributes.name,
             "fault {note}"
         );
-        let line = json!({"id": active.id, "fault": active.fault.to_string(), "seed": self.seed,
+        (note, self.line(active.id, &active.fault, attributes, count))
+    }
+
+    /// A line of the log of faults.
+    fn line(&self, id: u64, fault: &Fault, attributes: &Attributes, count: u64) -> Value {
+        json!({"id": id, "fault": fault.to_string(), "seed": self.seed,
             "number": count, "at": crate::clock::micros(self.clock.now()),
             "user": attributes.user.name, "verb": attributes.verb, "resource": attributes.resource,
             "subresource": attributes.subresource, "namespace": attributes.namespace,
-            "name": attributes.name});
-        (note, line)
+            "name": attributes.name})
     }
 
     /// What happens to a request.
@@ -378,13 +384,24 @@ impl Faults {
         fate
     }
 
-    /// Whether there is no space for what would grow.
-    pub fn is_full(&self) -> bool {
-        if self.armed.load(Ordering::Relaxed) {
-            let mut state = self.state();
-            self.expire(&mut state);
+    /// Whether there is no space for what a write would add.
+    pub fn is_full(&self, attributes: impl FnOnce() -> Attributes) -> bool {
+        self.is_so(&Kind::DiskFull, attributes)
+    }
+
+    /// Whether etcd does not tell a watch how far it is.
+    pub fn lacks_progress(&self, attributes: impl FnOnce() -> Attributes) -> bool {
+        self.is_so(&Kind::NoProgress, attributes)
+    }
+
+    /// Whether the server is in a state that a request suffers from.
+    fn is_so(&self, kind: &Kind, attributes: impl FnOnce() -> Attributes) -> bool {
+        if !self.armed.load(Ordering::Relaxed) {
+            return false;
         }
-        self.full.load(Ordering::Relaxed)
+        let mut is_so = false;
+        self.injected(&attributes(), |fault| fault.kind == *kind, |_, _| is_so = true);
+        is_so
     }
 
     /// A client died: its requests break until it is back.
@@ -483,9 +500,9 @@ mod tests {
         faults.add("clock-skew:seconds=3600".parse().unwrap()).unwrap();
         let ahead = faults.now().duration_since(Timestamp::now()).as_secs();
         assert!((3590..=3600).contains(&ahead), "{ahead}");
-        assert!(faults.is_full());
+        assert!(faults.is_full(get));
         assert_eq!(faults.clear(added["id"].as_u64()), 1);
-        assert!(!faults.is_full());
+        assert!(!faults.is_full(get));
         assert_eq!((faults.clear(None), faults.list().len()), (1, 0));
         assert!(faults.now().duration_since(Timestamp::now()).as_secs() < 2);
     }
@@ -500,6 +517,15 @@ mod tests {
         let log = faults.log();
         assert_eq!((log[0]["seed"].as_u64(), log[0]["verb"].as_str()), (Some(42), Some("get")));
         assert_eq!(faults.list()[0]["injected"], 1);
+        // What is about the whole server, too: whom it hit, or that it began.
+        faults.add("disk-full".parse().unwrap()).unwrap();
+        faults.add("clock-skew:seconds=5".parse().unwrap()).unwrap();
+        assert!(faults.is_full(get) && !faults.lacks_progress(get));
+        let log = faults.log();
+        let told: Vec<_> =
+            log[1..].iter().map(|line| (line["fault"].as_str(), line["verb"].as_str())).collect();
+        assert_eq!(told, [(Some("clock-skew:seconds=5"), Some("begins")), (Some("disk-full"), Some("get"))]);
+        assert!(log.iter().all(|line| line["seed"] == 42));
     }
 
     #[test]

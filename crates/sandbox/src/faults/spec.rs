@@ -71,6 +71,8 @@ pub enum Kind {
     },
     /// etcd has no space: what would grow is refused, removals are not.
     DiskFull,
+    /// etcd does not tell how far it is: streaming lists fail, and so does a watch from now of a quiet kind.
+    NoProgress,
 }
 
 /// Where something goes wrong, how often and how long.
@@ -128,6 +130,7 @@ pub const KINDS: &[(&str, &str)] = &[
     ("webhook-garbage", ""),
     ("clock-skew", "seconds=N"),
     ("disk-full", ""),
+    ("no-progress", ""),
 ];
 
 /// The keys of a spec, taken out one by one, so that what is left is not known.
@@ -193,7 +196,7 @@ fn parse(spec: &str) -> Result<Fault, String> {
     if !(rate > 0.0 && rate <= 1.0) {
         return Err("`rate` is more than 0 and at most 1".into());
     }
-    let state = matches!(kind, Kind::ClockSkew { .. } | Kind::DiskFull);
+    let state = matches!(kind, Kind::ClockSkew { .. } | Kind::DiskFull | Kind::NoProgress);
     if state && (rate < 1.0 || times.is_some() || scope != Scope::default()) {
         return Err(format!("`{name}` is about the whole server: it takes `for` alone"));
     }
@@ -236,6 +239,7 @@ fn kind(name: &str, keys: &mut Keys) -> Result<Kind, String> {
             _ => return Err(format!("`clock-skew` needs `seconds=N`, at most {SKEW_MAX} either way")),
         },
         "disk-full" => Kind::DiskFull,
+        "no-progress" => Kind::NoProgress,
         other => {
             let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
             return Err(format!("`{other}` is none of {}", known.join(", ")));
@@ -356,6 +360,7 @@ impl fmt::Display for Fault {
                 "clock-skew"
             }
             Kind::DiskFull => "disk-full",
+            Kind::NoProgress => "no-progress",
         };
         if self.rate < 1.0 {
             keys.push(format!("rate={}", self.rate));
@@ -405,6 +410,7 @@ mod tests {
             "webhook-garbage",
             "clock-skew:seconds=-3600",
             "disk-full:for=5",
+            "no-progress",
         ] {
             let fault: Fault = spec.parse().unwrap();
             assert_eq!(fault.to_string(), spec);
@@ -427,6 +433,7 @@ mod tests {
             ("error:rate", "not KEY=VALUE"),
             ("partition", "needs `user=PATTERN`"),
             ("disk-full:rate=0.5", "whole server"),
+            ("no-progress:user=x", "whole server"),
             ("gone:webhook=a", "not about webhooks"),
         ] {
             let error = spec.parse::<Fault>().unwrap_err().to_string();

@@ -1,18 +1,20 @@
-//! What the compact definitions say of the fields of VMs: enough for `kubectl explain`, and types that
+//! What the compact definitions say of the fields of VMs and of the KubeVirt object: enough for `kubectl explain`, and types that
 //! the API server checks. Objects keep every field, whether it is named or not.
 
 use serde_json::{Value, json};
 
 const TEXT: &str = include_str!("kubevirt_fields.txt");
 
-/// The schema of `spec` of `virtualmachines` and `virtualmachineinstances`; of others nothing is said.
+/// The schema of `spec` of `virtualmachines`, `virtualmachineinstances` and `kubevirts`; of others nothing is said.
 pub fn spec(plural: &str) -> Option<Value> {
     let mut spec = open("");
-    for (shared, path, kind, description) in lines() {
-        let path = match (plural, shared) {
-            ("virtualmachines", true) => format!("template.spec.{path}"),
-            ("virtualmachines", false) | ("virtualmachineinstances", true) => path.to_owned(),
-            ("virtualmachineinstances", false) => continue,
+    for (whose, path, kind, description) in lines() {
+        let path = match (plural, whose) {
+            ("virtualmachines", "spec") => format!("template.spec.{path}"),
+            ("virtualmachines", "") | ("virtualmachineinstances", "spec") | ("kubevirts", "kubevirt") => {
+                path.to_owned()
+            }
+            ("virtualmachines" | "virtualmachineinstances" | "kubevirts", _) => continue,
             _ => return None,
         };
         put(&mut spec, &path, kind, description);
@@ -20,12 +22,13 @@ pub fn spec(plural: &str) -> Option<Value> {
     Some(spec)
 }
 
-/// Whether a field is of every VMI's spec, its path, type and description.
-fn lines() -> impl Iterator<Item = (bool, &'static str, &'static str, &'static str)> {
+/// Whose spec a field is of (a VM's, `spec`: every VMI's, `kubevirt`), its path, type and description.
+fn lines() -> impl Iterator<Item = (&'static str, &'static str, &'static str, &'static str)> {
     TEXT.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let (shared, line) = line.strip_prefix("@spec ").map_or((false, line), |rest| (true, rest));
+        let (whose, line) =
+            line.strip_prefix('@').and_then(|rest| rest.split_once(' ')).unwrap_or(("", line));
         let mut words = line.splitn(3, ' ');
-        Some((shared, words.next()?, words.next()?, words.next()?))
+        Some((whose, words.next()?, words.next()?, words.next()?))
     })
 }
 

@@ -75,9 +75,10 @@ impl HandlerCalls {
     /// When no guest runs.
     pub fn order(&self, vmi: &Value, order: Order, now: Timestamp) -> Result<(), String> {
         let pod = self.pod_of(vmi)?;
-        if matches!(order, Order::Freeze(_)) && super::guest::manner(vmi) == "refuses-freeze" {
-            let why = "server error. command Freeze failed: \"LibvirtError(Code=1, Domain=10, Message='internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': failed to open /mnt: Permission denied')\"";
-            return Err(why.into());
+        if matches!(order, Order::Freeze(_))
+            && let Some(why) = super::guest::refused_freeze(vmi)
+        {
+            return Err(format!("server error. command Freeze failed: \"{why}\""));
         }
         let done = self.launchers.change_guest(&pod, |guest| match order {
             Order::Pause => guest.paused = true,

@@ -421,7 +421,14 @@ impl Simulation {
         );
         batch::start(writer.clone(), &caches.pods, &stop);
         if let Some(root) = &config.kubelet_root {
-            cmd_server::CmdServers::start(root, &caches.pods, launchers, &stop);
+            let shared = cmd_server::Shared {
+                client: client.clone(),
+                launchers: launchers.clone(),
+                hotplug: volumes.clone(),
+                vmis: caches.vmis.clone(),
+                seed: config.seed,
+            };
+            cmd_server::CmdServers::start(root, &caches.pods, shared, &stop);
         }
         let names = (0..config.nodes).map(node::name).collect();
         let seen = (&caches.vmis, &caches.pods);

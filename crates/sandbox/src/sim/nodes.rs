@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::programs::Programs;
 use super::cache::Cache;
 use super::client::Client;
-use super::cmd_server::CmdServers;
+use super::cmd_server::{CmdServers, Shared};
 use super::events::Recorder;
 use super::handler_calls::HandlerCalls;
 use super::handler_server::{self, Credentials, HandlerServer};
@@ -91,11 +91,18 @@ impl Nodes {
         let recorder = Recorder::start(&client, &stop);
         let hardware = (config.nodes, config.devices_per_node);
         device_plugins::start(hardware, writer.clone(), (&objects, &kubevirts), &stop);
-        if let Some(root) = &config.kubelet_root {
-            CmdServers::start(root, &pods, &launchers, &stop);
-        }
         let disks = Arc::new(Disks::new(nodes.files.path().to_path_buf(), config.seed));
         let hotplug = Hotplug::new((config.release, config.timing), (&claims, &classes, &disks), &launchers);
+        if let Some(root) = &config.kubelet_root {
+            let shared = Shared {
+                client: client.clone(),
+                launchers: launchers.clone(),
+                hotplug: hotplug.clone(),
+                vmis: vmis.clone(),
+                seed: config.seed,
+            };
+            CmdServers::start(root, &pods, shared, &stop);
+        }
         let kubelet = Kubelet::start(
             &config,
             writer.clone(),

@@ -48,6 +48,11 @@ impl History {
         Self { events: VecDeque::new(), bytes: 0, floor }
     }
 
+    /// The version of the last change.
+    pub fn latest(&self) -> u64 {
+        self.events.back().map_or(self.floor, |event| event.object.header().resource_version)
+    }
+
     /// Adds a change and forgets the oldest that no longer fit.
     pub fn push(&mut self, event: Event) {
         self.bytes += event.cost();

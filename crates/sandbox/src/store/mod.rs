@@ -149,6 +149,11 @@ impl Store {
         self.lock().version
     }
 
+    /// The resourceVersion of the last write of a kind, or that of the first list.
+    pub fn latest(&self, kind: &str) -> u64 {
+        self.lock().kinds.get(kind).map_or(FIRST_VERSION, |collection| collection.history.latest())
+    }
+
     /// One object.
     pub fn read(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<Stored>> {
         let key = object_key(namespace, name);

@@ -230,3 +230,39 @@ async fn a_claim_in_use_outlives_its_deletion() {
     c.until(&path, |answer| answer.code == 404).await;
     c.end().await;
 }
+
+#[tokio::test]
+async fn a_bound_volume_outlives_its_deletion() {
+    let c = Cluster::new("volumes").await;
+    let volume = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "none",
+                "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp/none"}}})
+    };
+    let (name, idle) = (format!("{}-v", c.namespace), format!("{}-i", c.namespace));
+    let path = format!("/api/v1/persistentvolumes/{name}");
+    for name in [&name, &idle] {
+        let made = c.post("/api/v1/persistentvolumes", &volume(name)).await.is(201);
+        assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
+    }
+    // What a controller for volumes makes of the two, where there is one.
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "a"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "volumeName": name,
+            "resources": {"requests": {"storage": "1Gi"}}}});
+    let claim = c.post(&c.path("persistentvolumeclaims"), &claim).await.is(201);
+    let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": c.namespace, "name": "a",
+        "uid": claim["metadata"]["uid"]});
+    c.patch("merge", &path, &json!({"spec": {"claimRef": reference}})).await.is(200);
+    let bound = json!({"status": {"phase": "Bound"}});
+    c.patch("merge", &format!("{path}/status"), &bound).await.is(200);
+    c.patch("merge", &c.path("persistentvolumeclaims/a/status"), &bound).await.is(200);
+
+    assert!(c.delete(&path).await.is(200)["metadata"]["deletionTimestamp"].is_string());
+    c.delete(&format!("/api/v1/persistentvolumes/{idle}")).await.is(200);
+    c.until(&format!("/api/v1/persistentvolumes/{idle}"), |answer| answer.code == 404).await;
+    c.get(&path).await.is(200);
+    c.delete(&c.path("persistentvolumeclaims/a")).await.is(200);
+    c.patch("merge", &format!("{path}/status"), &json!({"status": {"phase": "Released"}})).await;
+    c.until(&path, |answer| answer.code == 404).await;
+    c.end().await;
+}

@@ -1,8 +1,9 @@
 //! create, read, update, patch, list.
 
+use base64::Engine as _;
 use serde_json::json;
 
-use crate::cluster::{Cluster, config_map, version};
+use crate::cluster::{Answer, Cluster, config_map, version};
 
 #[tokio::test]
 async fn writes_are_guarded_by_their_version() {
@@ -92,8 +93,43 @@ async fn pages_show_one_moment() {
         rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["d"], "as when the first page was read");
     assert_eq!(version(&first), version(&rest));
+    assert!(first["metadata"].get("remainingItemCount").is_none(), "with a selector nobody counts");
+    let all = c.get(&c.path("configmaps?limit=1")).await.is(200);
+    let count = c.get(&c.path("configmaps")).await.is(200)["items"].as_array().unwrap().len();
+    assert_eq!(all["metadata"]["remainingItemCount"], count - 1);
     let now = c.get(&c.path("configmaps?labelSelector=page%3D1")).await.is(200);
     assert_eq!(now["items"].as_array().unwrap().len(), 4);
+    c.end().await;
+}
+
+/// What a page of a version that is gone says, and where it leads on.
+#[tokio::test]
+async fn a_page_of_a_lost_version_leads_on_without_it() {
+    let c = Cluster::new("lost-page").await;
+    for name in ["a", "b", "c"] {
+        c.config_map(name, json!({})).await;
+    }
+    let first = c.get(&c.path("configmaps?limit=1")).await.is(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    // A token of a version that no server has any more.
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let mut old: serde_json::Value = serde_json::from_slice(&engine.decode(token).unwrap()).unwrap();
+    old["rv"] = 2.into();
+    let old = engine.encode(old.to_string());
+    let page = |token: &str| c.path(&format!("configmaps?limit=500&continue={token}"));
+    let expired = c.get(&page(&old)).await.fails(410, "Expired");
+    let message = expired["message"].as_str().unwrap();
+    assert!(
+        message
+            .starts_with("The provided continue parameter is too old to display a consistent list result.")
+    );
+    let token = expired["metadata"]["continue"].as_str().unwrap();
+    c.config_map("new", json!({})).await;
+    let rest = c.get(&page(token)).await.is(200);
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["b", "c", "kube-root-ca.crt", "new"], "what there is now, after the first page");
+    c.get(&c.path("configmaps?resourceVersion=2&resourceVersionMatch=Exact")).await.fails(410, "Expired");
     c.end().await;
 }
 
@@ -131,6 +167,72 @@ async fn unknown_fields_are_refused_or_warned_about() {
     let answer = c.post(&c.path("configmaps?fieldValidation=Warn"), &odd).await;
     assert!(answer.headers["warning"].to_str().unwrap().contains("unknown field"));
     assert!(answer.is(201)["bogus"].is_null());
+    c.end().await;
+}
+
+/// The last one counts.
+#[tokio::test]
+async fn fields_that_are_there_twice_are_refused_or_warned_about() {
+    let c = Cluster::new("twice").await;
+    let json = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"t","name":"t"},"data":{"a":"1","a":"2"},"bogus":1}"#;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: t\ndata:\n  a: '1'\n  a: '2'\n";
+    let send = async |method: &str, media: &str, query: &str, body: &str| {
+        let name = if method == "POST" { "" } else { "/t" };
+        let path = c.path(&format!("configmaps{name}?{query}"));
+        c.send(method, &path, &[("content-type", media)], body.to_owned()).await
+    };
+    let said = |answer: &Answer| answer.json()["message"].as_str().unwrap_or_default().to_owned();
+    let warned = |answer: &Answer| -> Vec<String> {
+        let all = answer.headers.get_all("warning").iter();
+        all.map(|one| one.to_str().unwrap().trim_start_matches("299 - ").replace("\\\"", "'")).collect()
+    };
+    let refused = send("POST", "application/json", "fieldValidation=Strict", json).await;
+    refused.fails(400, "BadRequest");
+    let why = r#"strict decoding error: duplicate field "metadata.name", duplicate field "data.a", unknown field "bogus""#;
+    assert!(said(&refused).ends_with(why), "{}", said(&refused));
+    let made = send("POST", "application/json", "", json).await;
+    assert_eq!(made.is(201)["data"]["a"], "2");
+    let warnings = [
+        r#""duplicate field 'metadata.name'""#,
+        r#""duplicate field 'data.a'""#,
+        r#""unknown field 'bogus'""#,
+    ];
+    assert_eq!(warned(&made), warnings);
+    let quiet = send("PUT", "application/json", "fieldValidation=Ignore", json).await;
+    quiet.is(200);
+    assert_eq!(warned(&quiet), Vec::<String>::new());
+
+    let refused = send("PUT", "application/yaml", "fieldValidation=Strict", yaml).await;
+    refused.fails(400, "BadRequest");
+    let why = "strict decoding error: yaml: unmarshal errors:\n  line 7: key \"a\" already set in map";
+    assert!(said(&refused).ends_with(why), "{}", said(&refused));
+    let written = send("PUT", "application/yaml", "", yaml).await;
+    written.is(200);
+    assert_eq!(warned(&written), [r#""line 7: key 'a' already set in map""#]);
+
+    let patch = r#"{"data":{"b":"1","b":"2"}}"#;
+    for media in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        let refused = send("PATCH", media, "fieldValidation=Strict", patch).await;
+        refused.fails(422, "Invalid");
+        assert!(
+            said(&refused).ends_with(r#"strict decoding error: duplicate field "data.b""#),
+            "{}",
+            said(&refused)
+        );
+        assert_eq!(warned(&send("PATCH", media, "", patch).await), [r#""duplicate field 'data.b'""#]);
+    }
+    let patch = r#"[{"op":"add","path":"/data/b","value":"3","value":"4","why":""}]"#;
+    let refused = send("PATCH", "application/json-patch+json", "fieldValidation=Strict", patch).await;
+    let why = r#"strict decoding error: json patch duplicate field "[0].value", json patch unknown field "[0].why""#;
+    assert!(said(&refused).ends_with(why), "{}", said(&refused));
+    let apply = "application/apply-patch+yaml";
+    let refused = send("PATCH", apply, "fieldManager=m&force=true&fieldValidation=Strict", yaml).await;
+    refused.fails(400, "BadRequest");
+    let why = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"a\" already set in map";
+    assert_eq!(said(&refused), why);
+    let applied = send("PATCH", apply, "fieldManager=m&force=true", yaml).await;
+    applied.is(200);
+    assert_eq!(warned(&applied), [r#""line 7: key 'a' already set in map""#]);
     c.end().await;
 }
 

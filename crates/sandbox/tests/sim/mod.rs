@@ -48,6 +48,12 @@ impl Cluster {
         self.client.request(request.body(body).unwrap()).await
     }
 
+    /// Patches by the merge keys of a built-in kind.
+    pub async fn strategic(&self, path: &str, patch: &Value) -> Value {
+        let request = Request::patch(path).header("content-type", "application/strategic-merge-patch+json");
+        self.client.request(request.body(patch.to_string().into_bytes()).unwrap()).await.unwrap()
+    }
+
     /// The code and the body of whatever is answered; a body that is no JSON as a string.
     pub async fn raw(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         self.raw_with(method, path, &[], body).await

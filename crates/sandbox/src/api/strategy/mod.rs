@@ -16,6 +16,8 @@ use crate::registry::Kind;
 
 /// What holds a claim back that pods use.
 pub const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// What holds a volume back that a claim is bound to.
+pub const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
 
 /// Built-in kinds whose `metadata.generation` counts changes of the spec.
 const GENERATIONS: [&str; 18] = [
@@ -83,9 +85,12 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
         }
         ("", "persistentvolumeclaims") => {
             object["status"] = json!({"phase": "Pending"});
-            protect(object);
+            protect(object, PVC_PROTECTION);
         }
-        ("", "persistentvolumes") => object["status"] = json!({"phase": "Pending"}),
+        ("", "persistentvolumes") => {
+            object["status"] = json!({"phase": "Pending"});
+            protect(object, PV_PROTECTION);
+        }
         ("batch", "jobs") => {
             workloads::name_pods(object);
             object["status"] = json!({});
@@ -101,10 +106,11 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
     }
 }
 
-/// Claims are held back while pods use them (admission plugin `StorageObjectInUseProtection`).
-fn protect(claim: &mut Value) {
-    let finalizers = metadata(claim).entry("finalizers").or_insert_with(|| json!([]));
-    let ours = json!(PVC_PROTECTION);
+/// Claims are held back while pods use them, and volumes while claims do (admission plugin
+/// `StorageObjectInUseProtection`).
+fn protect(object: &mut Value, finalizer: &str) {
+    let finalizers = metadata(object).entry("finalizers").or_insert_with(|| json!([]));
+    let ours = json!(finalizer);
     if let Some(finalizers) = finalizers.as_array_mut().filter(|finalizers| !finalizers.contains(&ours)) {
         finalizers.push(ours);
     }

@@ -8,7 +8,14 @@
 //!
 //! A launcher checks hardly anything. What kills the real one kills this one, and its guest.
 
+mod devices;
+mod domain;
 mod service;
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+#[rustfmt::skip]
+#[path = "../../generated/kubevirt.cmd.v1.rs"]
+mod v1;
 
 use std::collections::HashMap;
 use std::os::fd::AsRawFd as _;
@@ -20,26 +27,37 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
+use super::client::Client;
+use super::hotplug::Hotplug;
 use super::json::{self, label, text};
 use super::launcher::Launchers;
 
 /// How often guests follow what was asked of virtio-mem, and by how much each time, bytes.
 const DRIVER: (Duration, i64) = (Duration::from_millis(50), 256 << 20);
 
+/// What every launcher works with.
+pub struct Shared {
+    pub client: Client,
+    pub launchers: Arc<Launchers>,
+    pub hotplug: Arc<Hotplug>,
+    pub vmis: Arc<Cache>,
+    pub seed: u64,
+}
+
 /// The launchers' sockets.
 pub struct CmdServers {
     root: PathBuf,
-    launchers: Arc<Launchers>,
+    shared: Arc<Shared>,
     serving: Mutex<HashMap<String, CancellationToken>>,
     stop: CancellationToken,
 }
 
 impl CmdServers {
     /// Serves the launcher of every running launcher pod below `root`.
-    pub fn start(root: &Path, pods: &Arc<Cache>, launchers: &Arc<Launchers>, stop: &CancellationToken) {
+    pub fn start(root: &Path, pods: &Arc<Cache>, shared: Shared, stop: &CancellationToken) {
         let servers = Arc::new(Self {
             root: root.to_owned(),
-            launchers: launchers.clone(),
+            shared: Arc::new(shared),
             serving: Mutex::default(),
             stop: stop.clone(),
         });
@@ -49,7 +67,7 @@ impl CmdServers {
                 return;
             }
             let runs = change.new.is_some() && text(pod, "/status/phase") == "Running";
-            if runs { servers.serve(json::uid(pod)) } else { servers.end(json::uid(pod)) }
+            if runs { servers.serve(json::uid(pod), json::key(pod)) } else { servers.end(json::uid(pod)) }
         });
     }
 
@@ -57,7 +75,7 @@ impl CmdServers {
         self.root.join("pods").join(pod_uid)
     }
 
-    fn serve(self: &Arc<Self>, pod_uid: &str) {
+    fn serve(self: &Arc<Self>, pod_uid: &str, pod: String) {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         if serving.contains_key(pod_uid) {
             return;
@@ -72,9 +90,13 @@ impl CmdServers {
         };
         let stop = self.stop.child_token();
         serving.insert(pod_uid.to_owned(), stop.clone());
-        let launcher = service::Launcher::new(self.launchers.clone(), pod_uid.to_owned(), stop.clone());
+        let launcher = service::Launcher {
+            shared: self.shared.clone(),
+            pod: (pod_uid.to_owned(), pod),
+            stop: stop.clone(),
+        };
         tokio::spawn(service::accept(listener, launcher, stop.clone()));
-        tokio::spawn(drive(self.launchers.clone(), pod_uid.to_owned(), stop));
+        tokio::spawn(drive(self.shared.launchers.clone(), pod_uid.to_owned(), stop));
     }
 
     fn end(&self, pod_uid: &str) {

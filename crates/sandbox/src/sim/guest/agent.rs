@@ -36,7 +36,7 @@ const SYSTEMS: [(&str, &str, &str, &str); 5] = [
 ];
 
 /// `os`: as the image of the first container disk says, Fedora otherwise.
-fn system(vmi: &Value) -> Value {
+pub fn system(vmi: &Value) -> Value {
     let image = list(vmi, "/spec/volumes").iter().map(|volume| text(volume, "/containerDisk/image"));
     let image = image.into_iter().find(|image| !image.is_empty()).unwrap_or_default();
     let last = image.rsplit('/').next().unwrap_or_default();

@@ -27,6 +27,13 @@ pub fn manner(vmi: &Value) -> &str {
     json::annotation(vmi, MANNER).unwrap_or_default()
 }
 
+/// What the launcher says when a guest does not let its file systems be frozen; `None`: it does.
+pub fn refused_freeze(vmi: &Value) -> Option<&'static str> {
+    (manner(vmi) == "refuses-freeze").then_some(
+        "LibvirtError(Code=1, Domain=10, Message='internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': failed to open /mnt: Permission denied')",
+    )
+}
+
 /// The state of a guest that its node reports, and its console.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use apimachinery::quantity::units;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::status::say;
 use crate::sim::json::{list, text, time};
@@ -58,6 +58,17 @@ impl Dump {
         });
         let takes = SignedDuration::from_millis(100 + size.saturating_mul(1000) / SPEED);
         Self { file: file.to_owned(), started: now, ends: now.saturating_add(takes).unwrap_or(now), failure }
+    }
+}
+
+impl Dump {
+    /// How the domain's metadata have it (`api.MemoryDumpMetadata`).
+    pub fn metadata(&self, now: Timestamp) -> Value {
+        let is_over = now >= self.ends;
+        let failure = self.failure.as_deref().filter(|_| is_over);
+        json!({"FileName": self.file, "StartTimestamp": time(self.started),
+            "EndTimestamp": is_over.then(|| time(self.ends)), "Completed": is_over, "Failed": failure.is_some(),
+            "FailureReason": failure.unwrap_or_default()})
     }
 }
 
@@ -156,8 +167,6 @@ fn finish(status: &mut Value, volume: &str, dump: &Dump) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn at(second: i64) -> Timestamp {

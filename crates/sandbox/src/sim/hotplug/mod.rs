@@ -227,20 +227,30 @@ impl Hotplug {
         }
     }
 
-    /// A launcher is told to dump its guest's memory into a volume (`VirtualMachineMemoryDump`).
+    /// A launcher is told to dump its guest's memory into the volumes that wait for it.
     pub(in crate::sim) fn dump_memory(&self, vmi: &Value, launcher: &str, now: Timestamp) {
         for (volume, file) in memory_dump::due(vmi) {
-            let namespace = json::namespace(vmi);
-            let claim = self.claims.get(&json::join_key(namespace, volume));
-            let room = claim.as_deref().map_or(0, memory_dump::room);
-            let directory = self.contents.files(namespace, volume);
-            self.launchers.guest(launcher, |guest| {
-                if guest.dump.as_ref().is_none_or(|dump| dump.file != file) {
-                    let size = guest.machine.counted();
-                    guest.dump = Some(memory_dump::Dump::take((&directory, file), size, room, now));
-                }
-            });
+            self.dump_into(json::namespace(vmi), (volume, file), launcher, now);
         }
+    }
+
+    /// `VirtualMachineMemoryDump`: a file that is there, or on its way, is not written again.
+    pub(in crate::sim) fn dump_into(
+        &self,
+        namespace: &str,
+        (volume, file): (&str, &str),
+        launcher: &str,
+        now: Timestamp,
+    ) {
+        let claim = self.claims.get(&json::join_key(namespace, volume));
+        let room = claim.as_deref().map_or(0, memory_dump::room);
+        let directory = self.contents.files(namespace, volume);
+        self.launchers.guest(launcher, |guest| {
+            if guest.dump.as_ref().is_none_or(|dump| dump.file != file) {
+                let size = guest.machine.counted();
+                guest.dump = Some(memory_dump::Dump::take((&directory, file), size, room, now));
+            }
+        });
     }
 
     /// Copies what moves with a migration into its new claims (`virDomainMigrate` with `migrate_disks`). `Err`: which

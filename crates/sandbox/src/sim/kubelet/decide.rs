@@ -277,7 +277,8 @@ fn started(pod_uid: &str, container: &Value, is_init: bool, now: Timestamp) -> V
     status
 }
 
-fn terminated(pod: &Value, crashed: bool, now: Timestamp) -> Value {
+/// The status of a pod whose containers have ended.
+pub fn terminated(pod: &Value, crashed: bool, now: Timestamp) -> Value {
     let exit = |status: &Value| {
         let mut status = status.clone();
         if status.pointer("/state/running").is_some() {

@@ -3,6 +3,7 @@
 
 mod debug;
 pub mod decide;
+mod pressure;
 pub mod resize;
 
 use std::collections::HashMap;
@@ -40,6 +41,8 @@ const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often a resize that waits for room is tried again; kubelet takes 30 s and then 3 minutes.
 const RESIZE_RETRY: Duration = Duration::from_secs(5);
+/// How often a node that is short of something is looked at (`evictionMonitoringPeriod`).
+const EVICTION: Duration = Duration::from_secs(10);
 /// How often an unchanged Node status is written (`nodeStatusReportFrequency`).
 const STATUS_REPORT: Duration = Duration::from_mins(5);
 
@@ -54,6 +57,8 @@ pub struct Kubelet {
     hotplug: Arc<Hotplug>,
     programs: Programs,
     queue: Queue,
+    /// Nodes that are, or were, short of something.
+    pressed: Queue,
     next_ip: AtomicU32,
     /// The address of virt-handlers that somebody outside calls.
     handlers: Option<IpAddr>,
@@ -122,6 +127,7 @@ impl Kubelet {
             hotplug: hotplug.clone(),
             programs: programs.clone(),
             queue: Queue::default(),
+            pressed: Queue::default(),
             next_ip: AtomicU32::new(1),
             handlers: config.handler_address.map(|address| address.ip()),
             admitted: Mutex::default(),
@@ -138,6 +144,11 @@ impl Kubelet {
         queue.run(COMPONENT, WORKERS, stop, move |key| {
             let kubelet = work.clone();
             async move { kubelet.reconcile(&key).await }
+        });
+        let (queue, work) = (kubelet.pressed.clone(), kubelet.clone());
+        queue.run("eviction", 1, stop, move |name| {
+            let kubelet = work.clone();
+            async move { kubelet.relieve(&name).await }
         });
         kubelet
     }
@@ -166,6 +177,11 @@ impl Kubelet {
 
     /// What a node's annotation says of resizes decides about pods that nobody else would look at again.
     fn node_changed(&self, change: &Change<'_>) {
+        let name = json::name(change.object());
+        let short = [change.old, change.new].map(|node| node.and_then(|node| pressure::of(node)));
+        if self.nodes.contains_key(name) && short[0] != short[1] {
+            self.pressed.add(name);
+        }
         let fault = |object: Option<&Arc<Value>>| {
             object.and_then(|object| json::annotation(object, resize::FAULT).map(str::to_owned))
         };
@@ -176,6 +192,33 @@ impl Kubelet {
         for pod in self.pods.all().iter().filter(|pod| text(pod, "/spec/nodeName") == node) {
             self.queue.add(&json::key(pod));
         }
+    }
+
+    /// A look of a node's eviction manager: its conditions, and one pod less as long as it is short of something.
+    async fn relieve(&self, name: &str) -> Result<Option<Duration>, ClientError> {
+        let (Some(node), Some(object)) = (self.nodes.get(name), self.node_cache.get(name)) else {
+            return Ok(None);
+        };
+        let (shortage, now) = (pressure::of(&object), self.writer.client.now());
+        if let Some(status) = pressure::conditions(&object, shortage, now) {
+            let body = json!({"status": status});
+            self.writer
+                .write(&node.who, &Write::to(&NODES, &object, "status", Op::StrategicPatch(body)))
+                .await?;
+        }
+        let Some(shortage) = shortage else { return Ok(None) };
+        let pods = self.pods.all();
+        let here = pods.iter().map(|pod| &**pod);
+        let here = here.filter(|pod| text(pod, "/spec/nodeName") == name && requests::holds(pod));
+        if let Some(pod) = pressure::victim(here, shortage) {
+            let message = pressure::message(&object, pod, shortage);
+            self.recorder.note(&node.who, COMPONENT, Note::warning(pod, "Evicted", message.clone()));
+            self.patch(node, pod, pressure::evicted(pod, &message, now)).await?;
+            // Nobody asks the guest.
+            self.launchers.end(json::uid(pod), true);
+            self.programs.stop(json::uid(pod));
+        }
+        Ok(Some(EVICTION))
     }
 
     /// Takes the volumes of a pod down that has ended: after a while, since it has gone from the API first.
@@ -426,6 +469,9 @@ impl Kubelet {
     async fn report_again(&self, node: &Node, object: &Value, now: Timestamp) -> Result<(), ClientError> {
         let body = json!({"status": {"conditions": node::conditions(now)}});
         self.writer.write(&node.who, &Write::to(&NODES, object, "status", Op::StrategicPatch(body))).await?;
+        if pressure::of(object).is_some() {
+            self.pressed.add(json::name(object));
+        }
         for pod in self.pods.all().iter().filter(|pod| text(pod, "/spec/nodeName") == json::name(object)) {
             let key = json::key(pod);
             self.queue.forget(&key);

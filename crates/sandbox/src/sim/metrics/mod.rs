@@ -35,7 +35,7 @@ use super::json::{self, text};
 use super::resource::{DAEMON_SETS, PODS};
 use super::version::Release;
 use super::virt_api::registration;
-use load::Load;
+pub use load::Load;
 
 const SERVICE: &str = "metrics-server";
 const NAMESPACE: &str = "kube-system";

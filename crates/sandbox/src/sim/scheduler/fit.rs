@@ -1,6 +1,6 @@
 //! Where a pod can run: the filters and the score of the default scheduler that matter to VMs
 //! (`kube-scheduler` 1.36: `NodeUnschedulable`, `NodeName`, `TaintToleration`, `NodeAffinity`,
-//! `NodeResourcesFit`, `InterPodAffinity`), with its wording.
+//! `NodeResourcesFit`, `InterPodAffinity`, `PodTopologySpread`), with its wording.
 
 use std::collections::BTreeMap;
 
@@ -167,6 +167,31 @@ pub fn are_about(terms: &[Value], owner: &Value, other: &Value) -> bool {
         };
         there && term.get("labelSelector").is_some_and(|selector| selects(selector, other))
     })
+}
+
+/// How a pod has to be spread (`topologySpreadConstraints` that must hold).
+pub fn spread_constraints(pod: &Value) -> impl Iterator<Item = &Value> {
+    let all = list(pod, "/spec/topologySpreadConstraints").iter();
+    all.filter(|constraint| text(constraint, "/whenUnsatisfiable") == "DoNotSchedule")
+}
+
+/// Whether a pod counts for a constraint of another one in its namespace.
+pub fn is_spread(constraint: &Value, owner: &Value, other: &Value) -> bool {
+    let label = |pod: &Value, key: &Value| pod["metadata"]["labels"].get(key.as_str()?).cloned();
+    json::namespace(owner) == json::namespace(other)
+        && constraint.get("labelSelector").is_some_and(|selector| selects(selector, other))
+        && list(constraint, "/matchLabelKeys").iter().all(|key| label(owner, key) == label(other, key))
+}
+
+/// Whether the nodes of a domain count for the spread of a pod: those that it could go to by affinity and selector,
+/// unless the constraint says otherwise.
+pub fn counts_for_spread(constraint: &Value, pod: &Value, node: &NodeInfo) -> bool {
+    let affinity = text(constraint, "/nodeAffinityPolicy") == "Ignore" || matches_node(pod, node);
+    let bears = |taint: &Value| {
+        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+        !matches!(effect, "NoSchedule" | "NoExecute") || tolerates(pod, key, value, effect)
+    };
+    affinity && (text(constraint, "/nodeTaintsPolicy") != "Honor" || node.taints.iter().all(bears))
 }
 
 fn selects(selector: &Value, pod: &Value) -> bool {

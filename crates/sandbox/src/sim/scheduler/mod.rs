@@ -122,8 +122,14 @@ impl State {
         let mut best: Vec<&str> = Vec::new();
         let mut best_score = i128::MIN;
         let (repelled, attracted) = (self.repelled_nodes(pod), self.attracting_nodes(pod));
+        let crowded = self.crowded_nodes(pod);
         for node in known() {
             let mut misfits = fit::misfits(&demand, node);
+            if misfits.is_empty()
+                && let Some(why) = crowded.get(node.name.as_str())
+            {
+                misfits.push((*why).into());
+            }
             if misfits.is_empty() && repelled.contains(node.name.as_str()) {
                 misfits.push("node(s) didn't match pod anti-affinity rules".into());
             }
@@ -178,19 +184,69 @@ impl State {
         nodes
     }
 
-    /// The nodes that the pod's own affinity leaves it, if it has any: where each term finds a pod nearby.
+    /// The nodes that the pod's own affinity leaves it, if it has any: near a pod that all terms name. The first of pods
+    /// that name each other goes anywhere (`satisfyPodAffinity`).
     fn attracting_nodes(&self, pod: &Value) -> Option<HashSet<&str>> {
-        let mut left: Option<HashSet<&str>> = None;
-        for term in fit::affinity_terms(pod) {
-            let mut nodes = HashSet::new();
+        let terms = fit::affinity_terms(pod);
+        if terms.is_empty() {
+            return None;
+        }
+        let named =
+            |other: &Value| terms.iter().all(|term| fit::are_about(std::slice::from_ref(term), pod, other));
+        let near: Vec<&Placed> = self.placed.values().filter(|placed| named(&placed.outline())).collect();
+        let mut left: HashSet<&str> = self.nodes.values().map(|node| node.name.as_str()).collect();
+        for term in terms {
+            let key = text(term, "/topologyKey");
+            let nodes: HashSet<&str> = if near.is_empty() && named(pod) {
+                let labelled = self.nodes.values().filter(|node| node.labels.contains_key(key));
+                labelled.map(|node| node.name.as_str()).collect()
+            } else {
+                near.iter().flat_map(|placed| self.domain(&placed.node, key)).collect()
+            };
+            left.retain(|node| nodes.contains(node));
+        }
+        Some(left)
+    }
+
+    /// The nodes that a pod may not go to because it and its like would be spread too unevenly, with the reason.
+    fn crowded_nodes(&self, pod: &Value) -> HashMap<&str, &'static str> {
+        let mut crowded = HashMap::new();
+        let known = || self.nodes.values().filter(|node| !node.name.is_empty());
+        for constraint in fit::spread_constraints(pod) {
+            let key = text(constraint, "/topologyKey");
+            let domain = |node: &NodeInfo| node.labels.get(key).and_then(Value::as_str).map(str::to_owned);
+            let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+            for node in known().filter(|node| fit::counts_for_spread(constraint, pod, node)) {
+                counts.extend(domain(node).map(|domain| (domain, 0)));
+            }
             for placed in self.placed.values() {
-                if fit::are_about(std::slice::from_ref(term), pod, &placed.outline()) {
-                    nodes.extend(self.domain(&placed.node, text(term, "/topologyKey")));
+                let there = self.nodes.get(&placed.node).and_then(domain);
+                if let Some(count) = there.and_then(|domain| counts.get_mut(&domain))
+                    && fit::is_spread(constraint, pod, &placed.outline())
+                {
+                    *count += 1;
                 }
             }
-            left = Some(left.map_or(nodes.clone(), |left| left.intersection(&nodes).copied().collect()));
+            let fewest = counts.values().min().copied().unwrap_or(0);
+            let enough =
+                i64::try_from(counts.len()).unwrap_or(i64::MAX) >= json::integer(constraint, "/minDomains");
+            let fewest = if enough { fewest } else { 0 };
+            let own = i64::from(fit::is_spread(constraint, pod, pod));
+            for node in known() {
+                let why = match domain(node) {
+                    None => "node(s) didn't match pod topology spread constraints (missing required label)",
+                    Some(domain) => {
+                        let count = counts.get(&domain).copied().unwrap_or(0);
+                        if count + own - fewest <= json::integer(constraint, "/maxSkew") {
+                            continue;
+                        }
+                        "node(s) didn't match pod topology spread constraints"
+                    }
+                };
+                crowded.entry(node.name.as_str()).or_insert(why);
+            }
         }
-        left
+        crowded
     }
 
     /// The nodes with the same value of a topology label as this one.
@@ -420,10 +476,57 @@ mod tests {
         let mut state = state(&[("a", "1"), ("b", "1"), ("c", "2")]);
         let mut near = pod("near", "1", None).as_ref().clone();
         near["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "x"}}}]);
+        let first = state.decide(&near, None, 1);
+        assert!(matches!(first, Verdict::Bind(_)), "the first of those that want to be together: {first:?}");
+        near["metadata"]["labels"]["app"] = "y".into();
         let Verdict::Unschedulable(message) = state.decide(&near, None, 1) else { panic!("nobody is there") };
         assert!(message.contains("3 node(s) didn't match pod affinity rules"), "{message}");
         state.place(&pod("first", "1", None), "b");
         assert_eq!(state.decide(&near, None, 1), Verdict::Bind("b".into()));
+    }
+
+    #[test]
+    fn pods_are_spread_as_evenly_as_they_ask_for() {
+        let mut state = state(&[("a", "1"), ("b", "1"), ("c", "2")]);
+        let spread = |name: &str, key: &str, extra: Value| {
+            let mut pod = pod(name, "1m", None).as_ref().clone();
+            let mut constraint = json!({"topologyKey": key, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": {"app": "x"}}});
+            for (key, value) in extra.as_object().into_iter().flatten() {
+                constraint[key] = value.clone();
+            }
+            pod["spec"]["topologySpreadConstraints"] = json!([constraint]);
+            pod
+        };
+        state.place(&pod("p1", "1m", None), "a");
+        // Zone 1 has one already.
+        let second = spread("p2", "zone", json!({}));
+        assert_eq!(state.decide(&second, None, 1), Verdict::Bind("c".into()));
+        state.place(&pod("p2", "1m", None), "c");
+        let mut third = spread("p3", "kubernetes.io/hostname", json!({}));
+        assert_eq!(state.decide(&third, None, 1), Verdict::Bind("b".into()));
+        // The nodes that it cannot go to do not count, unless it says so.
+        third["spec"]["nodeSelector"] = json!({"zone": "2"});
+        assert_eq!(state.decide(&third, None, 1), Verdict::Bind("c".into()));
+        third["spec"]["topologySpreadConstraints"][0]["nodeAffinityPolicy"] = "Ignore".into();
+        let Verdict::Unschedulable(message) = state.decide(&third, None, 1) else {
+            panic!("c has one, b none")
+        };
+        let [elsewhere, crowded] = [
+            "2 node(s) didn't match Pod's node affinity/selector",
+            "1 node(s) didn't match pod topology spread constraints",
+        ];
+        assert!(message.contains(elsewhere) && message.contains(crowded), "{message}");
+        let nowhere = spread("p4", "rack", json!({}));
+        let Verdict::Unschedulable(message) = state.decide(&nowhere, None, 1) else { panic!("no racks") };
+        assert!(
+            message
+                .contains("3 node(s) didn't match pod topology spread constraints (missing required label)")
+        );
+        let wide = spread("p5", "zone", json!({"minDomains": 3}));
+        assert!(matches!(state.decide(&wide, None, 1), Verdict::Unschedulable(_)), "both zones have one");
+        let soft = spread("p6", "rack", json!({"whenUnsatisfiable": "ScheduleAnyway"}));
+        assert!(matches!(state.decide(&soft, None, 1), Verdict::Bind(_)));
     }
 
     #[test]

@@ -317,16 +317,19 @@ impl Binder {
         if claim.is_some_and(|claim| json::uid(&claim) == text(&volume, "/spec/claimRef/uid")) {
             return Ok(None);
         }
-        let write = if text(&volume, "/spec/persistentVolumeReclaimPolicy") == "Delete" {
-            Write::to(&VOLUMES, &volume, "", Op::Delete(Value::Null))
-        } else {
-            let released = json!({"status": {"phase": "Released"}});
-            Write::to(&VOLUMES, &volume, "status", Op::MergePatch(released))
-        };
-        match self.writer.write(&self.who, &write).await {
-            Err(error) if error.code() != 404 => Err(error),
-            _ => Ok(None),
+        // As long as it is bound it does not go.
+        let released = json!({"status": {"phase": "Released"}});
+        let mut writes = vec![Write::to(&VOLUMES, &volume, "status", Op::MergePatch(released))];
+        if text(&volume, "/spec/persistentVolumeReclaimPolicy") == "Delete" {
+            writes.push(Write::to(&VOLUMES, &volume, "", Op::Delete(Value::Null)));
         }
+        for write in writes {
+            match self.writer.write(&self.who, &write).await {
+                Err(error) if error.code() != 404 => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::sim::launcher::Domain;
 use crate::sim::virt_controller::vmi::record_phase;
 
 /// The machine type that libvirt makes of the alias `q35`.
-const CANONICAL_MACHINE: &str = "pc-q35-rhel9.6.0";
+pub const CANONICAL_MACHINE: &str = "pc-q35-rhel9.6.0";
 
 /// The VMI as it should be, if that differs (`updateVMIStatus`).
 pub fn decide(old: &Value, pod: &Value, domain: Domain, now: Timestamp) -> Option<Value> {
@@ -138,7 +138,7 @@ fn interfaces(vmi: &Value, pod_ip: &str) -> Vec<Value> {
 }
 
 /// Every volume with the guest's name of its disk: `vda`, `sda`, …, counted by bus.
-fn volume_targets(vmi: &Value) -> Vec<Value> {
+pub fn volume_targets(vmi: &Value) -> Vec<Value> {
     let mut used = std::collections::HashMap::<&str, u8>::new();
     let mut targets = std::collections::HashMap::<&str, String>::new();
     for disk in list(vmi, "/spec/domain/devices/disks") {

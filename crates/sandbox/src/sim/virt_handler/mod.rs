@@ -32,8 +32,8 @@ use super::queue::Queue;
 use super::resource::VMIS;
 use super::virt_controller::vmi::{pod_is_down, pod_is_ready};
 use super::write::{Op, Write, Writer};
-pub use describe::decide;
 use describe::describe_state;
+pub use describe::{CANONICAL_MACHINE, decide, volume_targets};
 
 const COMPONENT: &str = "virt-handler";
 const WORKERS: usize = 24;

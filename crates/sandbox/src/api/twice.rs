@@ -1,0 +1,199 @@
+//! Bodies that name a field twice. The last one counts, and whoever asked for validation is told, in the words of
+//! `sigs.k8s.io/json` for JSON and of go-yaml for YAML.
+
+use std::fmt::{self, Write as _};
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Where the reader is, and what it has found.
+#[derive(Default)]
+struct Found {
+    path: String,
+    complaints: Vec<String>,
+}
+
+impl Found {
+    /// Works below a part of the path.
+    fn below<R>(&mut self, part: fmt::Arguments<'_>, act: impl FnOnce(&mut Self) -> R) -> R {
+        let length = self.path.len();
+        // writing to a String does not fail
+        let _ = self.path.write_fmt(part);
+        let result = act(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Each field is complained about once.
+    fn complain(&mut self) {
+        let complaint = format!("duplicate field {:?}", self.path);
+        if !self.complaints.contains(&complaint) {
+            self.complaints.push(complaint);
+        }
+    }
+}
+
+/// Reads JSON, with a complaint for each field that an object has twice.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn json(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let mut found = Found::default();
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = Reader(&mut found).deserialize(&mut reader)?;
+    reader.end()?;
+    Ok((value, found.complaints))
+}
+
+/// What go-yaml says about the first key that a mapping has twice (`UnmarshalStrict`).
+pub fn yaml(text: &str) -> Option<String> {
+    let failed = serde_saphyr::from_str::<Value>(text).err()?;
+    match failed.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => Some(format!(
+            "yaml: unmarshal errors:\n  line {}: key {key:?} already set in map",
+            location.line()
+        )),
+        _ => None,
+    }
+}
+
+/// Builds a value as `serde_json` does, and looks at each key.
+struct Reader<'f>(&'f mut Found);
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any valid JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a JSON number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) =
+            self.0.below(format_args!("[{}]", list.len()), |found| items.next_element_seed(Reader(found)))?
+        {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        let dot = if self.0.path.is_empty() { "" } else { "." };
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = self.0.below(format_args!("{dot}{key}"), |found| {
+                if object.contains_key(&key) {
+                    found.complain();
+                }
+                entries.next_value_seed(Reader(found)).map_err(A::Error::custom)
+            })?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// What a JSON patch has twice, and which fields operations do not have.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn json_patch(body: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let (patch, mut complaints) = json(body)?;
+    for (index, operation) in patch.as_array().into_iter().flatten().enumerate() {
+        for key in operation.as_object().into_iter().flat_map(Map::keys) {
+            if !["op", "path", "from", "value"].contains(&key.as_str()) {
+                complaints.push(format!("unknown field {:?}", format!("[{index}].{key}")));
+            }
+        }
+    }
+    Ok(complaints.into_iter().map(|complaint| format!("json patch {complaint}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_last_of_two_counts_and_both_are_told_with_their_path() {
+        let (value, complaints) = json(
+            br#"{"a": 1, "b": [{"c": "x", "c": "y", "c": null}], "a": -2.5, "d": {"e": true, "f": {}}}"#,
+        )
+        .unwrap();
+        assert_eq!(value, json!({"a": -2.5, "b": [{"c": null}], "d": {"e": true, "f": {}}}));
+        assert_eq!(complaints, [r#"duplicate field "b[0].c""#, r#"duplicate field "a""#]);
+    }
+
+    #[test]
+    fn what_is_read_is_what_serde_json_reads() {
+        for text in [
+            r#"{"a": [1, -1, 18446744073709551615, 1e3, 0.1, 123456789012345678901234567890]}"#,
+            r#"["\u00e4\n", {"": {"": []}}, null, true, false]"#,
+            "0",
+        ] {
+            let (value, complaints) = json(text.as_bytes()).unwrap();
+            assert_eq!(
+                (value, complaints),
+                (serde_json::from_str::<Value>(text).unwrap(), Vec::new()),
+                "{text}"
+            );
+        }
+        for text in ["", "{", r#"{"a"}"#, "1 2", r#"{"a": 01}"#] {
+            let error = json(text.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, serde_json::from_str::<Value>(text).unwrap_err().to_string());
+        }
+    }
+
+    #[test]
+    fn yaml_is_told_by_its_line() {
+        let said = yaml("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n").unwrap();
+        assert_eq!(said, "yaml: unmarshal errors:\n  line 5: key \"c\" already set in map");
+        assert_eq!((yaml("a: 1\n"), yaml("{")), (None, None));
+    }
+
+    #[test]
+    fn operations_of_a_patch_have_four_fields() {
+        let said = json_patch(
+            br#"[{"op":"test","path":"/a","value":1,"value":2},{"op":"remove","path":"/b","why":""}]"#,
+        );
+        let wanted = [r#"json patch duplicate field "[0].value""#, r#"json patch unknown field "[1].why""#];
+        assert_eq!(said.unwrap(), wanted);
+    }
+}
