@@ -583,6 +583,7 @@ async fn events_are_lines_of_json_with_rate_time_zeros_and_ratio_of_each_disk() 
     // Into a pipe, each disk is measured first; events go where the disk does not.
     let piped = cluster.succeeds(&["web", "-f", "ova", "-O", "-", "-o", "json"]).await;
     let events = lines(&piped.stderr);
+    assert!(events[0]["message"].as_str().unwrap().contains("read twice"), "{}", events[0]);
     let started: Vec<(&str, u64)> = events
         .iter()
         .filter(|event| event["event"] == "started")

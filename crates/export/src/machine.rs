@@ -161,13 +161,12 @@ fn topology(domain: &Value) -> (u64, u64, u64) {
 /// A quantity of CPUs, rounded up.
 fn cpus(quantity: &Value) -> Option<u64> {
     let text = quantity.as_str().map(str::to_owned).or_else(|| quantity.as_u64().map(|n| n.to_string()))?;
-    let millis = match text.strip_suffix('m') {
-        Some(millis) => millis.parse::<u64>().ok()?,
-        None => {
-            let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
-            let more = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-            whole.parse::<u64>().ok()?.checked_mul(1000)? + more
-        }
+    let millis = if let Some(millis) = text.strip_suffix('m') {
+        millis.parse::<u64>().ok()?
+    } else {
+        let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+        let more = u64::from(fraction.bytes().any(|digit| digit != b'0'));
+        whole.parse::<u64>().ok()?.checked_mul(1000)? + more
     };
     Some(millis.div_ceil(1000).clamp(1, 4096))
 }

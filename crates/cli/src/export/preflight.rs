@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::destination::Destination;
 use super::subject::{Subject, Vm};
-use super::{Args, Output, backup};
+use super::{Args, Output, backup, meter};
 use crate::cli::DENIED;
 use crate::output::print;
 use crate::problem::Problem;
@@ -245,6 +245,10 @@ pub fn refuse(args: &Args, findings: &[Finding]) -> Option<String> {
     for finding in findings {
         match finding.grade {
             Grade::Blocked => eprintln!("error: {}: {}", finding.check, finding.detail),
+            Grade::Warning if args.o == Output::Json => {
+                let message = format!("{}: {}", finding.check, finding.detail);
+                meter::line(args.pipe(), &json!({"event": "warning", "message": message}).to_string());
+            }
             Grade::Warning if !args.quiet => eprintln!("warning: {}: {}", finding.check, finding.detail),
             _ => {}
         }

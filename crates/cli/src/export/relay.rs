@@ -28,6 +28,8 @@ struct Inner {
     path: String,
     vm: String,
     state: Mutex<State>,
+    /// One write after the other: an older state that arrived later would take back why it failed.
+    turn: tokio::sync::Mutex<()>,
     stop: CancellationToken,
 }
 
@@ -76,8 +78,8 @@ impl Relay {
             from: 0,
             disks: Vec::new(),
         };
-        let stop = CancellationToken::new();
-        let relay = Self(Arc::new(Inner { cluster, path, vm, state: Mutex::new(state), stop }));
+        let (turn, stop) = (tokio::sync::Mutex::default(), CancellationToken::new());
+        let relay = Self(Arc::new(Inner { cluster, path, vm, state: Mutex::new(state), turn, stop }));
         let writer = relay.clone();
         tokio::spawn(async move {
             loop {
@@ -165,6 +167,7 @@ impl Relay {
 
     /// Writes what changed; a write that fails is tried again with the next.
     async fn write(&self) {
+        let _turn = self.0.turn.lock().await;
         let progress = {
             let mut state = self.state();
             if !std::mem::take(&mut state.changed) {

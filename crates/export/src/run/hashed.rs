@@ -4,7 +4,7 @@ use std::io::{Seek, SeekFrom, Write};
 
 use image::ovf::Sum;
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// See the module.
 pub(super) struct Hashed<W> {

@@ -76,13 +76,17 @@ const SINES: [u32; 64] = [
 pub fn md5(data: &[u8]) -> [u8; 16] {
     let mut state = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
     let (blocks, rest) = data.as_chunks::<BLOCK>();
-    blocks.iter().for_each(|block| step(&mut state, block));
+    for block in blocks {
+        step(&mut state, block);
+    }
     // A one, zeros, and the length in bits fill the last block, or two.
     let mut end = rest.to_vec();
     end.push(0x80);
     end.resize(if rest.len() < BLOCK - 8 { BLOCK - 8 } else { 2 * BLOCK - 8 }, 0);
     end.extend((data.len() as u64).wrapping_mul(8).to_le_bytes());
-    end.as_chunks::<BLOCK>().0.iter().for_each(|block| step(&mut state, block));
+    for block in end.as_chunks::<BLOCK>().0 {
+        step(&mut state, block);
+    }
     let mut out = [0; 16];
     for (to, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(state) {
         *to = word.to_le_bytes();
