@@ -19,10 +19,11 @@ pub const COLUMNS: &[Column] = &[
 
 pub fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
     let statuses = || items(&pod["status"]["containerStatuses"]);
-    let ready =
-        statuses().filter(|status| status["ready"] == true && !status["state"]["running"].is_null()).count();
-    let total = items(&pod["spec"]["containers"]).count();
-    let restarts: i64 = statuses().filter_map(|status| status["restartCount"].as_i64()).sum();
+    let up = |status: &&Value| status["ready"] == true && !status["state"]["running"].is_null();
+    let ready = statuses().filter(up).count() + sidecar_statuses(pod).filter(up).count();
+    let total = items(&pod["spec"]["containers"]).count() + sidecars(pod).count();
+    let counted = statuses().chain(sidecar_statuses(pod));
+    let restarts: i64 = counted.filter_map(|status| status["restartCount"].as_i64()).sum();
     let last = statuses().filter_map(|status| status["lastState"]["terminated"]["finishedAt"].as_str()).max();
     let restarts = match last {
         Some(last) if restarts > 0 => {
@@ -41,6 +42,16 @@ pub fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
         or_none(&pod["status"]["nominatedNodeName"]),
         gates(pod),
     ]
+}
+
+/// Init containers that go on running count as containers.
+fn sidecars(pod: &Value) -> impl Iterator<Item = &Value> {
+    items(&pod["spec"]["initContainers"]).filter(|container| container["restartPolicy"] == "Always")
+}
+
+fn sidecar_statuses(pod: &Value) -> impl Iterator<Item = &Value> {
+    let is_one = |status: &&Value| sidecars(pod).any(|container| container["name"] == status["name"]);
+    items(&pod["status"]["initContainerStatuses"]).filter(is_one)
 }
 
 /// The reason that a container gives for not running.

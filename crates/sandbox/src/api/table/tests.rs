@@ -44,6 +44,15 @@ fn pods_say_what_they_are_doing() {
             "spec": {"containers": [{"name": "c"}]}, "status": status});
         assert_eq!(row("", "pods", &pod)[1..4], want, "{pod}");
     }
+    // A launcher has a container for its console's log, which is one of those that init and go on.
+    let log =
+        json!({"name": "log", "ready": true, "started": true, "restartCount": 1, "state": {"running": {}}});
+    let launcher = json!({"metadata": {"name": "p", "creationTimestamp": "2026-11-21T01:00:00Z"},
+        "spec": {"containers": [{"name": "c"}],
+            "initContainers": [{"name": "log", "restartPolicy": "Always"}, {"name": "once"}]},
+        "status": {"phase": "Running", "containerStatuses": [running], "initContainerStatuses": [log,
+            {"name": "once", "ready": true, "restartCount": 3, "state": {"terminated": {"exitCode": 0}}}]}});
+    assert_eq!(row("", "pods", &launcher)[1..4], ["2/2", "Running", "1"]);
 }
 
 #[test]

@@ -5,10 +5,12 @@ use serde_json::{Map, Value, json};
 
 use super::decide::JOB_LABEL;
 use crate::sim::cluster::ClusterConfig;
-use crate::sim::json::{self, map, slot, text};
+use crate::sim::json::{self, list, map, slot, text};
 use crate::sim::virt_controller::launcher_pod;
 use crate::sim::virt_controller::vm_status::SyncError;
 
+/// What the containers that pull container disks have their program from.
+const LAUNCHER_VOLUME: &str = "launcher-volume";
 const VENDOR: &str = "cpu-vendor.node.kubevirt.io/";
 const HOST_MODEL: &str = "host-model-cpu.node.kubevirt.io/";
 const MODEL_MIGRATION: &str = "cpu-model-migration.node.kubevirt.io/";
@@ -54,7 +56,49 @@ pub fn render(
         selector.insert(vendor.clone(), "true".into());
     }
     pod["spec"]["nodeSelector"] = selector.into();
+    pin_images(&mut pod, source);
     Ok(pod)
+}
+
+/// Container disks are the very images that the source has, by digest: no container has to pull them to learn it
+/// (`ExtractImageIDsFromSourcePod`, `shouldAddLauncherBinaryVolume`).
+fn pin_images(pod: &mut Value, source: &Value) {
+    let statuses = ["/status/containerStatuses", "/status/initContainerStatuses"];
+    let digest = |name: &str| {
+        let known = list(source, "/spec/volumes").iter().find(|one| text(one, "/name") == name);
+        let known = known.map_or("", |one| text(one, "/image/reference"));
+        let container = format!("volume{name}");
+        let mut all = statuses.iter().flat_map(|pointer| list(source, pointer));
+        let pulled = all.find(|one| text(one, "/name") == container).map_or("", |one| text(one, "/imageID"));
+        [pulled, known].iter().find_map(|id| id.split_once("@sha256:")).map(|(_, digest)| digest.to_owned())
+    };
+    let mut pinned = Vec::new();
+    let mut all = true;
+    for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
+        let name = text(volume, "/name").to_owned();
+        let reference = text(volume, "/image/reference");
+        if reference.is_empty() || name == LAUNCHER_VOLUME {
+            continue;
+        }
+        let Some(digest) = digest(&name) else {
+            all = false;
+            continue;
+        };
+        let repository = reference.split('@').next().unwrap_or(reference);
+        let tag = repository.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+        let repository = tag.map_or(repository, |(repository, _)| repository);
+        volume["image"]["reference"] = format!("{repository}@sha256:{digest}").into();
+        pinned.push(format!("volume{name}"));
+    }
+    if pinned.is_empty() {
+        return;
+    }
+    if let Some(containers) = pod["spec"]["initContainers"].as_array_mut() {
+        containers.retain(|one| !pinned.iter().any(|name| one["name"] == name.as_str()));
+    }
+    if let Some(volumes) = pod["spec"]["volumes"].as_array_mut().filter(|_| all) {
+        volumes.retain(|one| one["name"] != LAUNCHER_VOLUME);
+    }
 }
 
 /// The guest goes on with the machine that it runs on, not with what an alias means today.
@@ -102,6 +146,34 @@ fn host_model(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_has_the_images_of_the_source_by_digest() {
+        let vmi = json!({"metadata": {"name": "v", "namespace": "n", "uid": "vmi-uid"},
+            "spec": {"domain": {}, "volumes": [{"name": "root", "containerDisk": {"image": "r.example:5/fedora:41"}}]}});
+        let (migration, config) = (json!({"metadata": {"name": "m"}}), ClusterConfig::of(&Value::Null));
+        let mut source = launcher_pod::render(&vmi, &config).unwrap();
+        let image = |pod: &Value| {
+            let volumes = list(pod, "/spec/volumes").iter();
+            volumes
+                .clone()
+                .find(|one| one["name"] == "root")
+                .map(|one| text(one, "/image/reference").to_owned())
+        };
+        let pulls =
+            |pod: &Value| list(pod, "/spec/initContainers").iter().any(|one| one["name"] == "volumeroot");
+        let unknown = render(&migration, &vmi, &source, None, &config).unwrap();
+        assert_eq!((image(&unknown).as_deref(), pulls(&unknown)), (Some("r.example:5/fedora:41"), true));
+        source["status"]["initContainerStatuses"] =
+            json!([{"name": "volumeroot", "imageID": "r.example:5/fedora@sha256:ab"}]);
+        let first = render(&migration, &vmi, &source, None, &config).unwrap();
+        let pinned = (Some("r.example:5/fedora@sha256:ab"), false);
+        assert_eq!((image(&first).as_deref(), pulls(&first)), pinned);
+        assert!(!list(&first, "/spec/volumes").iter().any(|one| one["name"] == LAUNCHER_VOLUME));
+        // The next one takes it from the first.
+        let second = render(&migration, &vmi, &first, None, &config).unwrap();
+        assert_eq!((image(&second).as_deref(), pulls(&second)), pinned);
+    }
 
     #[test]
     fn a_target_keeps_away_from_the_source_and_needs_its_cpu() {
