@@ -21,6 +21,7 @@ pub mod controllers;
 pub mod faults;
 pub mod network;
 pub mod objects;
+mod packing;
 pub mod registry;
 pub mod server;
 pub mod sim;

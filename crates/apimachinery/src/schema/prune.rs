@@ -1,5 +1,7 @@
 //! Drops what a schema does not know.
 
+use std::fmt::{self, Write as _};
+
 use serde_json::{Map, Value};
 
 use super::{Additional, Node};
@@ -9,7 +11,7 @@ use crate::types::metadata_fields;
 const MAX_LISTED: usize = 100;
 
 pub(super) fn prune(root: &Node, object: &mut Value) -> Vec<String> {
-    let mut walk = Walk { dropped: Vec::new(), path: Vec::new() };
+    let mut walk = Walk { dropped: Vec::new(), path: String::new() };
     walk.value(root, object);
     walk.dropped.sort();
     walk.dropped
@@ -18,7 +20,7 @@ pub(super) fn prune(root: &Node, object: &mut Value) -> Vec<String> {
 struct Walk {
     dropped: Vec<String>,
     /// `.name` and `[0]` from the root
-    path: Vec<String>,
+    path: String,
 }
 
 impl Walk {
@@ -28,7 +30,7 @@ impl Walk {
             Value::Array(items) => {
                 let Some(of) = &node.items else { return };
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.at(format!("[{index}]"), |walk| walk.value(of, item));
+                    self.at(format_args!("[{index}]"), |walk| walk.value(of, item));
                 }
             }
             _ => {}
@@ -42,11 +44,11 @@ impl Walk {
                 return true;
             }
             if node.embedded && name == "metadata" {
-                self.at(".metadata".into(), |walk| walk.metadata(value));
+                self.at(format_args!(".metadata"), |walk| walk.metadata(value));
                 return true;
             }
             if let Some(child) = node.field(name) {
-                self.at(format!(".{name}"), |walk| walk.value(child, value));
+                self.at(format_args!(".{name}"), |walk| walk.value(child, value));
                 return true;
             }
             keep_all || self.drop(name)
@@ -61,14 +63,16 @@ impl Walk {
 
     fn drop(&mut self, name: &str) -> bool {
         if self.dropped.len() < MAX_LISTED {
-            self.dropped.push(format!("{}.{name}", self.path.concat()).trim_start_matches('.').to_owned());
+            self.dropped.push(format!("{}.{name}", self.path).trim_start_matches('.').to_owned());
         }
         false
     }
 
-    fn at(&mut self, step: String, walk: impl FnOnce(&mut Self)) {
-        self.path.push(step);
+    fn at(&mut self, step: fmt::Arguments<'_>, walk: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        // Writing to a string does not fail.
+        let _ = self.path.write_fmt(step);
         walk(self);
-        self.path.pop();
+        self.path.truncate(length);
     }
 }

@@ -10,7 +10,7 @@ use super::events;
 use super::negotiate::Form;
 use super::table;
 use crate::registry::Kind;
-use crate::store::Stored;
+use crate::store::{Stored, Wire};
 
 /// `{"apiVersion":"v1","kind":"Pod"`: how every stored object begins.
 fn head(kind: &Kind) -> String {
@@ -51,39 +51,38 @@ impl Presenter {
     }
 
     /// Can the stored bytes go out as they are?
-    pub fn verbatim(&self, stored: &Stored) -> bool {
-        self.form == Form::Json
-            && self.head.len() == stored.head().len()
-            && self.head.as_bytes() == stored.head()
+    pub fn verbatim(&self, wire: &Wire) -> bool {
+        self.form == Form::Json && self.head.as_bytes() == wire.head()
     }
 
     /// The object in the version of the request.
-    pub fn bytes(&self, stored: &Stored) -> Bytes {
-        if self.head.as_bytes() == stored.head() {
-            return stored.bytes();
+    pub fn bytes(&self, wire: &Wire) -> Bytes {
+        if self.head.as_bytes() == wire.head() {
+            return wire.bytes();
         }
         if self.kind.group == "events.k8s.io" {
-            return events::to_events_group(&stored.value()).to_string().into();
+            return events::to_events_group(&wire.value()).to_string().into();
         }
-        let mut out = Vec::with_capacity(self.head.len() + stored.tail().len());
+        let mut out = Vec::with_capacity(self.head.len() + wire.tail().len());
         out.extend_from_slice(self.head.as_bytes());
-        out.extend_from_slice(&stored.tail());
+        out.extend_from_slice(wire.tail());
         out.into()
     }
 
     /// The object in the version of the request, parsed.
     pub fn value(&self, stored: &Stored) -> Value {
-        serde_json::from_slice(&self.bytes(stored)).unwrap_or_default()
+        serde_json::from_slice(&self.bytes(&stored.wire())).unwrap_or_default()
     }
 
     /// One entry of a list. Lists of built-in kinds leave apiVersion and kind out, as the real
     /// server does.
     pub fn item(&self, stored: &Stored, out: &mut Vec<u8>) {
+        let wire = stored.wire();
         if self.kind.definition().is_some() || self.kind.group == "events.k8s.io" {
-            out.extend_from_slice(&self.bytes(stored));
+            out.extend_from_slice(&self.bytes(&wire));
         } else {
             out.push(b'{');
-            out.extend_from_slice(&stored.tail()[1..]);
+            out.extend_from_slice(&wire.tail()[1..]);
         }
     }
 

@@ -42,7 +42,7 @@ impl Api {
         let stored = self.stored(call)?;
         let presenter = call.presenter(self);
         if call.form == Form::Json {
-            return Ok(reply::json_bytes(200, presenter.bytes(&stored)));
+            return Ok(reply::json_bytes(200, presenter.bytes(&stored.wire())));
         }
         Ok(present_value(&presenter, 200, &presenter.value(&stored)))
     }
@@ -278,7 +278,7 @@ pub fn list_reply(presenter: Presenter, metadata: &Value, objects: Vec<Arc<Store
         }
         Form::Json | Form::Discovery(_) => {}
     }
-    let total: usize = objects.iter().map(|stored| stored.tail().len() + 1).sum();
+    let total: usize = objects.iter().map(|stored| stored.size()).sum();
     let head = format!(
         "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
         json!(presenter.kind.list_kind),

@@ -308,10 +308,11 @@ impl Watcher {
             let object = self.presenter.value(stored);
             return self.encode(event, &object);
         }
-        if self.presenter.verbatim(stored) && stored.event() == event {
-            return stored.line();
+        let wire = stored.wire();
+        if self.presenter.verbatim(&wire) && stored.event() == event {
+            return wire.line();
         }
-        line(event, &self.presenter.bytes(stored))
+        line(event, &self.presenter.bytes(&wire))
     }
 
     /// The object left the selection: its last selected state, at the version of the change.

@@ -437,7 +437,7 @@ fn wrong_uid(kind: &Kind, namespace: &str, name: &str, given: &str, there: &str)
 pub fn respond(presenter: &Presenter, code: u16, written: &Written) -> Reply {
     match written {
         Written::Stored(stored) if presenter.form == Form::Json => {
-            reply::json_bytes(code, presenter.bytes(stored))
+            reply::json_bytes(code, presenter.bytes(&stored.wire()))
         }
         Written::Stored(stored) => present_value(presenter, code, &presenter.value(stored)),
         Written::Preview(object) => {

@@ -7,8 +7,8 @@
 //!   └── 410, end of stream, broken connection (with back-off)
 //! ```
 //!
-//! An object that nobody has changed or asked for in a while is kept as text: as a tree it would take ten
-//! times the memory, which thousands of VMs that just run do not need.
+//! An object that nobody has changed or asked for in a while is kept as text, and packed: as a tree it would
+//! take a hundred times the memory, which thousands of VMs that just run do not need.
 //!
 //! Answers to own writes are put into the cache at once ([`Cache::observe`]), so that a controller
 //! reads what it has written. Resource versions are compared as numbers, which the API conventions
@@ -30,6 +30,7 @@ use super::json;
 use super::lean::Lean;
 use super::queue::backoff;
 use super::resource::Resource;
+use crate::packing::{Packed, Packer};
 
 /// The server is asked to end a watch after this time.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
@@ -81,6 +82,7 @@ struct Held {
 enum Form {
     Tree(Arc<Value>),
     Text(Box<[u8]>),
+    Packed(Packed),
 }
 
 impl Held {
@@ -89,6 +91,7 @@ impl Held {
             Form::Tree(tree) => tree.clone(),
             // What was written here parses.
             Form::Text(text) => Arc::new(serde_json::from_slice(text).unwrap_or_default()),
+            Form::Packed(packed) => Arc::new(serde_json::from_slice(&packed.unpack()).unwrap_or_default()),
         }
     }
 }
@@ -99,6 +102,7 @@ struct State {
     objects: BTreeMap<String, Held>,
     /// What became a tree, oldest first: keys and versions.
     fresh: VecDeque<(String, u64)>,
+    packer: Packer,
     index: HashMap<String, BTreeSet<String>>,
     /// The highest version that the watch has delivered.
     seen: u64,
@@ -119,15 +123,19 @@ impl State {
         // It may have changed since, or be gone.
         let Some(held) = self.objects.get_mut(&key).filter(|held| held.version == version) else { return };
         if let Form::Tree(tree) = &held.form {
-            // Copied, as an allocator leaves a text that becomes shorter in the room that it grew into.
-            held.form = Form::Text(tree.to_string().as_bytes().into());
+            let text = tree.to_string();
+            held.form = match self.packer.pack(text.as_bytes()) {
+                Some(packed) => Form::Packed(packed),
+                // Copied, as an allocator leaves a text that becomes shorter in the room that it grew into.
+                None => Form::Text(text.as_bytes().into()),
+            };
         }
     }
 
     fn get(&mut self, key: &str) -> Option<Arc<Value>> {
         let held = self.objects.get(key)?;
         let (tree, version) = (held.tree(), held.version);
-        if matches!(held.form, Form::Text(_)) {
+        if !matches!(held.form, Form::Tree(_)) {
             self.keep(key, version, tree.clone());
         }
         Some(tree)
@@ -563,7 +571,7 @@ mod tests {
             event(&cache, "ADDED", pod(&format!("p{number}"), "x", number as u64 + 1));
         }
         let texts = || {
-            let is_text = |held: &&Held| matches!(held.form, Form::Text(_));
+            let is_text = |held: &&Held| !matches!(held.form, Form::Tree(_));
             cache.state().objects.values().filter(is_text).count()
         };
         assert_eq!(texts(), 44);

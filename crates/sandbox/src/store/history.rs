@@ -9,7 +9,8 @@ use super::{Error, object_key};
 
 /// Changes kept per kind, at most.
 const EVENTS: usize = 16_384;
-/// Bytes of earlier states kept per kind, at most; but never fewer than [`ALWAYS`] changes.
+/// Bytes of earlier states kept per kind, at most, as they were before they were packed; but never fewer
+/// than [`ALWAYS`] changes.
 const BYTES: usize = 4 << 20;
 const ALWAYS: usize = 256;
 

@@ -1,10 +1,12 @@
 //! Every object of the sandbox, under one resourceVersion that only grows.
 //!
 //! Objects are kept as the bytes that go over the wire, shared by lists and watches and never
-//! encoded again; a critical section copies pointers and, for a write, one object's bytes.
+//! encoded again; a critical section copies pointers and, for a write, one object's bytes. What was not
+//! written lately is kept packed.
 //! A watch is a cursor into its kind's history: it holds no queue of its own, and one that falls
 //! behind the history ends, so a slow peer costs nothing.
 
+mod fresh;
 mod history;
 mod object;
 mod signal;
@@ -15,10 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use fresh::Fresh;
 use signal::Signal;
 
 pub use history::{Event, History};
-pub use object::{Draft, EventType, Header, Stored, line};
+pub use object::{Draft, EventType, Header, Stored, Wire, line};
 
 use crate::objects::Objects;
 
@@ -113,6 +116,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
+    fresh: Mutex<Fresh>,
     /// Wakes whoever follows every kind (the garbage collector); the value is the last version.
     changed: watch::Sender<u64>,
 }
@@ -133,7 +137,7 @@ impl Store {
             by_owner: HashMap::new(),
             snapshots: std::collections::VecDeque::new(),
         };
-        Self { inner: Mutex::new(inner), changed: watch::Sender::new(FIRST_VERSION) }
+        Self { inner: Mutex::new(inner), fresh: Mutex::default(), changed: watch::Sender::new(FIRST_VERSION) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -215,11 +219,11 @@ impl Store {
     /// [`Error::Exists`] when the name is taken.
     pub fn create(&self, kind: &Arc<str>, draft: Draft) -> Result<Arc<Stored>, Error> {
         let key = object_key(&draft.header().namespace, &draft.header().name);
-        let mut inner = self.lock();
+        let inner = self.lock();
         if let Some(there) = inner.kinds.get(kind).and_then(|kind| kind.objects.get(key.as_str())) {
             return Err(Error::Exists(there.clone()));
         }
-        Ok(self.commit(&mut inner, kind, key, draft, EventType::Added))
+        Ok(self.commit(inner, kind, key, draft, EventType::Added))
     }
 
     /// Replaces an object that must still be at `expected`.
@@ -228,9 +232,9 @@ impl Store {
     /// [`Error::NotFound`]; [`Error::Changed`] when it is at another version.
     pub fn update(&self, kind: &Arc<str>, expected: u64, draft: Draft) -> Result<Arc<Stored>, Error> {
         let key = object_key(&draft.header().namespace, &draft.header().name);
-        let mut inner = self.lock();
+        let inner = self.lock();
         expect(&inner, kind, &key, expected)?;
-        Ok(self.commit(&mut inner, kind, key, draft, EventType::Modified))
+        Ok(self.commit(inner, kind, key, draft, EventType::Modified))
     }
 
     /// Removes an object that must still be at `expected`; `last` is its last state, which
@@ -240,14 +244,14 @@ impl Store {
     /// [`Error::NotFound`]; [`Error::Changed`] when it is at another version.
     pub fn remove(&self, kind: &Arc<str>, expected: u64, last: Draft) -> Result<Arc<Stored>, Error> {
         let key = object_key(&last.header().namespace, &last.header().name);
-        let mut inner = self.lock();
+        let inner = self.lock();
         expect(&inner, kind, &key, expected)?;
-        Ok(self.commit(&mut inner, kind, key, last, EventType::Deleted))
+        Ok(self.commit(inner, kind, key, last, EventType::Deleted))
     }
 
     fn commit(
         &self,
-        inner: &mut Inner,
+        mut inner: MutexGuard<'_, Inner>,
         kind: &Arc<str>,
         key: String,
         draft: Draft,
@@ -265,8 +269,12 @@ impl Store {
         collection.history.push(Event { event, object: stored.clone(), previous: previous.clone() });
         collection.changed.raise(version);
         let location = Location { kind: kind.clone(), key };
-        reindex(inner, &location, previous.as_deref(), (event != EventType::Deleted).then_some(&*stored));
+        let now = (event != EventType::Deleted).then_some(&*stored);
+        reindex(&mut inner, &location, previous.as_deref(), now);
         self.changed.send_replace(version);
+        drop(inner);
+        // Packing takes longer than all of the above, and nobody has to wait for it.
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).push(kind, stored.clone());
         stored
     }
 

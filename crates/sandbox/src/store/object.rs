@@ -1,13 +1,17 @@
 //! One stored object: its bytes as they go over the wire, and the few parsed fields that
 //! selectors, ownership and concurrency need.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apimachinery::selector::value_of;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::Error;
+use crate::packing::{Packed, Packer};
+
+/// How the line of a watch event ends behind its object.
+const LINE_END: &[u8] = b"}\n";
 
 /// What happened to an object, as watch events spell it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,13 +74,28 @@ impl Header {
 /// An object as it was written at one resourceVersion; never changes.
 #[derive(Debug)]
 pub struct Stored {
-    /// A whole watch event line; the object is a slice of it, so that both share one allocation.
-    line: Bytes,
+    text: Mutex<Text>,
     event: EventType,
-    object: std::ops::Range<usize>,
+    shape: Shape,
+    header: Header,
+}
+
+/// A whole watch event line.
+#[derive(Debug)]
+enum Text {
+    Plain(Bytes),
+    Packed(Packed),
+}
+
+/// Where what is in a line.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Where the object begins.
+    start: usize,
     /// Length of `{"apiVersion":"…","kind":"…"` in front of the object.
     head: usize,
-    header: Header,
+    /// Where the object ends.
+    end: usize,
 }
 
 impl Stored {
@@ -85,40 +104,78 @@ impl Stored {
         &self.header
     }
 
-    /// The object as JSON.
-    pub fn bytes(&self) -> Bytes {
-        self.line.slice(self.object.clone())
-    }
-
-    /// `{"apiVersion":"…","kind":"…"`
-    pub fn head(&self) -> &[u8] {
-        &self.line[self.object.start..self.object.start + self.head]
-    }
-
-    /// The type of the event in [`Stored::line`].
+    /// The type of the event in [`Wire::line`].
     pub fn event(&self) -> EventType {
         self.event
     }
 
-    /// What follows apiVersion and kind: `,"metadata":{…},…}`.
-    pub fn tail(&self) -> Bytes {
-        self.line.slice(self.object.start + self.head..self.object.end)
-    }
-
-    /// The watch event that this write caused, newline included.
-    pub fn line(&self) -> Bytes {
-        self.line.clone()
+    /// The object as it goes over the wire.
+    pub fn wire(&self) -> Wire {
+        let line = match &*self.text() {
+            Text::Plain(line) => line.clone(),
+            Text::Packed(packed) => packed.unpack().into(),
+        };
+        Wire { line, shape: self.shape }
     }
 
     /// The object, parsed.
     pub fn value(&self) -> Arc<Value> {
-        // What was encoded here parses; an empty object would be visible at once.
-        Arc::new(serde_json::from_slice(&self.line[self.object.clone()]).unwrap_or_default())
+        Arc::new(self.wire().value())
     }
 
-    /// Bytes kept alive by this object.
-    pub(super) fn size(&self) -> usize {
-        self.line.len()
+    /// Bytes of the object and the line around it.
+    pub fn size(&self) -> usize {
+        self.shape.end + LINE_END.len()
+    }
+
+    /// Keeps the text packed from now on, if that gains something.
+    pub(super) fn pack(&self, packer: &mut Packer) {
+        let mut text = self.text();
+        if let Text::Plain(line) = &*text
+            && let Some(packed) = packer.pack(line)
+        {
+            *text = Text::Packed(packed);
+        }
+    }
+
+    fn text(&self) -> MutexGuard<'_, Text> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes of a stored object.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    /// The object is a slice of its line, so that both share one allocation.
+    line: Bytes,
+    shape: Shape,
+}
+
+impl Wire {
+    /// The object as JSON.
+    pub fn bytes(&self) -> Bytes {
+        self.line.slice(self.shape.start..self.shape.end)
+    }
+
+    /// `{"apiVersion":"…","kind":"…"`
+    pub fn head(&self) -> &[u8] {
+        &self.line[self.shape.start..self.shape.start + self.shape.head]
+    }
+
+    /// What follows apiVersion and kind: `,"metadata":{…},…}`.
+    pub fn tail(&self) -> &[u8] {
+        &self.line[self.shape.start + self.shape.head..self.shape.end]
+    }
+
+    /// The watch event that the write of the object caused, newline included.
+    pub fn line(self) -> Bytes {
+        self.line
+    }
+
+    /// The object, parsed.
+    pub fn value(&self) -> Value {
+        // What was encoded here parses; an empty object would be visible at once.
+        serde_json::from_slice(&self.line[self.shape.start..self.shape.end]).unwrap_or_default()
     }
 }
 
@@ -175,17 +232,17 @@ impl Draft {
         let prefix = event.prefix();
         let version = format!("\"resourceVersion\":\"{resource_version}\"");
         let length =
-            prefix.len() + self.head.len() + self.before.len() + version.len() + self.after.len() + 2;
+            prefix.len() + self.head.len() + self.before.len() + version.len() + self.after.len() + LINE_END.len();
         let mut line = Vec::with_capacity(length);
         line.extend_from_slice(prefix);
         line.extend_from_slice(&self.head);
         line.extend_from_slice(&self.before);
         line.extend_from_slice(version.as_bytes());
         line.extend_from_slice(&self.after);
-        let object = prefix.len()..line.len();
-        line.extend_from_slice(b"}\n");
+        let shape = Shape { start: prefix.len(), head: self.head.len(), end: line.len() };
+        line.extend_from_slice(LINE_END);
         let header = Header { resource_version, ..self.header };
-        Stored { line: line.into(), event, object, head: self.head.len(), header }
+        Stored { text: Mutex::new(Text::Plain(line.into())), event, shape, header }
     }
 
     /// The object as it would be stored, for `dryRun`: without a resourceVersion of its own.
@@ -209,7 +266,7 @@ pub fn line(event: EventType, object: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(object.len() + 32);
     out.extend_from_slice(event.prefix());
     out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
+    out.extend_from_slice(LINE_END);
     out.into()
 }
 
@@ -271,11 +328,26 @@ mod tests {
         let mut want = config_map();
         want["metadata"]["resourceVersion"] = "42".into();
         assert_eq!(*stored.value(), want);
-        let event: Value = serde_json::from_slice(&stored.line()).unwrap();
+        let event: Value = serde_json::from_slice(&stored.wire().line()).unwrap();
         assert_eq!(event, json!({"type": "ADDED", "object": want}));
         assert_eq!(stored.header().label("x"), Some("y"));
         assert_eq!(&*stored.header().fields, ["a".into()]);
-        assert!(stored.tail().starts_with(br#","metadata":"#));
+        assert!(stored.wire().tail().starts_with(br#","metadata":"#));
+    }
+
+    #[test]
+    fn a_packed_object_has_the_same_bytes() {
+        let mut packer = Packer::default();
+        let stored: Vec<Stored> = (0..40)
+            .map(|version| Draft::new(config_map(), &[]).unwrap().place(EventType::Modified, version))
+            .collect();
+        for stored in &stored {
+            let before = (stored.wire().line(), stored.size());
+            stored.pack(&mut packer);
+            assert_eq!((stored.wire().line(), stored.size()), before);
+            assert_eq!(before.0.len(), before.1);
+        }
+        assert!(matches!(*stored[39].text(), Text::Packed(_)));
     }
 
     #[test]
