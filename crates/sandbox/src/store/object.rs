@@ -231,8 +231,12 @@ impl Draft {
     pub(super) fn place(self, event: EventType, resource_version: u64) -> Stored {
         let prefix = event.prefix();
         let version = format!("\"resourceVersion\":\"{resource_version}\"");
-        let length =
-            prefix.len() + self.head.len() + self.before.len() + version.len() + self.after.len() + LINE_END.len();
+        let length = prefix.len()
+            + self.head.len()
+            + self.before.len()
+            + version.len()
+            + self.after.len()
+            + LINE_END.len();
         let mut line = Vec::with_capacity(length);
         line.extend_from_slice(prefix);
         line.extend_from_slice(&self.head);
