@@ -43,9 +43,8 @@ impl Packed {
     /// The text.
     pub fn unpack(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.length);
-        let done = UNPACKING.with_borrow_mut(|context| {
-            context.decompress_using_ddict(&mut text, &self.bytes, &self.against)
-        });
+        let done = UNPACKING
+            .with_borrow_mut(|context| context.decompress_using_ddict(&mut text, &self.bytes, &self.against));
         // What was packed here unpacks; a text that is empty would be visible at once.
         debug_assert_eq!(done, Ok(self.length));
         text
@@ -108,9 +107,13 @@ mod tests {
     use super::*;
 
     fn pod(number: u64, phase: &str) -> String {
-        let containers: Vec<String> =
-            (0..40).map(|at| format!("{{\"name\":\"c{at}\",\"image\":\"registry/{}\"}}", at * 7919)).collect();
-        format!("{{\"name\":\"pod-{number}\",\"phase\":\"{phase}\",\"containers\":[{}]}}", containers.join(","))
+        let containers: Vec<String> = (0..40)
+            .map(|at| format!("{{\"name\":\"c{at}\",\"image\":\"registry/{}\"}}", at * 7919))
+            .collect();
+        format!(
+            "{{\"name\":\"pod-{number}\",\"phase\":\"{phase}\",\"containers\":[{}]}}",
+            containers.join(",")
+        )
     }
 
     proptest! {
@@ -129,7 +132,8 @@ mod tests {
     fn texts_of_a_kind_shrink_tenfold_and_outlive_what_they_were_packed_against() {
         let mut packer = Packer::default();
         let phases = ["Pending", "Running"];
-        let texts: Vec<String> = (0..200).map(|number| pod(number, phases[number as usize % 2])).collect();
+        let texts: Vec<String> =
+            (0..200).map(|number| pod(number, phases[usize::from(number % 2 == 1)])).collect();
         let packed: Vec<Option<Packed>> = texts.iter().map(|text| packer.pack(text.as_bytes())).collect();
         drop(packer);
         let few = usize::try_from(FEW).unwrap();
@@ -148,7 +152,8 @@ mod tests {
             packer.pack(pod(number, "Running").as_bytes());
         }
         let other = |number: u64| -> String {
-            (0..200).map(|word| format!("{:x}", (word + 1) * 0x9E37_79B9_u64)).collect::<String>() + &number.to_string()
+            (0..200).map(|word| format!("{:x}", (word + 1) * 0x9E37_79B9_u64)).collect::<String>()
+                + &number.to_string()
         };
         let shrinks = |packed: &Packed| packed.bytes.len() * ALIKE < packed.length;
         assert!(packer.pack(other(0).as_bytes()).is_none_or(|packed| !shrinks(&packed)));

@@ -16,7 +16,9 @@ use crate::registry::Kind;
 /// 400 for values of the wrong type, and for fields that are unknown or there twice in strict mode (422 in a patch).
 pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidation) -> Result<(), Status> {
     let kind = call.kind.clone();
-    let patched = call.content_type.contains("patch").then(|| object.to_string());
+    // Written out only where somebody may come to read it: what does not fit a built-in kind is an error.
+    let told = kind.definition().is_none() || validation == FieldValidation::Strict;
+    let patched = (told && call.content_type.contains("patch")).then(|| object.to_string());
     let unknown = match kind.definition() {
         None => kind.object_type.normalize(object).map_err(|why: String| {
             // A patch is at fault for what it makes of the object.

@@ -130,10 +130,11 @@ impl Stored {
 
     /// Keeps the text packed from now on, if that gains something.
     pub(super) fn pack(&self, packer: &mut Packer) {
-        let Text::Plain(line) = &*self.text() else { return };
-        let line = line.clone();
-        if let Some(packed) = packer.pack(&line) {
-            *self.text() = Text::Packed(packed);
+        let mut text = self.text();
+        if let Text::Plain(line) = &*text
+            && let Some(packed) = packer.pack(line)
+        {
+            *text = Text::Packed(packed);
         }
     }
 
@@ -230,8 +231,12 @@ impl Draft {
     pub(super) fn place(self, event: EventType, resource_version: u64) -> Stored {
         let prefix = event.prefix();
         let version = format!("\"resourceVersion\":\"{resource_version}\"");
-        let length =
-            prefix.len() + self.head.len() + self.before.len() + version.len() + self.after.len() + LINE_END.len();
+        let length = prefix.len()
+            + self.head.len()
+            + self.before.len()
+            + version.len()
+            + self.after.len()
+            + LINE_END.len();
         let mut line = Vec::with_capacity(length);
         line.extend_from_slice(prefix);
         line.extend_from_slice(&self.head);
