@@ -12,7 +12,7 @@ const WIDTH: usize = 78;
 
 /// How far a disk is, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Done {
+pub struct Reached {
     /// Its size.
     pub size: u64,
     /// Everything before this guest offset is done.
@@ -42,8 +42,8 @@ pub struct Pace {
 
 impl Pace {
     /// `time` has passed since everything before `from` was done.
-    pub fn of(now: Done, time: Duration, from: u64) -> Self {
-        let Done { size, done, data, stored, passes_left } = now;
+    pub fn of(now: Reached, time: Duration, from: u64) -> Self {
+        let Reached { size, done, data, stored, passes_left } = now;
         let worked = u128::from(done.saturating_sub(from));
         let rate = (worked * 1000).checked_div(time.as_millis()).unwrap_or(0);
         let left = u128::from(size.saturating_sub(done)) + u128::from(size) * u128::from(passes_left);
@@ -61,10 +61,10 @@ impl Pace {
 }
 
 /// `root  43 %  4403 of 10240 MiB  210 MiB/s  28 s left  zeros 61 %  ratio 2.7`
-pub fn bar(disk: &str, now: Done, pace: Pace) -> String {
+pub fn bar(disk: &str, now: Reached, pace: Pace) -> String {
     let left = pace.eta_seconds.map_or("?".to_owned(), |seconds| format!("{seconds} s"));
-    // Of nothing, everything is zeros; of what is done, never more than that.
-    let zeros = if now.done == 0 { 0 } else { 100 - (now.data * 100 / now.done).min(100) };
+    // Data is counted in whole clusters, so it may be more than what is done.
+    let zeros = 100 - (now.data * 100).checked_div(now.done).unwrap_or(100).min(100);
     let what = if now.passes_left > 0 { format!("{disk}: measuring") } else { disk.to_owned() };
     format!(
         "{what}  {} %  {:.0} of {:.0} MiB  {:.0} MiB/s  {left} left  zeros {zeros} %  ratio {:.1}",
@@ -107,7 +107,7 @@ impl Line {
     }
 
     /// What is to be told now; `None`: it was a moment ago. The end is always told.
-    pub fn due(&mut self, now: Done) -> Option<Pace> {
+    pub fn due(&mut self, now: Reached) -> Option<Pace> {
         let soon = self.last.is_some_and(|last| last.elapsed() < OFTEN);
         if soon && now.done < now.size {
             return None;
@@ -117,7 +117,7 @@ impl Line {
     }
 
     /// Draws it, when it is due.
-    pub fn draw(&mut self, disk: &str, now: Done) {
+    pub fn draw(&mut self, disk: &str, now: Reached) {
         if self.terminal
             && let Some(pace) = self.due(now)
         {
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_bar_shows_rate_time_zeros_and_ratio() {
         let now =
-            Done { size: 1000 * MIB, done: 500 * MIB, data: 200 * MIB, stored: 50 * MIB, passes_left: 0 };
+            Reached { size: 1000 * MIB, done: 500 * MIB, data: 200 * MIB, stored: 50 * MIB, passes_left: 0 };
         let pace = Pace::of(now, Duration::from_secs(2), 100 * MIB);
         let expected = Pace {
             percent: 50,
@@ -170,7 +170,7 @@ mod tests {
             bar("root", now, pace),
             "root  50 %  500 of 1000 MiB  200 MiB/s  2 s left  zeros 60 %  ratio 4.0"
         );
-        let measuring = Done { passes_left: 1, ..now };
+        let measuring = Reached { passes_left: 1, ..now };
         let pace = Pace::of(measuring, Duration::from_secs(2), 100 * MIB);
         assert_eq!(
             bar("root", measuring, pace),
@@ -181,17 +181,17 @@ mod tests {
 
     #[test]
     fn nothing_is_said_that_nobody_knows_yet() {
-        let now = Done { size: MIB, ..Done::default() };
+        let now = Reached { size: MIB, ..Reached::default() };
         let pace = Pace::of(now, Duration::ZERO, 0);
         assert_eq!(bar("root", now, pace), "root  0 %  0 of 1 MiB  0 MiB/s  ? left  zeros 0 %  ratio 1.0");
-        let nothing = Pace::of(Done::default(), Duration::from_secs(1), 0);
+        let nothing = Pace::of(Reached::default(), Duration::from_secs(1), 0);
         assert_eq!((nothing.percent, nothing.eta_seconds), (100, Some(0)));
     }
 
     #[test]
     fn the_end_of_a_disk_is_always_told() {
         let mut line = Line::new(true);
-        let now = |done| Done { size: 10, done, ..Done::default() };
+        let now = |done| Reached { size: 10, done, ..Reached::default() };
         line.begin(0);
         assert!(line.due(now(1)).is_some());
         assert!(line.due(now(2)).is_none(), "a moment ago");

@@ -31,7 +31,7 @@ impl Drop for Reading<'_> {
 
 #[async_trait]
 impl Source for Slow {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "slow"
     }
 

@@ -7,7 +7,7 @@ use ::export::run::Event;
 use serde::Serialize;
 
 use super::{Args, Output};
-use crate::progress::{Done, Line, Pace, mib};
+use crate::progress::{Line, Pace, Reached, mib};
 
 /// Who shows progress. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -93,10 +93,10 @@ impl Meter {
 }
 
 /// How far which disk is.
-fn done(event: &Event) -> Option<(&str, Done)> {
+fn done(event: &Event) -> Option<(&str, Reached)> {
     let Event::Progress { disk, size, done, data, stored, passes_left, .. } = event else { return None };
     let (size, done, data, stored, passes_left) = (*size, *done, *data, *stored, *passes_left);
-    Some((disk, Done { size, done, data, stored, passes_left }))
+    Some((disk, Reached { size, done, data, stored, passes_left }))
 }
 
 /// A line of JSON: on standard output, unless the disk itself goes there.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Args;
 use crate::cluster::Cluster;
-use crate::progress::{Done, Pace};
+use crate::progress::{Pace, Reached};
 
 /// How often the object is written while there is progress.
 const EVERY: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ struct Disk {
     name: String,
     /// Over all of it.
     passes: u8,
-    now: Done,
+    now: Reached,
 }
 
 impl Disk {
@@ -103,13 +103,12 @@ impl Relay {
         match event {
             Event::Started { disk, size, done, passes_left } => {
                 let (size, done, passes_left) = (*size, *done, *passes_left);
-                let now = Done { size, done, passes_left, ..Done::default() };
-                match state.disks.iter_mut().find(|known| known.name == *disk) {
-                    Some(known) => known.now = now,
-                    None => {
-                        state.from += done;
-                        state.disks.push(Disk { name: disk.clone(), passes: passes_left + 1, now });
-                    }
+                let now = Reached { size, done, passes_left, ..Reached::default() };
+                if let Some(known) = state.disks.iter_mut().find(|known| known.name == *disk) {
+                    known.now = now;
+                } else {
+                    state.from += done;
+                    state.disks.push(Disk { name: disk.clone(), passes: passes_left + 1, now });
                 }
                 state.progress["disk"] = disk.as_str().into();
                 state.progress["step"] = if passes_left > 0 { "measuring" } else { "exporting" }.into();
@@ -117,7 +116,7 @@ impl Relay {
             Event::Progress { disk, size, done, data, stored, passes_left, .. } => {
                 let (size, done, data, stored, passes_left) = (*size, *done, *data, *stored, *passes_left);
                 if let Some(known) = state.disks.iter_mut().find(|known| known.name == *disk) {
-                    known.now = Done { size, done, data, stored, passes_left };
+                    known.now = Reached { size, done, data, stored, passes_left };
                 }
                 let now = sum(&state.disks, total);
                 let pace = Pace::of(now, state.begun.elapsed(), state.from);
@@ -185,14 +184,14 @@ impl Relay {
 }
 
 /// All disks together, of so many bytes.
-fn sum(disks: &[Disk], size: u64) -> Done {
-    let mut all = Done { size, ..Done::default() };
+fn sum(disks: &[Disk], size: u64) -> Reached {
+    let mut all = Reached { size, ..Reached::default() };
     for disk in disks {
         all.done += disk.done();
         all.data += disk.now.data;
         all.stored += disk.now.stored;
     }
-    Done { done: all.done.min(size), ..all }
+    Reached { done: all.done.min(size), ..all }
 }
 
 fn merge(into: &mut Value, more: Value) {
@@ -210,7 +209,7 @@ mod tests {
         let disk = |passes, passes_left, done| Disk {
             name: "a".into(),
             passes,
-            now: Done { size: 1000, done, data: 10, stored: 1, passes_left },
+            now: Reached { size: 1000, done, data: 10, stored: 1, passes_left },
         };
         let done = |disks: &[Disk]| sum(disks, 2000).done;
         assert_eq!(done(&[disk(2, 1, 500)]), 250);

@@ -15,7 +15,7 @@ use image::{Disk, Format, Options, OvaDisk, Progress, Summary};
 
 use super::InputFormat;
 use crate::problem::Problem;
-use crate::progress::{Done, Line, mib};
+use crate::progress::{Line, Reached, mib};
 
 /// Arguments of `image convert`.
 #[derive(Debug, clap::Args)]
@@ -253,7 +253,7 @@ impl Meter {
         if self.passes_left.replace(passes_left) != Some(passes_left) {
             self.line.begin(0);
         }
-        self.line.draw(&self.name, Done { size, done, data, stored, passes_left });
+        self.line.draw(&self.name, Reached { size, done, data, stored, passes_left });
         true
     }
 }

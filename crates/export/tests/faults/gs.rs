@@ -73,8 +73,7 @@ fn md5(data: &[u8]) -> Vec<u8> {
 }
 
 fn tag(data: &[u8]) -> String {
-    let digits: String = md5(data).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{digits}\"")
+    format!("\"{}\"", export::sums::hex(&md5(data)))
 }
 
 fn decode(text: &str) -> String {

@@ -36,7 +36,7 @@ pub fn is_signed(parts: &Parts, body: &[u8], region: &str) -> bool {
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
     };
     let key = scope.split('/').fold(format!("AWS4{SECRET}").into_bytes(), |key, part| mac(&key, part));
-    let signature: String = mac(&key, &text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let signature = hex(&mac(&key, &text));
     all && given.starts_with("AWS4-HMAC-SHA256 ")
         && field("Credential") == format!("{ID}/{scope}")
         && field("Signature") == signature

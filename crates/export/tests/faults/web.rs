@@ -20,7 +20,7 @@ use crate::{Dice, content, image_of, job};
 
 #[derive(Default)]
 struct Files {
-    files: Mutex<BTreeMap<String, Bytes>>,
+    kept: Mutex<BTreeMap<String, Bytes>>,
     /// Uploads of this name are refused after their first bytes.
     refused: Mutex<Option<&'static str>>,
     /// Ranges are answered with everything.
@@ -29,7 +29,7 @@ struct Files {
 
 impl Files {
     fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
