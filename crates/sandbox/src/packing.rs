@@ -35,7 +35,10 @@ pub struct Packed {
 
 impl fmt::Debug for Packed {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Packed").field("bytes", &self.bytes.len()).field("length", &self.length).finish()
+        out.debug_struct("Packed")
+            .field("bytes", &self.bytes.len())
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,10 +154,8 @@ mod tests {
         for number in 0..40 {
             packer.pack(pod(number, "Running").as_bytes());
         }
-        let other = |number: u64| -> String {
-            (0..200).map(|word| format!("{:x}", (word + 1) * 0x9E37_79B9_u64)).collect::<String>()
-                + &number.to_string()
-        };
+        let words: Vec<String> = (1..200_u64).map(|word| (word * 0x9E37_79B9).to_string()).collect();
+        let other = |number: u64| format!("{}{number}", words.concat());
         let shrinks = |packed: &Packed| packed.bytes.len() * ALIKE < packed.length;
         assert!(packer.pack(other(0).as_bytes()).is_none_or(|packed| !shrinks(&packed)));
         assert!(packer.pack(other(1).as_bytes()).is_some_and(|packed| shrinks(&packed)));
