@@ -623,7 +623,7 @@ async fn a_compressed_volume_is_cut_short_without_a_word_and_an_export_is_not() 
     let http = export::source::http::client(links["cert"].as_str().unwrap()).unwrap();
     let request = http::Request::get(gzip).header("x-kubevirt-export-token", token.unwrap());
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = export::source::http::send(&http, "downloading", request).await.unwrap();
+    let answer = http.request(request).await.unwrap();
     assert_eq!(answer.status(), 200);
     let packed = export::source::http::body("downloading", answer.into_body(), 1 << 30).await.unwrap();
     let file = cluster.dir.path().join("disk.img.gz");

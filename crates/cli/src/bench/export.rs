@@ -387,7 +387,8 @@ impl Server {
     fn cost_of(&self, client: impl FnOnce() -> Result<Cost>) -> Result<f64> {
         let before = process::usage(self.child.id())?.cpu;
         let client = client()?.cpu_seconds;
-        Ok(client + (process::usage(self.child.id())?.cpu - before).as_secs_f64())
+        let after = process::usage(self.child.id())?.cpu;
+        Ok(client + after.saturating_sub(before).as_secs_f64())
     }
 
     /// A configuration of curl that may download the disk, and its URL.
