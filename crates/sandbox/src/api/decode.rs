@@ -69,16 +69,16 @@ pub fn written(call: &mut Call) -> Result<Value, Status> {
     Ok(object)
 }
 
-/// What is wrong with a patch that can be read.
+/// Reads a patch, and what is wrong with it all the same.
 ///
 /// # Errors
-/// 400 when it cannot.
-pub fn patch_complaints(media: &str, body: &[u8]) -> Result<Vec<String>, Status> {
-    let complaints = match media {
+/// 400 when it cannot be read.
+pub fn patch(media: &str, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    let read = match media {
         "application/json-patch+json" => twice::json_patch(body),
-        _ => twice::json(body).map(|(_, complaints)| complaints),
+        _ => twice::json(body),
     };
-    complaints.map_err(|error| no_json(&error))
+    read.map_err(|error| no_json(&error))
 }
 
 /// Reads the body of a create.

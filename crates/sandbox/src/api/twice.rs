@@ -1,34 +1,26 @@
 //! Bodies that name a field twice. The last one counts, and whoever asked for validation is told, in the words of
 //! `sigs.k8s.io/json` for JSON and of go-yaml for YAML.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Where the reader is, and what it has found.
-#[derive(Default)]
-struct Found {
-    path: String,
-    complaints: Vec<String>,
+/// Where the reader is: nothing is written out unless there is something to complain about.
+#[derive(Clone, Copy)]
+enum Path<'p> {
+    Whole,
+    Field(&'p Path<'p>, &'p str),
+    Item(&'p Path<'p>, usize),
 }
 
-impl Found {
-    /// Works below a part of the path.
-    fn below<R>(&mut self, part: fmt::Arguments<'_>, act: impl FnOnce(&mut Self) -> R) -> R {
-        let length = self.path.len();
-        // writing to a String does not fail
-        let _ = self.path.write_fmt(part);
-        let result = act(self);
-        self.path.truncate(length);
-        result
-    }
-
-    /// Each field is complained about once.
-    fn complain(&mut self) {
-        let complaint = format!("duplicate field {:?}", self.path);
-        if !self.complaints.contains(&complaint) {
-            self.complaints.push(complaint);
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Field(Self::Whole, key) => out.write_str(key),
+            Self::Field(parent, key) => write!(out, "{parent}.{key}"),
+            Self::Item(parent, index) => write!(out, "{parent}[{index}]"),
         }
     }
 }
@@ -38,11 +30,11 @@ impl Found {
 /// # Errors
 /// When it is no JSON.
 pub fn json(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
-    let mut found = Found::default();
+    let mut complaints = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = Reader(&mut found).deserialize(&mut reader)?;
+    let value = Reader { path: Path::Whole, complaints: &mut complaints }.deserialize(&mut reader)?;
     reader.end()?;
-    Ok((value, found.complaints))
+    Ok((value, complaints))
 }
 
 /// What go-yaml says about the first key that a mapping has twice (`UnmarshalStrict`).
@@ -58,7 +50,20 @@ pub fn yaml(text: &str) -> Option<String> {
 }
 
 /// Builds a value as `serde_json` does, and looks at each key.
-struct Reader<'f>(&'f mut Found);
+struct Reader<'r> {
+    path: Path<'r>,
+    complaints: &'r mut Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Each field is complained about once.
+    fn complain(&mut self, field: Path<'_>) {
+        let complaint = format!("duplicate field {:?}", field.to_string());
+        if !self.complaints.contains(&complaint) {
+            self.complaints.push(complaint);
+        }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
     type Value = Value;
@@ -105,35 +110,35 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) =
-            self.0.below(format_args!("[{}]", list.len()), |found| items.next_element_seed(Reader(found)))?
-        {
+        while let Some(item) = items.next_element_seed(Reader {
+            path: Path::Item(&self.path, list.len()),
+            complaints: &mut *self.complaints,
+        })? {
             list.push(item);
         }
         Ok(Value::Array(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        let dot = if self.0.path.is_empty() { "" } else { "." };
+        let parent = self.path;
         while let Some(key) = entries.next_key::<String>()? {
-            let value = self.0.below(format_args!("{dot}{key}"), |found| {
-                if object.contains_key(&key) {
-                    found.complain();
-                }
-                entries.next_value_seed(Reader(found)).map_err(A::Error::custom)
-            })?;
+            let path = Path::Field(&parent, &key);
+            if object.contains_key(&key) {
+                self.complain(path);
+            }
+            let value = entries.next_value_seed(Reader { path, complaints: &mut *self.complaints })?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
     }
 }
 
-/// What a JSON patch has twice, and which fields operations do not have.
+/// Reads a JSON patch, with a complaint for each field that is there twice or that no operation has.
 ///
 /// # Errors
 /// When it is no JSON.
-pub fn json_patch(body: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+pub fn json_patch(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let (patch, mut complaints) = json(body)?;
     for (index, operation) in patch.as_array().into_iter().flatten().enumerate() {
         for key in operation.as_object().into_iter().flat_map(Map::keys) {
@@ -142,7 +147,8 @@ pub fn json_patch(body: &[u8]) -> Result<Vec<String>, serde_json::Error> {
             }
         }
     }
-    Ok(complaints.into_iter().map(|complaint| format!("json patch {complaint}")).collect())
+    let complaints = complaints.into_iter().map(|complaint| format!("json patch {complaint}")).collect();
+    Ok((patch, complaints))
 }
 
 #[cfg(test)]
@@ -194,6 +200,6 @@ mod tests {
             br#"[{"op":"test","path":"/a","value":1,"value":2},{"op":"remove","path":"/b","why":""}]"#,
         );
         let wanted = [r#"json patch duplicate field "[0].value""#, r#"json patch unknown field "[1].why""#];
-        assert_eq!(said.unwrap(), wanted);
+        assert_eq!(said.unwrap().1, wanted);
     }
 }

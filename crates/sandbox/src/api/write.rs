@@ -184,8 +184,8 @@ impl Api {
             let message = "Forbidden: may not be specified for non-apply patch";
             return Err(invalid_options("PatchOptions", "force", "FieldValueForbidden", message));
         }
-        let patch = decode::parse("", &call.body)?;
-        call.complaints = decode::patch_complaints(&media, &call.body)?;
+        let (patch, complaints) = decode::patch(&media, &call.body)?;
+        call.complaints = complaints;
         let kind = call.kind.clone();
         let make = move |current: &Value| {
             let mut seen = std::borrow::Cow::Borrowed(current);
