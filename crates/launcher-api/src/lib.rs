@@ -1,9 +1,9 @@
-//! The messages of virt-launcher's command socket, for both of its ends: the node agent calls, the
-//! sandbox's launchers answer. No IO; `cargo run -p xtask -- codegen` makes what is below
-//! `generated/` from `proto/` ([ADR 6](../../../docs/adr/0006-generated-grpc.md)).
+//! The messages of virt-launcher's command socket that the node agent sends. No IO; `cargo run -p xtask -- codegen`
+//! makes what is below `generated/` from `proto/` ([ADR 6](../../../docs/adr/0006-generated-grpc.md)).
 //!
 //! Only the calls of an in-place resize are there. What is left out of the proto file cannot be
-//! asked of a launcher by mistake.
+//! asked of a launcher by mistake. The sandbox's launchers answer more, from a proto file of their own; the question for
+//! versions, which comes before any other, both take from here.
 
 /// `kubevirt.cmd.info`: the versions that a launcher speaks.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
