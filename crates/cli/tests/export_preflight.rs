@@ -165,6 +165,10 @@ async fn a_server_that_refuses_or_has_the_file_is_found_out_before() {
     let (findings, status) = stage.look(&format!("--format raw --output {url}/up"), None).await;
     assert_eq!(status, 2);
     says(&findings, "destination", "blocked", "403");
+    // Whoever replaces what is there need not be allowed to look.
+    let (findings, status) = stage.look(&format!("--format raw --output {url}/up --force"), None).await;
+    assert_eq!(status, 0);
+    says(&findings, "destination", "warning", "may not be looked at");
     assert!(files.all().is_empty());
     // Whoever knows the secret is told what is there.
     let look = async |more: &str| {

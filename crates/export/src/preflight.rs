@@ -40,6 +40,8 @@ pub struct Facts {
     pub twice: bool,
     /// Why nothing can be learnt about the destination: it is not reached, or refuses.
     pub unreachable: Option<String>,
+    /// The destination may be written to, and not be looked at.
+    pub unseen: bool,
     /// Requests that the user may not make, for example `create secrets`.
     pub forbidden: Vec<String>,
     /// Seconds that the export lives.
@@ -103,6 +105,9 @@ fn destination(facts: &Facts) -> Finding {
             (Grade::Blocked, text)
         }
         (None, None, Some(journal)) => (Grade::Ok, format!("goes on with `{journal}`")),
+        (None, None, None) if facts.unseen => {
+            (Grade::Warning, "it may not be looked at: what is there may be replaced".into())
+        }
         (None, None, None) => (Grade::Ok, "nothing is in the way".into()),
     };
     Finding { check: "destination", grade, detail }
@@ -253,6 +258,7 @@ mod tests {
             (bad(&|f| f.twice = true), Target::Qcow2, (Grade::Warning, "format")),
             (bad(&|f| (f.pipe, f.twice) = (true, true)), Target::Ova, (Grade::Warning, "format")),
             (bad(&|f| f.unreachable = Some("403".into())), Target::Raw, (Grade::Blocked, "destination")),
+            (bad(&|f| f.unseen = true), Target::Raw, (Grade::Warning, "destination")),
             (bad(&|f| f.free = Some(1 << 30)), Target::Raw, (Grade::Warning, "space")),
             (
                 bad(&|f| f.existing.push("web-root.qcow2".into())),

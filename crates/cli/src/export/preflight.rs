@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use ::export::Error;
 use ::export::preflight::{Facts, Finding, Grade, check};
 use ::export::run::Target;
 use ::export::source::vmexport::served_version;
@@ -87,6 +88,8 @@ pub async fn look(
         match place.existing(&files).await {
             Ok(existing) if !args.resume => facts.existing = existing,
             Ok(_) => {}
+            // Keys that may write alone are enough for an export that looks at nothing before.
+            Err(Error::Answer { .. }) if args.force || args.resume => facts.unseen = true,
             Err(error) => facts.unreachable = Some(error.to_string()),
         }
     }
