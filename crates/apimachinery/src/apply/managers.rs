@@ -1,34 +1,55 @@
 //! The entries of `metadata.managedFields` (`apimachinery/pkg/util/managedfields/internal`, Kubernetes 1.36).
 
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::Writer;
 use super::set::Set;
+use super::{Writer, sealed};
 
 /// Entries of updates that an object keeps apart; older ones are merged into one.
 const MAX_UPDATERS: usize = 10;
 /// The manager of merged old entries.
 const ANCIENT: &str = "ancient-changes";
+/// No fields at all.
+const EMPTY: &str = "{}";
 
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub(super) enum Operation {
     Apply,
     Update,
 }
 
-/// One entry. `fields` stays as written until it must change: most writes change no entry but one.
-#[derive(Clone, Debug, PartialEq)]
+/// One entry, its fields in the order in which they are written. `fields` stays as written until it must change: most
+/// writes change no entry but one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
-    pub operation: Operation,
-    pub time: Option<String>,
-    pub manager: String,
+    #[serde(default)]
     pub api_version: String,
+    #[serde(default)]
+    fields_type: FieldsType,
+    #[serde(rename = "fieldsV1")]
+    pub fields: Box<RawValue>,
+    #[serde(default)]
+    pub manager: String,
+    pub operation: Operation,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub subresource: String,
-    pub fields: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// There is one way of writing fields; whatever an entry says, it is taken to be this one.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+enum FieldsType {
+    #[default]
+    #[serde(other)]
+    FieldsV1,
 }
 
 impl Entry {
-    pub fn new(operation: Operation, writer: &Writer<'_>, fields: Value, now: &str) -> Self {
+    pub fn new(operation: Operation, writer: &Writer<'_>, fields: Box<RawValue>, now: &str) -> Self {
         let manager = if writer.manager.is_empty() { "unknown" } else { writer.manager };
         Self {
             operation,
@@ -36,6 +57,7 @@ impl Entry {
             manager: manager.into(),
             api_version: writer.api_version.into(),
             subresource: writer.subresource.into(),
+            fields_type: FieldsType::FieldsV1,
             fields,
         }
     }
@@ -50,7 +72,7 @@ impl Entry {
     }
 
     pub fn set(&self) -> Set {
-        Set::from_json(&self.fields)
+        Set::from_text(&self.fields)
     }
 
     /// Takes out the members of a set; false when nothing is left.
@@ -58,53 +80,22 @@ impl Entry {
         if set.touches(&self.fields) {
             let mut mine = self.set();
             mine.subtract(set);
-            self.fields = mine.to_json();
+            self.fields = mine.to_text();
         }
-        self.fields.as_object().is_some_and(|fields| !fields.is_empty())
-    }
-
-    fn decode(mut json: Value) -> Option<Self> {
-        let operation = match json["operation"].as_str()? {
-            "Apply" => Operation::Apply,
-            "Update" => Operation::Update,
-            _ => return None,
-        };
-        let fields = json.get_mut("fieldsV1").map(Value::take).filter(Value::is_object)?;
-        let text = |key: &str| json[key].as_str().map(str::to_owned);
-        Some(Self {
-            operation,
-            time: text("time"),
-            manager: text("manager").unwrap_or_default(),
-            api_version: text("apiVersion").unwrap_or_default(),
-            subresource: text("subresource").unwrap_or_default(),
-            fields,
-        })
-    }
-
-    fn encode(self) -> Value {
-        let mut out = Map::new();
-        let operation = if self.operation == Operation::Apply { "Apply" } else { "Update" };
-        out.insert("manager".into(), self.manager.into());
-        out.insert("operation".into(), operation.into());
-        out.insert("apiVersion".into(), self.api_version.into());
-        if let Some(time) = self.time {
-            out.insert("time".into(), time.into());
-        }
-        out.insert("fieldsType".into(), "FieldsV1".into());
-        out.insert("fieldsV1".into(), self.fields);
-        if !self.subresource.is_empty() {
-            out.insert("subresource".into(), self.subresource.into());
-        }
-        Value::Object(out)
+        self.fields.get() != EMPTY
     }
 }
 
 /// Reads entries; `None` when one makes no sense.
-pub(super) fn decode(managed_fields: Value) -> Option<Vec<Entry>> {
-    match managed_fields {
-        Value::Array(list) => list.into_iter().map(Entry::decode).collect(),
-        _ => Some(Vec::new()),
-    }
+pub(super) fn decode(managed_fields: &Value) -> Option<Vec<Entry>> {
+    let entries: Vec<Entry> = match managed_fields {
+        Value::Array(_) => serde_json::from_str(&managed_fields.to_string()).ok()?,
+        other => match sealed::text(other) {
+            Some(text) => serde_json::from_str(text).ok()?,
+            None => return Some(Vec::new()),
+        },
+    };
+    entries.iter().all(|entry| entry.fields.get().starts_with('{')).then_some(entries)
 }
 
 /// A client asks for all entries to be dropped by writing `[]` or `[{}]`.
@@ -116,7 +107,7 @@ pub(super) fn is_reset(managed_fields: &Value) -> bool {
     }
 }
 
-/// Writes the entries in their order: appliers first, then by time, manager, version, subresource.
+/// Writes the entries, sealed, in their order: appliers first, then by time, manager, version, subresource.
 pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
     cap(&mut entries);
     entries.sort_by(|a, b| {
@@ -128,8 +119,9 @@ pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
         if entries.is_empty() {
             meta.remove("managedFields");
         } else {
-            let list = entries.into_iter().map(Entry::encode).collect();
-            meta.insert("managedFields".into(), Value::Array(list));
+            // Texts and texts with keys: this can be written.
+            let text = serde_json::value::to_raw_value(&entries).unwrap_or_default();
+            meta.insert("managedFields".into(), sealed::seal(&text));
         }
     }
 }
@@ -151,7 +143,7 @@ fn cap(entries: &mut Vec<Entry>) {
             Some(first) => {
                 let mut set = first.set();
                 set.union(&entry.set());
-                first.fields = set.to_json();
+                first.fields = set.to_text();
                 first.manager = ANCIENT.into();
                 first.subresource.clear();
                 first.time = entry.time;

@@ -10,10 +10,10 @@
 
 mod conflict;
 mod managers;
+pub mod sealed;
 mod set;
+mod text;
 mod walk;
-
-use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -79,7 +79,7 @@ const STRIPPED: [&str; 9] = [
     "resourceVersion",
 ];
 
-/// Writes `metadata.managedFields` of `new` for a create (`old`: none), update or patch by a writer.
+/// Writes `metadata.managedFields` of `new`, [sealed], for a create (`old`: none), update or patch by a writer.
 ///
 /// `new` may bring entries of its own, as a client that sends back what it read does; a client that sends none
 /// does not lose those of `old`, and one that sends `[]` or `[{}]` drops them all. An object without entries is
@@ -93,13 +93,13 @@ pub fn track_update(
     now: Timestamp,
 ) {
     let sent = take_managed_fields(new);
-    let live = || old.map_or(Value::Null, |old| old["metadata"]["managedFields"].clone());
+    let live = || managers::decode(old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]));
     let entries = if !writer.subresource.is_empty() && old.is_some() {
-        managers::decode(live())
+        live()
     } else if managers::is_reset(&sent) {
         Some(Vec::new())
     } else {
-        managers::decode(sent).filter(|entries| !entries.is_empty()).or_else(|| managers::decode(live()))
+        managers::decode(&sent).filter(|entries| !entries.is_empty()).or_else(live)
     };
     let mut entries = entries.unwrap_or_default();
     if !(entries.is_empty() && old.is_some()) {
@@ -150,7 +150,7 @@ pub fn apply(
     let (types, root) = (&*ty.types, ty.root);
 
     let mut before = live.cloned().unwrap_or_else(|| ty.empty());
-    let mut entries = managers::decode(take_managed_fields(&mut before)).unwrap_or_default();
+    let mut entries = managers::decode(&take_managed_fields(&mut before)).unwrap_or_default();
     if entries.is_empty() && live.is_some() {
         let first = Writer { manager: "before-first-apply", subresource: "", ..*writer };
         record(&ty.empty(), &before, ty, &first, Reset::Nothing, now, &mut entries);
@@ -181,12 +181,12 @@ pub fn apply(
     }
     entries.retain_mut(|entry| entry.subtract(&taken) && entry.subtract(&removed));
     if !claimed.is_empty() {
-        let mut entry = Entry::new(Operation::Apply, writer, claimed.to_json(), &rfc3339(now));
+        let mut entry = Entry::new(Operation::Apply, writer, claimed.to_text(), &rfc3339(now));
         // Whoever says only what is so already changes nothing, and that has no time (`ManagedFieldsUpdater.Apply`).
         if before == after {
             match last {
                 None => entry.time = None,
-                Some(last) if last.fields == entry.fields => entry.time = last.time,
+                Some(last) if last.set() == claimed => entry.time = last.time,
                 Some(_) => {}
             }
         }
@@ -194,6 +194,7 @@ pub fn apply(
     }
     ensure_metadata(&mut after);
     managers::write(&mut after, entries);
+    sealed::open(&mut after);
     let changed = live != Some(&after);
     Ok(Applied { object: after, changed })
 }
@@ -231,11 +232,15 @@ fn same_entries(
     a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(key, a, b)))
 }
 
-fn timeless(managed_fields: &Value) -> Vec<BTreeMap<&str, &Value>> {
-    let entries = managed_fields.as_array().into_iter().flatten().filter_map(Value::as_object);
-    entries
-        .map(|entry| entry.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.as_str(), v)).collect())
-        .collect()
+fn timeless(managed_fields: &Value) -> Value {
+    let mut list = match sealed::text(managed_fields) {
+        Some(text) => serde_json::from_str(text).unwrap_or_default(),
+        None => managed_fields.clone(),
+    };
+    for entry in list.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        entry.remove("time");
+    }
+    list
 }
 
 /// Gives the writer what differs, and takes it from the others.
@@ -268,12 +273,12 @@ fn record(
         if !left || !taken.is_within(&entry.fields) {
             let mut set = entry.set();
             set.union(&taken);
-            entry.fields = set.to_json();
+            entry.fields = set.to_text();
         }
         true
     });
     if !found && !taken.is_empty() {
-        entries.push(Entry::new(Operation::Update, writer, taken.to_json(), &rfc3339(now)));
+        entries.push(Entry::new(Operation::Update, writer, taken.to_text(), &rfc3339(now)));
     }
 }
 

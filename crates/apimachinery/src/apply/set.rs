@@ -1,4 +1,5 @@
-//! Sets of field paths (`fieldsV1`), as a tree (`structured-merge-diff` v6 `fieldpath`).
+//! Sets of field paths (`fieldsV1`), as a tree (`structured-merge-diff` v6 `fieldpath`). How they are written is
+//! said by [`super::text`].
 
 use std::collections::BTreeMap;
 
@@ -42,34 +43,6 @@ impl Set {
         set
     }
 
-    /// Reads `fieldsV1`.
-    pub fn from_json(json: &Value) -> Self {
-        let mut set = Self::default();
-        for (element, value) in json.as_object().into_iter().flatten() {
-            if element == "." {
-                set.own = true;
-                continue;
-            }
-            let mut child = Self::from_json(value);
-            // an element with nothing below is a member itself
-            child.own |= child.children.is_empty();
-            set.children.insert(element.as_str().into(), child);
-        }
-        set
-    }
-
-    /// Writes `fieldsV1`.
-    pub fn to_json(&self) -> Value {
-        let mut out = Map::new();
-        if self.own && !self.children.is_empty() {
-            out.insert(".".into(), Value::Object(Map::new()));
-        }
-        for (element, child) in &self.children {
-            out.insert(element.to_string(), child.to_json());
-        }
-        Value::Object(out)
-    }
-
     pub fn union(&mut self, other: &Self) {
         self.own |= other.own;
         for (element, child) in &other.children {
@@ -108,26 +81,6 @@ impl Set {
         });
     }
 
-    /// Whether a set written as `fieldsV1` has a member in common with this one. Allocates nothing.
-    pub fn touches(&self, json: &Value) -> bool {
-        let Some(map) = json.as_object() else { return false };
-        (self.own && is_member(map))
-            || self
-                .children
-                .iter()
-                .any(|(element, child)| map.get(&**element).is_some_and(|json| child.touches(json)))
-    }
-
-    /// Whether a set written as `fieldsV1` has all members of this one. Allocates nothing.
-    pub fn is_within(&self, json: &Value) -> bool {
-        let Some(map) = json.as_object() else { return false };
-        (!self.own || is_member(map))
-            && self
-                .children
-                .iter()
-                .all(|(element, child)| map.get(&**element).is_some_and(|json| child.is_within(json)))
-    }
-
     pub fn intersection(&self, other: &Self) -> Self {
         let mut out = Self { own: self.own && other.own, children: BTreeMap::new() };
         for (element, child) in &self.children {
@@ -156,10 +109,6 @@ impl Set {
             prefix.truncate(length);
         }
     }
-}
-
-fn is_member(map: &Map<String, Value>) -> bool {
-    map.is_empty() || map.contains_key(".")
 }
 
 pub(super) fn readable(element: &str) -> String {

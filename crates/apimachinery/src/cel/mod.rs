@@ -10,7 +10,7 @@ mod reach;
 mod value;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use kube_cel::KubeCelExt;
 use kube_cel::cel;
@@ -154,11 +154,16 @@ pub struct Variables {
     longest: usize,
 }
 
+/// Every function that expressions may call: dozens, and the same for all of them.
+static FUNCTIONS: LazyLock<cel::Context<'static>> = LazyLock::new(|| {
+    let mut context = cel::Context::default().with_all();
+    optional::register(&mut context);
+    context
+});
+
 impl Default for Variables {
     fn default() -> Self {
-        let mut context = cel::Context::default().with_all();
-        optional::register(&mut context);
-        Self { context, composed: HashMap::new(), largest: 8, longest: 0 }
+        Self { context: FUNCTIONS.new_inner_scope(), composed: HashMap::new(), largest: 8, longest: 0 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which requests a webhook or policy is about: rules, selectors, conditions.
 
 use apimachinery::Status;
+use apimachinery::apply::sealed;
 use apimachinery::cel::{Program, Variables};
 use apimachinery::selector::LabelSelector;
 use serde_json::{Value, json};
@@ -155,7 +156,7 @@ impl Conditions {
 /// The variables of expressions about a request.
 pub fn variables(request: &Request<'_>, object: &Value) -> Variables {
     let old = request.old.unwrap_or(&Value::Null);
-    Variables::admission(object, old, &cel_request(request, object))
+    Variables::admission(&sealed::opened(object), &sealed::opened(old), &cel_request(request, object))
 }
 
 /// Compiles an expression.

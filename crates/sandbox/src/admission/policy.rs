@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apimachinery::apply::sealed;
 use apimachinery::cel::{Program, Reach, Variables};
 use apimachinery::selector::LabelSelector;
 use apimachinery::{Cause, Status};
@@ -121,7 +122,9 @@ impl Policy {
     ) -> Variables {
         let mut variables = Variables::default();
         for (name, reach) in &self.uses.0 {
-            let mut bind = |value: &Value| variables.bind(name, &reach.of(value));
+            let mut bind = |value: &Value| {
+                variables.bind(name, &sealed::opened(&reach.of(value)));
+            };
             match *name {
                 "object" => bind(object),
                 "oldObject" => bind(request.old.unwrap_or(&Value::Null)),

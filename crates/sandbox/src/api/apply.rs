@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::apply::{self, apply};
+use apimachinery::apply::{self, apply, sealed};
 use apimachinery::{FieldError, ObjectType, Status};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -105,6 +105,8 @@ impl Merge {
     fn over(&self, live: Option<&Value>) -> Result<Value, Status> {
         let applied =
             apply(live, &self.config, &self.ty, &self.manager.writer(), self.force, self.reset, self.now)?;
-        Ok(applied.object)
+        let mut object = applied.object;
+        sealed::close(&mut object);
+        Ok(object)
     }
 }

@@ -1,6 +1,7 @@
 //! Bodies → objects of the kind that the path names.
 
 use apimachinery::Status;
+use apimachinery::apply::sealed;
 use serde_json::{Map, Value};
 
 use super::negotiate::unsupported_media_type;
@@ -135,6 +136,7 @@ pub fn check_kind(object: &mut Value, kind: &Kind) -> Result<(), Status> {
             kind.kind, kind.version, kind.kind
         )));
     }
+    sealed::distrust(object, None);
     if kind.group == "events.k8s.io" {
         *object = events::to_core(object);
     }

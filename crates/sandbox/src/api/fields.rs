@@ -1,6 +1,6 @@
 //! Which fields a kind has, and who owns them.
 
-use apimachinery::apply::{Reset, Writer, manager_from_user_agent, track_update};
+use apimachinery::apply::{Reset, Writer, manager_from_user_agent, sealed, track_update};
 use apimachinery::schema::{strict_error, strict_patch_error, unknown_field_warnings};
 use apimachinery::{FieldError, Status};
 use serde_json::Value;
@@ -18,7 +18,9 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
     let kind = call.kind.clone();
     // Written out only where somebody may come to read it: what does not fit a built-in kind is an error.
     let told = kind.definition().is_none() || validation == FieldValidation::Strict;
-    let patched = (told && call.content_type.contains("patch")).then(|| object.to_string());
+    let told = told && call.content_type.contains("patch");
+    let patched = told.then(|| serde_json::to_string(&sealed::Whole(object)).unwrap_or_default());
+    let tracked = sealed::take(object);
     let unknown = match kind.definition() {
         None => kind.object_type.normalize(object).map_err(|why: String| {
             // A patch is at fault for what it makes of the object.
@@ -36,6 +38,9 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
             unknown
         }
     };
+    if let Some(tracked) = tracked {
+        sealed::put(object, tracked);
+    }
     let mut complaints = call.complaints.clone();
     complaints.extend(unknown_field_warnings(&unknown));
     match validation {

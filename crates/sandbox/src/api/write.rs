@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::apply::restore_times;
+use apimachinery::apply::{restore_times, sealed};
 use apimachinery::patch::{json_patch, merge_patch, strategic_patch};
 use apimachinery::{Cause, FieldError, Status};
 use serde_json::{Value, json};
@@ -97,7 +97,10 @@ impl Api {
         if call.dry_run {
             return match self.store.read(&kind.storage, text(&object, "namespace"), &name) {
                 Some(_) => Err(Status::already_exists(&kind.group, &kind.plural, &name)),
-                None => Ok(Written::Preview(object)),
+                None => {
+                    sealed::open(&mut object);
+                    Ok(Written::Preview(object))
+                }
             };
         }
         if self.faults.is_full(|| attributes(call, "create")) {
@@ -197,6 +200,7 @@ impl Api {
                 "application/merge-patch+json" => merge_patch(&seen, &patch)?,
                 _ => strategic_patch(&seen, &patch, &ty)?,
             };
+            sealed::distrust(&mut object, Some(current));
             keeps_its_kind(&kind, &media, &object, text(current, "name"))?;
             let given = text(&object, "uid");
             if !given.is_empty() && given != text(current, "uid") {
@@ -228,8 +232,8 @@ impl Api {
         let validation = call.query.field_validation(kind_of_options)?;
         for _ in 0..RETRIES {
             let stored = self.stored(call)?;
-            let current = stored.value();
-            let new = make(&current)?;
+            let current = stored.current();
+            let new = if opens(call) { make(&stored.value())? } else { make(&current)? };
             let insisted = guard(call, &new, &current)?;
             let mut new = arrange(call, new, &current, validation)?;
             if call.content_type != "application/apply-patch+yaml" {
@@ -244,6 +248,7 @@ impl Api {
             restore_times(&current, &mut new);
             let _reserved = admitted.validate(&new, Some(&current), call).await?;
             if call.dry_run {
+                sealed::open(&mut new);
                 return Ok(Written::Preview(new));
             }
             match self.commit(call, &stored, &current, new) {
@@ -263,7 +268,7 @@ impl Api {
     pub fn change_system(&self, call: &Call, make: Make<'_>) -> Result<Arc<Stored>, Status> {
         for _ in 0..RETRIES {
             let stored = self.stored(call)?;
-            let current = stored.value();
+            let current = stored.current();
             let mut new = make(&current)?;
             count_generation(&call.kind, &mut new, &current);
             match self.commit(call, &stored, &current, new) {
@@ -302,6 +307,15 @@ impl Api {
         self.after_write(kind, &written);
         Ok(written)
     }
+}
+
+/// Whether a patch may say something of `managedFields`, so that it has to see them.
+fn opens(call: &Call) -> bool {
+    let says = |text: &str| memchr::memmem::find(&call.body, text.as_bytes()).is_some();
+    // A JSON patch can test or copy what they are in.
+    let around = || says("\"/metadata\"") || says("\"\"");
+    call.content_type.contains("patch")
+        && (says("managedFields") || call.content_type == "application/json-patch+json" && around())
 }
 
 /// A patch makes neither an object without a name nor, where what it makes is decoded anew, one of another kind.
@@ -386,7 +400,7 @@ fn finish(call: &Call, mut new: Value, current: &Value) -> Result<Value, Status>
     let managed = metadata(&mut new).remove("managedFields").unwrap_or_default();
     let mut new = strategy::confine(&call.kind, &call.target.subresource, new, current);
     // Who owns a field is written down even where the field itself was not taken over.
-    if managed.is_array() {
+    if managed.is_array() || sealed::text(&managed).is_some() {
         metadata(&mut new).insert("managedFields".into(), managed);
     } else {
         metadata(&mut new).remove("managedFields");

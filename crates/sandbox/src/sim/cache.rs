@@ -16,7 +16,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -46,15 +46,40 @@ const PAGE: usize = 500;
 /// One object was added (`old` absent), changed, or removed (`new` absent).
 pub struct Change<'a> {
     pub key: &'a str,
-    pub old: Option<&'a Arc<Value>>,
+    pub old: Option<&'a Old>,
     pub new: Option<&'a Arc<Value>>,
 }
 
 impl Change<'_> {
     /// The newest state that is known.
+    pub fn newest(&self) -> Option<&Arc<Value>> {
+        self.new.or_else(|| self.old.map(|old| &**old))
+    }
+
+    /// The same; null if there is none.
     pub fn object(&self) -> &Value {
         static NOTHING: Value = Value::Null;
-        self.new.or(self.old).map_or(&NOTHING, |object| object)
+        self.newest().map_or(&NOTHING, |object| object)
+    }
+}
+
+/// The state before a change. It becomes a tree when somebody looks at it, which few do.
+pub struct Old {
+    held: Held,
+    tree: OnceLock<Arc<Value>>,
+}
+
+impl Old {
+    fn new(held: Held) -> Self {
+        Self { held, tree: OnceLock::new() }
+    }
+}
+
+impl std::ops::Deref for Old {
+    type Target = Arc<Value>;
+
+    fn deref(&self) -> &Arc<Value> {
+        self.tree.get_or_init(|| self.held.tree())
     }
 }
 
@@ -76,6 +101,8 @@ pub struct Cache {
 /// An object, and the version that it is in.
 struct Held {
     version: u64,
+    /// Its second key.
+    index: Box<str>,
     form: Form,
 }
 
@@ -110,12 +137,12 @@ struct State {
 
 impl State {
     /// Keeps a tree, and makes text of the one that has been one for longest.
-    fn keep(&mut self, key: &str, version: u64, tree: Arc<Value>) -> Option<Held> {
-        self.fresh.push_back((key.to_owned(), version));
+    fn keep(&mut self, key: &str, held: Held) -> Option<Held> {
+        self.fresh.push_back((key.to_owned(), held.version));
         if self.fresh.len() > FRESH {
             self.wither();
         }
-        self.objects.insert(key.to_owned(), Held { version, form: Form::Tree(tree) })
+        self.objects.insert(key.to_owned(), held)
     }
 
     fn wither(&mut self) {
@@ -133,10 +160,15 @@ impl State {
     }
 
     fn get(&mut self, key: &str) -> Option<Arc<Value>> {
-        let held = self.objects.get(key)?;
-        let (tree, version) = (held.tree(), held.version);
-        if !matches!(held.form, Form::Tree(_)) {
-            self.keep(key, version, tree.clone());
+        let held = self.objects.get_mut(key)?;
+        if let Form::Tree(tree) = &held.form {
+            return Some(tree.clone());
+        }
+        let tree = held.tree();
+        held.form = Form::Tree(tree.clone());
+        self.fresh.push_back((key.to_owned(), held.version));
+        if self.fresh.len() > FRESH {
+            self.wither();
         }
         Some(tree)
     }
@@ -400,8 +432,10 @@ impl Cache {
             if state.objects.get(&key).is_some_and(|have| have.version >= version) {
                 return;
             }
-            let old = state.keep(&key, version, new.clone()).map(|held| held.tree());
-            self.reindex(&mut state, &key, old.as_deref(), Some(&new));
+            let index: Box<str> = (self.index_by)(&new).into();
+            let held = Held { version, index: index.clone(), form: Form::Tree(new.clone()) };
+            let old = state.keep(&key, held).map(Old::new);
+            reindex(&mut state, &key, old.as_ref(), &index);
             old
         };
         self.tell(&Change { key: &key, old: old.as_ref(), new: Some(&new) });
@@ -419,8 +453,8 @@ impl Cache {
             if newer {
                 return;
             }
-            let Some(old) = state.objects.remove(&key).map(|held| held.tree()) else { return };
-            self.reindex(&mut state, &key, Some(&old), None);
+            let Some(old) = state.objects.remove(&key).map(Old::new) else { return };
+            reindex(&mut state, &key, Some(&old), "");
             old
         };
         self.tell(&Change { key: &key, old: Some(&old), new: None });
@@ -446,26 +480,27 @@ impl Cache {
         }
     }
 
-    fn reindex(&self, state: &mut State, key: &str, old: Option<&Value>, new: Option<&Value>) {
-        let (old, new) = (old.map_or("", self.index_by), new.map_or("", self.index_by));
-        if old == new {
-            return;
-        }
-        if let Some(keys) = state.index.get_mut(old) {
-            keys.remove(key);
-            if keys.is_empty() {
-                state.index.remove(old);
-            }
-        }
-        if !new.is_empty() {
-            state.index.entry(new.to_owned()).or_default().insert(key.to_owned());
-        }
-    }
-
     fn tell(&self, change: &Change<'_>) {
         for handler in self.handlers.read().unwrap_or_else(PoisonError::into_inner).iter() {
             handler(change);
         }
+    }
+}
+
+/// Gives an object its new second key; none when it is empty.
+fn reindex(state: &mut State, key: &str, old: Option<&Old>, new: &str) {
+    let old = old.map_or("", |old| &*old.held.index);
+    if old == new {
+        return;
+    }
+    if let Some(keys) = state.index.get_mut(old) {
+        keys.remove(key);
+        if keys.is_empty() {
+            state.index.remove(old);
+        }
+    }
+    if !new.is_empty() {
+        state.index.entry(new.to_owned()).or_default().insert(key.to_owned());
     }
 }
 

@@ -94,8 +94,8 @@ pub struct Writer {
 
 impl Writer {
     /// Carries a write out; the answer is in the cache when this returns.
-    pub async fn write(&self, who: &Identity, write: &Write) -> Result<Value, ClientError> {
-        let answer = write.send(&self.client, who).await?;
+    pub async fn write(&self, who: &Identity, write: &Write) -> Result<Arc<Value>, ClientError> {
+        let answer = Arc::new(write.send(&self.client, who).await?);
         let is_object = !json::uid(&answer).is_empty() && answer["kind"] == write.resource.kind;
         // A deletion that has to wait leaves the object there; what is gone must not come back.
         if is_object

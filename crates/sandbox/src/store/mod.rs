@@ -9,6 +9,7 @@
 mod fresh;
 mod history;
 mod object;
+mod sealed;
 mod signal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use apimachinery::apply::sealed;
 use apimachinery::selector::value_of;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Error;
 use crate::packing::{Packed, Packer};
@@ -83,7 +84,8 @@ pub struct Stored {
 /// A whole watch event line.
 #[derive(Debug)]
 enum Text {
-    Plain(Bytes),
+    /// With the object itself, [sealed], as long as it is likely to be written again soon.
+    Plain(Bytes, Option<Arc<Value>>),
     Packed(Packed),
 }
 
@@ -112,7 +114,7 @@ impl Stored {
     /// The object as it goes over the wire.
     pub fn wire(&self) -> Wire {
         let line = match &*self.text() {
-            Text::Plain(line) => line.clone(),
+            Text::Plain(line, _) => line.clone(),
             Text::Packed(packed) => packed.unpack().into(),
         };
         Wire { line, shape: self.shape }
@@ -123,6 +125,15 @@ impl Stored {
         Arc::new(self.wire().value())
     }
 
+    /// The object, parsed, its `managedFields` [sealed]: what a write begins with.
+    pub fn current(&self) -> Arc<Value> {
+        match &*self.text() {
+            Text::Plain(_, Some(object)) => return object.clone(),
+            Text::Plain(_, None) | Text::Packed(_) => {}
+        }
+        Arc::new(self.wire().sealed())
+    }
+
     /// Bytes of the object and the line around it.
     pub fn size(&self) -> usize {
         self.shape.end + LINE_END.len()
@@ -131,10 +142,11 @@ impl Stored {
     /// Keeps the text packed from now on, if that gains something.
     pub(super) fn pack(&self, packer: &mut Packer) {
         let mut text = self.text();
-        if let Text::Plain(line) = &*text
-            && let Some(packed) = packer.pack(line)
-        {
-            *text = Text::Packed(packed);
+        if let Text::Plain(line, object) = &mut *text {
+            match packer.pack(line) {
+                Some(packed) => *text = Text::Packed(packed),
+                None => *object = None,
+            }
         }
     }
 
@@ -175,23 +187,33 @@ impl Wire {
     /// The object, parsed.
     pub fn value(&self) -> Value {
         // What was encoded here parses; an empty object would be visible at once.
-        serde_json::from_slice(&self.line[self.shape.start..self.shape.end]).unwrap_or_default()
+        serde_json::from_slice(self.object()).unwrap_or_default()
+    }
+
+    /// The same, its `managedFields` [sealed].
+    pub fn sealed(&self) -> Value {
+        super::sealed::parse(self.object()).unwrap_or_default()
+    }
+
+    fn object(&self) -> &[u8] {
+        &self.line[self.shape.start..self.shape.end]
     }
 }
 
 /// An object ready to be written: everything but its resourceVersion, which the store decides.
 #[derive(Debug)]
 pub struct Draft {
+    object: Value,
+    /// `{"apiVersion":"…","kind":"…"`
     head: Vec<u8>,
+    /// From there up to where the resourceVersion belongs, without a comma at its end.
     before: Vec<u8>,
+    /// From there on, without a comma at its beginning.
     after: Vec<u8>,
     header: Header,
 }
 
-/// Stands for the resourceVersion until it is known. As a JSON string cannot contain an unescaped
-/// quote, no user value reads as the key and this value together unless it is that very key.
-const PLACEHOLDER: &str = "\u{1}resourceVersion\u{1}";
-const PLACED: &[u8] = br#""resourceVersion":"\u0001resourceVersion\u0001""#;
+const VERSION: &str = "resourceVersion";
 
 impl Draft {
     /// Encodes `object`; `selectable` are the fields beside name and namespace that field
@@ -199,27 +221,30 @@ impl Draft {
     ///
     /// # Errors
     /// [`Error::NotAnObject`] when there is no metadata to write to.
-    pub fn new(mut object: Value, selectable: &[String]) -> Result<Self, Error> {
+    pub fn new(object: Value, selectable: &[String]) -> Result<Self, Error> {
         let header = header_of(&object, selectable)?;
-        let root = object.as_object_mut().ok_or(Error::NotAnObject)?;
+        let Value::Object(root) = &object else { return Err(Error::NotAnObject) };
+        let Some(Value::Object(metadata)) = root.get("metadata") else { return Err(Error::NotAnObject) };
         let mut head = Vec::with_capacity(64);
         head.extend_from_slice(br#"{"apiVersion":"#);
-        write_json(&mut head, &root.remove("apiVersion").unwrap_or_default())?;
+        write_json(&mut head, &root.get("apiVersion"))?;
         head.extend_from_slice(br#","kind":"#);
-        write_json(&mut head, &root.remove("kind").unwrap_or_default())?;
+        write_json(&mut head, &root.get("kind"))?;
 
-        let Some(Value::Object(mut metadata)) = root.remove("metadata") else {
-            return Err(Error::NotAnObject);
-        };
-        metadata.insert("resourceVersion".into(), PLACEHOLDER.into());
-        let mut encoded = Vec::with_capacity(1024);
-        encoded.extend_from_slice(br#","metadata":"#);
-        write_json(&mut encoded, &metadata)?;
-        let at = memchr::memmem::find(&encoded, PLACED).ok_or(Error::NotAnObject)?;
-        let mut after = encoded.split_off(at + PLACED.len());
-        encoded.truncate(at);
-        write_rest(&mut after, root)?;
-        Ok(Self { head, before: encoded, after, header })
+        let mut before = Vec::with_capacity(1024);
+        before.extend_from_slice(br#","metadata":{"#);
+        write_fields(&mut before, metadata.iter().filter(|(key, _)| key.as_str() < VERSION))?;
+        let mut after = Vec::with_capacity(4096);
+        write_fields(&mut after, metadata.iter().filter(|(key, _)| key.as_str() > VERSION))?;
+        after.push(b'}');
+        for (key, value) in root {
+            if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+                after.push(b',');
+                write_field(&mut after, key, value)?;
+            }
+        }
+        after.push(b'}');
+        Ok(Self { object, head, before, after, header })
     }
 
     /// What is known of the object before it is written.
@@ -230,38 +255,45 @@ impl Draft {
     /// Finishes the bytes; runs inside the store's lock, so it only copies.
     pub(super) fn place(self, event: EventType, resource_version: u64) -> Stored {
         let prefix = event.prefix();
-        let version = format!("\"resourceVersion\":\"{resource_version}\"");
+        let version = resource_version.to_string();
+        let field = format!("\"{VERSION}\":\"{version}\"");
         let length = prefix.len()
             + self.head.len()
             + self.before.len()
-            + version.len()
+            + field.len()
             + self.after.len()
+            + 2
             + LINE_END.len();
         let mut line = Vec::with_capacity(length);
         line.extend_from_slice(prefix);
         line.extend_from_slice(&self.head);
         line.extend_from_slice(&self.before);
-        line.extend_from_slice(version.as_bytes());
+        separate(&mut line, field.as_bytes());
+        line.extend_from_slice(field.as_bytes());
+        separate(&mut line, &self.after);
         line.extend_from_slice(&self.after);
         let shape = Shape { start: prefix.len(), head: self.head.len(), end: line.len() };
         line.extend_from_slice(LINE_END);
         let header = Header { resource_version, ..self.header };
-        Stored { text: Mutex::new(Text::Plain(line.into())), event, shape, header }
+        let mut object = self.object;
+        object["metadata"][VERSION] = version.into();
+        Stored { text: Mutex::new(Text::Plain(line.into(), Some(Arc::new(object)))), event, shape, header }
     }
 
     /// The object as it would be stored, for `dryRun`: without a resourceVersion of its own.
     pub fn preview(self) -> Bytes {
         let mut out = self.head;
         out.extend_from_slice(&self.before);
-        // The placeholder leaves a comma behind or before it.
-        let mut after = self.after;
-        if out.last() == Some(&b',') {
-            out.pop();
-        } else if after.first() == Some(&b',') {
-            after.remove(0);
-        }
-        out.extend_from_slice(&after);
+        separate(&mut out, &self.after);
+        out.extend_from_slice(&self.after);
         out.into()
+    }
+}
+
+/// A comma between the fields of an object, if there are some on both sides.
+fn separate(out: &mut Vec<u8>, next: &[u8]) {
+    if out.last() != Some(&b'{') && next.first() != Some(&b'}') {
+        out.push(b',');
     }
 }
 
@@ -274,18 +306,30 @@ pub fn line(event: EventType, object: &[u8]) -> Bytes {
     out.into()
 }
 
-fn write_json<T: serde::Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), Error> {
+fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Error> {
     serde_json::to_writer(out, value).map_err(Error::Encode)
 }
 
-fn write_rest(out: &mut Vec<u8>, rest: &Map<String, Value>) -> Result<(), Error> {
-    for (key, value) in rest {
-        out.push(b',');
-        write_json(out, key)?;
-        out.push(b':');
-        write_json(out, value)?;
+fn write_fields<'a>(
+    out: &mut Vec<u8>,
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+) -> Result<(), Error> {
+    for (number, (key, value)) in fields.enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        write_field(out, key, value)?;
     }
-    out.push(b'}');
+    Ok(())
+}
+
+fn write_field(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<(), Error> {
+    write_json(out, key)?;
+    out.push(b':');
+    match sealed::text(value).filter(|_| key == "managedFields") {
+        Some(text) => out.extend_from_slice(text.as_bytes()),
+        None => write_json(out, value)?,
+    }
     Ok(())
 }
 
@@ -323,7 +367,7 @@ mod tests {
     fn config_map() -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "1"},
             "metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"x": "y"},
-                "annotations": {"trap": PLACEHOLDER, "other": "\"resourceVersion\":\"\u{1}resourceVersion\u{1}\""}}})
+                "annotations": {"resourceVersion": "7", "note": "long enough to be packed ".repeat(20)}}})
     }
 
     #[test]

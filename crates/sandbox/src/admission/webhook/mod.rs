@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::apply::sealed;
 use apimachinery::depth::{MAX_DEPTH, is_deeper_than};
 use apimachinery::field_error::quote;
 use serde_json::{Value, json};
@@ -301,11 +302,21 @@ fn apply(hook: &Hook, answer: Answer, seen: &Value, notes: &mut Notes) -> Result
     }
     let operations: json_patch::Patch = serde_json::from_value(operations.into()).map_err(broken)?;
     let mut patched = seen.clone();
+    // Nobody else has to see them.
+    let says = |text: &str| memchr::memmem::find(&patch, text.as_bytes()).is_some();
+    let opened = says("managedFields") || says("\"/metadata\"") || says("\"\"");
+    if opened {
+        sealed::open(&mut patched);
+    }
     json_patch::patch(&mut patched, &operations).map_err(|e| Status::internal(&e.to_string()))?;
     if !patched.is_object() || is_deeper_than(&patched, MAX_DEPTH) {
         let why =
             format!("admission webhook {} made no object of at most {MAX_DEPTH} levels", quote(&hook.name));
         return Err(Status::internal(&why));
+    }
+    sealed::distrust(&mut patched, Some(seen));
+    if opened {
+        sealed::close(&mut patched);
     }
     Ok(Some(patched))
 }

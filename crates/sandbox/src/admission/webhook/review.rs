@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use apimachinery::Status;
+use apimachinery::apply::sealed::Whole;
 use apimachinery::field_error::quote;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -107,8 +108,8 @@ struct Question<'a> {
     namespace: &'a str,
     operation: &'static str,
     user_info: UserInfo<'a>,
-    object: &'a Value,
-    old_object: &'a Value,
+    object: Whole<'a>,
+    old_object: Whole<'a>,
     dry_run: bool,
     options: &'a Value,
 }
@@ -158,8 +159,8 @@ fn question<'a>(
         namespace: resource.namespace,
         operation: request.operation.as_str(),
         user_info: (&request.attributes.user).into(),
-        object: seen.object,
-        old_object: seen.old,
+        object: Whole(seen.object),
+        old_object: Whole(seen.old),
         dry_run: request.attributes.dry_run,
         options: request.options,
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::apply::sealed;
 
 use super::super::meta::text;
 use super::super::reply::{self, Reply};
@@ -21,6 +22,7 @@ impl Api {
         let validation = call.query.field_validation("CreateOptions")?;
         super::super::fields::normalize(call, &mut review, validation)?;
         self.track(call, None, &mut review);
+        sealed::open(&mut review);
         let answer = self.auth.review(&call.user, &call.target.namespace, review, self.clock.now())?;
         Ok(reply::json(201, &answer))
     }

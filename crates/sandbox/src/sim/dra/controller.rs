@@ -30,7 +30,9 @@ pub fn start(writer: Writer, pods: &Arc<Cache>, stop: &CancellationToken) {
             return;
         }
         if let (None, Some(pod)) = (change.new, change.old) {
-            left.lock().unwrap_or_else(PoisonError::into_inner).insert(change.key.to_owned(), pod.clone());
+            left.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(change.key.to_owned(), Arc::clone(pod));
         }
         changed.add(change.key);
     });

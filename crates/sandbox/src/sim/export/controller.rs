@@ -232,7 +232,9 @@ impl Controller {
             let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                 "metadata": {"name": secret, "namespace": ns, "ownerReferences": [self.owner(export)]},
                 "stringData": {"token": token}});
-            found = Some(self.writer.write(&self.who, &Write::create(&SECRETS, object)).await?);
+            found = Some(Arc::unwrap_or_clone(
+                self.writer.write(&self.who, &Write::create(&SECRETS, object)).await?,
+            ));
         }
         Ok((secret, found))
     }
@@ -278,7 +280,9 @@ impl Controller {
                     "metadata": {"name": claim_name, "namespace": ns, "annotations": annotations,
                         "ownerReferences": [self.owner(export)]},
                     "spec": spec});
-                found = Some(self.writer.write(&self.who, &Write::create(&CLAIMS, claim)).await?);
+                found = Some(Arc::unwrap_or_clone(
+                    self.writer.write(&self.who, &Write::create(&CLAIMS, claim)).await?,
+                ));
             }
             claims.push((claim_name, found.filter(|claim| text(claim, "/status/phase") == "Bound")));
         }

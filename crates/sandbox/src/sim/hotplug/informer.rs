@@ -55,7 +55,7 @@ impl Informer {
         if lag.is_zero() {
             let at_once = informer.clone();
             pods.on_change(move |change| {
-                if let Some(pod) = change.new.or(change.old).filter(|pod| is_attachment(pod)) {
+                if let Some(pod) = change.newest().filter(|pod| is_attachment(pod)) {
                     at_once.take(pod, change.new.is_none());
                     tell(pod);
                 }
@@ -64,7 +64,7 @@ impl Informer {
         }
         let (sender, mut events) = mpsc::unbounded_channel::<Event>();
         pods.on_change(move |change| {
-            if let Some(pod) = change.new.or(change.old).filter(|pod| is_attachment(pod)) {
+            if let Some(pod) = change.newest().filter(|pod| is_attachment(pod)) {
                 // The receiver ends with the simulation.
                 let _ = sender.send((Instant::now() + lag, pod.clone(), change.new.is_none()));
             }

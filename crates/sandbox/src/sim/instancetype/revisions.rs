@@ -2,6 +2,8 @@
 //! (`pkg/instancetype/revision`, v1.9): whoever changes the originals afterwards changes nothing for it. The VM names
 //! its copies in `status.{instancetype,preference}Ref` from v1.5, before in `spec.{instancetype,preference}.revisionName`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{Error, Finder, IN_VM, Matcher, OBJECT_NAME, lay_over};
@@ -193,11 +195,12 @@ async fn expand(
         _ => Error::Store(format!("{doing}: {}", error.message())),
     };
     let write = Write::to(&VMS, vm, "", Op::Update(expanded.clone()));
-    let mut written = writer
+    let written = writer
         .write(finder.who, &write)
         .await
         .map_err(|error| failed("error encountered when trying to update expanded VirtualMachine", error))?;
     if let Some(status) = expanded.get("status") {
+        let mut written = Arc::unwrap_or_clone(written);
         written["status"] = status.clone();
         let write = Write::to(&VMS, &written, "status", Op::Update(written.clone()));
         writer.write(finder.who, &write).await.map_err(|error| {

@@ -178,14 +178,15 @@ impl Kubelet {
     /// What a node's annotation says of resizes decides about pods that nobody else would look at again.
     fn node_changed(&self, change: &Change<'_>) {
         let name = json::name(change.object());
-        let short = [change.old, change.new].map(|node| node.and_then(|node| pressure::of(node)));
+        let old = change.old.map(|old| &**old);
+        let short = [old, change.new].map(|node| node.and_then(|node| pressure::of(node)));
         if self.nodes.contains_key(name) && short[0] != short[1] {
             self.pressed.add(name);
         }
         let fault = |object: Option<&Arc<Value>>| {
             object.and_then(|object| json::annotation(object, resize::FAULT).map(str::to_owned))
         };
-        if change.old.is_none() || fault(change.old) == fault(change.new) {
+        if old.is_none() || fault(old) == fault(change.new) {
             return;
         }
         let node = json::name(change.object());

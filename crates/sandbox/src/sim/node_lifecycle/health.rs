@@ -129,7 +129,7 @@ impl Monitor {
         put(&mut lost, &["status", "conditions"], conditions);
         let write = Write::to(&NODES, node, "status", Op::Update(lost));
         match self.writer.write(&Identity::node_controller(), &write).await {
-            Ok(written) => Some(Arc::new(written)),
+            Ok(written) => Some(written),
             Err(error) => {
                 tracing::debug!(node = name(node), %error, "a lost node is not marked yet");
                 None

@@ -120,7 +120,7 @@ impl Snapshotter {
             let patch = json!({"metadata": {"finalizers": FINALIZERS,
                 "resourceVersion": snapshot["metadata"]["resourceVersion"]}});
             let write = Write::to(&VOLUME_SNAPSHOTS, snapshot, "", Op::MergePatch(patch));
-            object = self.writer.write(&self.who, &write).await?;
+            object = Arc::unwrap_or_clone(self.writer.write(&self.who, &write).await?);
         }
         let content = content(&object, &claim, &class);
         match self.writer.write(&self.who, &Write::create(&VOLUME_SNAPSHOT_CONTENTS, content.clone())).await {

@@ -1,6 +1,8 @@
 //! VMs that virt-api cannot read: fields of another type than its schema says (`ValidateSchema`), and numbers that Go
 //! does not take into the field that they are for.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use super::validate::refusal_of;
@@ -11,9 +13,10 @@ const UNSIGNED: [&str; 4] = ["cores", "maxSockets", "sockets", "threads"];
 
 /// The response that refuses a VM, if it cannot be read. Only the main fields are known here.
 pub fn refused(vm: &Value) -> Option<Value> {
-    let schema = crate::registry::fields::spec("virtualmachines")?;
+    static SCHEMA: LazyLock<Option<Value>> =
+        LazyLock::new(|| crate::registry::fields::spec("virtualmachines"));
     let mut wrong = Vec::new();
-    compare("spec", &schema, &vm["spec"], &mut wrong);
+    compare("spec", SCHEMA.as_ref()?, &vm["spec"], &mut wrong);
     if !wrong.is_empty() {
         let causes: Vec<Value> = wrong.iter().map(|message| json!({"message": message})).collect();
         return Some(json!({"allowed": false, "status": refusal_of(&wrong, &causes)}));
@@ -45,8 +48,10 @@ fn compare(path: &str, schema: &Value, value: &Value, wrong: &mut Vec<String>) {
         wrong.push(format!("{path} in body must be of type {wanted}: \"{found}\""));
         return;
     }
-    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
-        compare(&format!("{path}.{name}"), schema, &value[name], wrong);
+    for (name, value) in value.as_object().into_iter().flatten() {
+        if let Some(schema) = schema["properties"].get(name) {
+            compare(&format!("{path}.{name}"), schema, value, wrong);
+        }
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
         compare(&format!("{path}[{index}]"), &schema["items"], item, wrong);

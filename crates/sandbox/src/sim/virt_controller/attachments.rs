@@ -218,7 +218,7 @@ impl Attachments {
             Ok(pod) => {
                 let message = format!("Created attachment pod {}", json::name(&pod));
                 self.recorder.note(&self.who, COMPONENT, Note::normal(vmi, "SuccessfulCreate", message));
-                Ok(Ok(pod))
+                Ok(Ok(Arc::unwrap_or_clone(pod)))
             }
             Err(error) if error.code() != 0 => {
                 let message = format!("Error creating attachment pod: {}", error.message());
@@ -240,7 +240,7 @@ impl Attachments {
             Ok(pod) => {
                 let message = format!("Created hotplug trigger pod for volume {volume}");
                 self.recorder.note(&self.who, COMPONENT, Note::normal(vmi, "SuccessfulCreate", message));
-                Ok(Ok(pod))
+                Ok(Ok(Arc::unwrap_or_clone(pod)))
             }
             Err(error) if error.code() != 0 => {
                 let why = error.message();
@@ -411,7 +411,9 @@ impl Attachments {
         let mut newest = vm.clone();
         if vm["spec"]["template"]["spec"] != template {
             newest["spec"]["template"]["spec"] = template;
-            newest = self.writer.write(&self.who, &Write::to(&VMS, vm, "", Op::Update(newest))).await?;
+            newest = Arc::unwrap_or_clone(
+                self.writer.write(&self.who, &Write::to(&VMS, vm, "", Op::Update(newest))).await?,
+            );
         }
         let path = "/status/volumeRequests";
         let patch = json!([{"op": "test", "path": path, "value": vm["status"]["volumeRequests"]},

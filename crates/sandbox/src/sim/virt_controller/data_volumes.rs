@@ -151,46 +151,51 @@ pub fn for_launcher(vmi: &Value, storage: &StorageCaches) -> Prepared {
 
 /// Which VMs have a claim among their volumes; empty while no VM has any.
 #[derive(Debug, Default)]
-pub struct Users(Mutex<HashMap<String, BTreeSet<String>>>);
+pub struct Users(Mutex<Uses>);
+
+/// The same, from both sides.
+#[derive(Debug, Default)]
+struct Uses {
+    vms: HashMap<String, BTreeSet<String>>,
+    claims: HashMap<String, BTreeSet<String>>,
+}
 
 impl Users {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, BTreeSet<String>>> {
+    fn uses(&self) -> MutexGuard<'_, Uses> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A VM came, changed or went; its volumes are at this pointer.
     pub fn changed(&self, change: &Change<'_>, volumes: &str) {
-        let keys = |vm: Option<&Value>| -> BTreeSet<String> {
-            let vm = vm.unwrap_or(&Value::Null);
-            let claims = list(vm, volumes).iter().filter_map(claim_of);
-            claims.map(|claim| json::join_key(json::namespace(vm), claim)).collect()
-        };
-        let (old, new) = (keys(change.old.map(AsRef::as_ref)), keys(change.new.map(AsRef::as_ref)));
-        if old == new && change.old.is_some() {
-            return;
-        }
-        let mut all = self.all();
+        let vm = change.new.map_or(&Value::Null, |vm| vm);
+        let claims = list(vm, volumes).iter().filter_map(claim_of);
+        let new: BTreeSet<String> = claims.map(|claim| json::join_key(json::namespace(vm), claim)).collect();
+        let mut uses = self.uses();
+        let old = uses.claims.remove(change.key).unwrap_or_default();
         for gone in old.difference(&new) {
-            if let Some(vms) = all.get_mut(gone) {
+            if let Some(vms) = uses.vms.get_mut(gone) {
                 vms.remove(change.key);
                 if vms.is_empty() {
-                    all.remove(gone);
+                    uses.vms.remove(gone);
                 }
             }
         }
-        for claim in new {
-            all.entry(claim).or_default().insert(change.key.to_owned());
+        for claim in new.difference(&old) {
+            uses.vms.entry(claim.clone()).or_default().insert(change.key.to_owned());
+        }
+        if !new.is_empty() {
+            uses.claims.insert(change.key.to_owned(), new);
         }
     }
 
     /// The keys of all VMs with claims.
     pub fn everybody(&self) -> BTreeSet<String> {
-        self.all().values().flatten().cloned().collect()
+        self.uses().claims.keys().cloned().collect()
     }
 
     /// The keys of the VMs with a claim.
     pub fn of(&self, claim: &str) -> Vec<String> {
-        self.all().get(claim).into_iter().flatten().cloned().collect()
+        self.uses().vms.get(claim).into_iter().flatten().cloned().collect()
     }
 }
 
@@ -213,10 +218,10 @@ mod tests {
         let (one, two) = (vm("a"), vm("b"));
         changed(Change { key: "n/v", old: None, new: Some(&one) });
         assert_eq!(users.of("n/a"), ["n/v"]);
-        changed(Change { key: "n/v", old: Some(&one), new: Some(&two) });
+        changed(Change { key: "n/v", old: None, new: Some(&two) });
         assert_eq!((users.of("n/a").len(), users.of("n/b").len()), (0, 1));
-        changed(Change { key: "n/v", old: Some(&two), new: None });
-        assert!(users.all().is_empty());
+        changed(Change { key: "n/v", old: None, new: None });
+        assert!(users.uses().vms.is_empty() && users.everybody().is_empty());
     }
 
     #[test]

@@ -513,7 +513,7 @@ impl VirtController {
             Ok(pod) => {
                 let message = format!("Created virtual machine pod {}", json::name(&pod));
                 self.recorder.note(&self.who, COMPONENT, Note::normal(seen.vmi, "SuccessfulCreate", message));
-                Ok((Some(pod).filter(|pod| !is_temporary(pod)), None))
+                Ok((Some(Arc::unwrap_or_clone(pod)).filter(|pod| !is_temporary(pod)), None))
             }
             Err(error) if error.code() != 0 => {
                 let message = error.message();

@@ -155,7 +155,7 @@ impl Templates {
         let path = resource.path(json::namespace(&object), json::name(&object), "");
         match self.writer.write(&self.who, &Write::create(resource, object)).await {
             Err(error) if error.code() == 409 => self.writer.client.get(Some(&self.who), &path).await,
-            other => other,
+            other => other.map(Arc::unwrap_or_clone),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The workload updater (`watch/workload-updater`, v1.9): VMIs whose CPUs, memory or launcher have to change
 //! migrate, or are evicted where that is allowed, and a change that was withdrawn takes its migration along.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -141,9 +142,14 @@ impl WorkloadUpdater {
         let on_kubevirt = queue.clone();
         caches.kubevirts.on_change(move |change| on_kubevirt.add(change.key));
         let (on_vmi, kubevirts) = (queue.clone(), caches.kubevirts.clone());
+        let concerned: Mutex<BTreeSet<String>> = Mutex::default();
         caches.vmis.on_change(move |change| {
-            let before = change.old.is_some_and(|vmi| concerns(vmi));
-            if before || concerns(change.object()) {
+            let now = change.new.is_some_and(|vmi| concerns(vmi));
+            let before = {
+                let mut concerned = concerned.lock().unwrap_or_else(PoisonError::into_inner);
+                if now { !concerned.insert(change.key.to_owned()) } else { concerned.remove(change.key) }
+            };
+            if before || now {
                 for kubevirt in kubevirts.all() {
                     on_vmi.add_after(&json::key(&kubevirt), REACTION);
                 }

@@ -321,7 +321,7 @@ impl Migrations {
             written = Some(self.writer.write(&self.who, &write).await?);
         }
         if outcome.drop_finalizer {
-            let write = decide::without_finalizer(written.as_ref().unwrap_or(seen.migration));
+            let write = decide::without_finalizer(written.as_deref().unwrap_or(seen.migration));
             match self.writer.write(&self.who, &write).await {
                 Err(error) if error.code() != 404 => return Err(error),
                 _ => {}

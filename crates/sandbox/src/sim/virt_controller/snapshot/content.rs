@@ -1,6 +1,7 @@
 //! The content of a snapshot: freezes the guest, makes a `VolumeSnapshot` for each claim, thaws
 //! (`updateVMSnapshotContent`, v1.9).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -144,7 +145,7 @@ impl Snapshots {
             "SuccessfulVolumeSnapshotCreate",
             format!("Successfully created VolumeSnapshot {name}"),
         );
-        Ok(Some(made))
+        Ok(Some(Arc::unwrap_or_clone(made)))
     }
 }
 

@@ -166,7 +166,8 @@ impl Snapshots {
     ) -> Result<Value, ClientError> {
         let old = object.pointer("/metadata/finalizers").unwrap_or(&Value::Null);
         let patch = Write::test_and_replace("/metadata/finalizers", old, &new.into());
-        self.writer.write(&self.who, &Write::to(resource, object, "", Op::JsonPatch(json!(patch)))).await
+        let write = Write::to(resource, object, "", Op::JsonPatch(json!(patch)));
+        self.writer.write(&self.who, &write).await.map(Arc::unwrap_or_clone)
     }
 
     /// Writes a status that differs.

@@ -126,7 +126,8 @@ impl Snapshots {
         if new["metadata"] == restore["metadata"] {
             return Ok(new);
         }
-        self.writer.write(&self.who, &Write::to(&RESTORES, restore, "", Op::Update(new))).await
+        let write = Write::to(&RESTORES, restore, "", Op::Update(new));
+        self.writer.write(&self.who, &write).await.map(Arc::unwrap_or_clone)
     }
 
     async fn delete_restore(

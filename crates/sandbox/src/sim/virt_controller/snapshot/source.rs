@@ -80,7 +80,8 @@ impl Snapshots {
         let mut vm = source.vm.as_ref().clone();
         if other.is_empty() {
             vm["status"]["snapshotInProgress"] = json::name(snapshot).into();
-            vm = self.writer.write(&self.who, &Write::to(&VMS, &source.vm, "status", Op::Update(vm))).await?;
+            let write = Write::to(&VMS, &source.vm, "status", Op::Update(vm));
+            vm = Arc::unwrap_or_clone(self.writer.write(&self.who, &write).await?);
         }
         let vm = self.guarded(&VMS, &vm, FINALIZER).await?;
         source.vm = Arc::new(vm);
@@ -98,7 +99,7 @@ impl Snapshots {
         let mut free = vm.clone();
         json::remove(&mut free, &["status", "snapshotInProgress"]);
         match self.writer.write(&self.who, &Write::to(&VMS, &vm, "status", Op::Update(free))).await {
-            Ok(vm) => source.vm = Arc::new(vm),
+            Ok(vm) => source.vm = vm,
             Err(error) if error.code() == 404 => {}
             Err(error) => return Err(error),
         }
