@@ -122,16 +122,16 @@ mod tests {
 
     use super::*;
 
-    fn object(managed_fields: Value) -> Value {
+    fn object(managed_fields: &Value) -> Value {
         json!({"kind": "A", "metadata": {"name": "a", "managedFields": managed_fields}, "spec": {"metadata": 1}})
     }
 
     #[test]
     fn a_sealed_object_is_written_and_opened_as_it_was() {
         let list = json!([{"manager": "m", "fieldsV1": {"f:spec": {".": {}}}}]);
-        let whole = object(list.clone());
+        let whole = object(&list);
         let raw = serde_json::value::to_raw_value(&list).unwrap();
-        let mut sealed = object(seal(&raw));
+        let mut sealed = object(&seal(&raw));
         assert_ne!(sealed, whole);
         assert_eq!(serde_json::to_string(&Whole(&sealed)).unwrap(), whole.to_string());
         assert_eq!(serde_json::to_string(&Whole(&whole)).unwrap(), whole.to_string());
@@ -147,11 +147,11 @@ mod tests {
     #[test]
     fn what_a_client_sent_is_not_sealed() {
         let raw = serde_json::value::to_raw_value(&json!([])).unwrap();
-        let current = object(seal(&raw));
+        let current = object(&seal(&raw));
         let mut kept = current.clone();
         distrust(&mut kept, Some(&current));
         assert_eq!(kept, current);
-        for made_from in [None, Some(object(Value::Null)), Some(object(json!("\u{1}[1]")))] {
+        for made_from in [None, Some(object(&Value::Null)), Some(object(&json!("\u{1}[1]")))] {
             let mut forged = current.clone();
             distrust(&mut forged, made_from.as_ref());
             assert!(forged["metadata"].get(KEY).is_none());

@@ -95,13 +95,11 @@ impl Api {
         let _reserved = admitted.validate(&object, None, call).await?;
         let name = text(&object, "name").to_owned();
         if call.dry_run {
-            return match self.store.read(&kind.storage, text(&object, "namespace"), &name) {
-                Some(_) => Err(Status::already_exists(&kind.group, &kind.plural, &name)),
-                None => {
-                    sealed::open(&mut object);
-                    Ok(Written::Preview(object))
-                }
-            };
+            if self.store.read(&kind.storage, text(&object, "namespace"), &name).is_some() {
+                return Err(Status::already_exists(&kind.group, &kind.plural, &name));
+            }
+            sealed::open(&mut object);
+            return Ok(Written::Preview(object));
         }
         if self.faults.is_full(|| attributes(call, "create")) {
             return Err(no_space());
