@@ -147,7 +147,8 @@ pub async fn show(provider: &Provider, selection: Selection, choice: &Choice) ->
             Ok(UsageByVm::default())
         }
     };
-    let (pages, mut usage) = futures::try_join!(provider.list(selection), used).map_err(problem)?;
+    let (pages, usage) = futures::join!(provider.list(selection), used);
+    let (pages, mut usage) = (pages.map_err(problem)?, usage.map_err(problem)?);
     let (source, notes) = (usage.source, std::mem::take(&mut usage.notes));
     let pages = pages.map_ok(move |mut page| {
         for vm in &mut page {

@@ -14,7 +14,8 @@ impl Provider {
     pub async fn capabilities(&self, namespace: &str) -> Result<Capabilities, Error> {
         identity::label("namespace", namespace)?;
         let doing = "reading the cluster's capabilities";
-        let (version, apis) = futures::try_join!(self.get("/version", doing), self.get("/apis", doing))?;
+        let (version, apis) = futures::join!(self.get("/version", doing), self.get("/apis", doing));
+        let (version, apis) = (version?, apis?);
         let (kubevirts, cdi, storage_classes, snapshot_classes, nodes, ingresses, routes, allowed) = futures::join!(
             self.several("KubeVirt objects", "/apis/kubevirt.io/v1/kubevirts"),
             self.several("CDI objects", "/apis/cdi.kubevirt.io/v1beta1/cdis"),

@@ -28,8 +28,9 @@ pub struct NodeDetail {
 impl Provider {
     /// All nodes, with what runs on them, without a request per node.
     pub async fn nodes(&self) -> Result<Vec<NodeSummary>, Error> {
-        let (nodes, vmis) = futures::try_join!(self.all(&NODES, None, ""), self.all(&VMIS, None, ""))?;
-        Ok(join(&nodes, &vmis))
+        // Of two refusals the same one is told each time, whichever came first.
+        let (nodes, vmis) = futures::join!(self.all(&NODES, None, ""), self.all(&VMIS, None, ""));
+        Ok(join(&nodes?, &vmis?))
     }
 
     /// One node.

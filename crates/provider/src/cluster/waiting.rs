@@ -55,11 +55,10 @@ impl Provider {
         let doing = format!("waiting for VM `{vm}`");
         let doing = doing.as_str();
         until(doing, timeout, note, || async move {
-            let (object, instance) =
-                futures::try_join!(async { self.find(&VMS.of(vm), doing).await }, async {
-                    self.find(&VMIS.of(vm), doing).await
-                })?;
-            Ok((judge(goal, object.as_ref(), instance.as_ref()), ()))
+            let (object, instance) = futures::join!(async { self.find(&VMS.of(vm), doing).await }, async {
+                self.find(&VMIS.of(vm), doing).await
+            });
+            Ok((judge(goal, object?.as_ref(), instance?.as_ref()), ()))
         })
         .await
     }

@@ -213,12 +213,9 @@ pub(super) async fn change_device(
 pub(super) async fn guest(Extension(caller): Extension<Caller>, Path(at): At) -> Answer {
     let vm = VmId::new(&at.0, &at.1)?;
     let provider = &caller.provider;
-    let (os, users, file_systems) = futures::try_join!(
-        provider.guest_os(&vm),
-        provider.guest_users(&vm),
-        provider.guest_file_systems(&vm)
-    )?;
-    Ok(Answered(json!({"os": os, "users": users, "fileSystems": file_systems})))
+    let (os, users, file_systems) =
+        futures::join!(provider.guest_os(&vm), provider.guest_users(&vm), provider.guest_file_systems(&vm));
+    Ok(Answered(json!({"os": os?, "users": users?, "fileSystems": file_systems?})))
 }
 
 /// `GET …/screenshot`

@@ -137,9 +137,10 @@ pub(super) async fn list(
             }
             None => Box::pin(caller.provider.list(selection).await?),
         };
-        Ok(pages)
+        Ok::<_, Error>(pages)
     };
-    let (pages, mut usage) = futures::try_join!(listed, used)?;
+    let (pages, usage) = futures::join!(listed, used);
+    let (pages, mut usage) = (pages?, usage?);
     let mut first = true;
     let items = pages.map(move |page| {
         let mut text = String::new();
