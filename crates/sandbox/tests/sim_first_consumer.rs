@@ -100,7 +100,7 @@ async fn a_vm_starts_when_a_pod_without_a_guest_has_got_its_volume_filled() {
         .map(|one| one["phase"].as_str().unwrap())
         .collect();
     assert_eq!(phases, ["Pending", "Scheduling", "Scheduled", "Running"]);
-    let vm = cluster.get(&vm_path("v")).await.unwrap();
-    assert_eq!(vm["status"]["ready"], true);
+    let ready = |vm: Option<&Value>| vm.is_some_and(|vm| vm["status"]["ready"] == true);
+    cluster.wait(&vm_path("v"), "ready", ready).await;
     cluster.stop().await;
 }

@@ -1,7 +1,7 @@
 //! `metadata.managedFields` of an object as one text in its tree, from reading it to writing it.
 //!
 //! They are half of many objects, and nearly nobody but the tracking of fields looks at them. A sealed object has them as
-//! a text that begins with [`MARK`]; no object from outside is taken to be sealed ([`distrust`]), and everybody
+//! a text that begins with a mark; no object from outside is taken to be sealed ([`distrust`]), and everybody
 //! outside gets to see them as they are ([`open`], [`Whole`]).
 
 use std::borrow::Cow;
