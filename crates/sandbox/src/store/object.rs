@@ -240,7 +240,9 @@ impl Draft {
         for (key, value) in root {
             if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
                 after.push(b',');
-                write_field(&mut after, key, value)?;
+                write_json(&mut after, key)?;
+                after.push(b':');
+                write_json(&mut after, value)?;
             }
         }
         after.push(b'}');
@@ -310,6 +312,7 @@ fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Res
     serde_json::to_writer(out, value).map_err(Error::Encode)
 }
 
+/// Fields of metadata: the only place where something [sealed] is written as what it stands for.
 fn write_fields<'a>(
     out: &mut Vec<u8>,
     fields: impl Iterator<Item = (&'a String, &'a Value)>,
@@ -318,17 +321,12 @@ fn write_fields<'a>(
         if number > 0 {
             out.push(b',');
         }
-        write_field(out, key, value)?;
-    }
-    Ok(())
-}
-
-fn write_field(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<(), Error> {
-    write_json(out, key)?;
-    out.push(b':');
-    match sealed::text(value).filter(|_| key == "managedFields") {
-        Some(text) => out.extend_from_slice(text.as_bytes()),
-        None => write_json(out, value)?,
+        write_json(out, key)?;
+        out.push(b':');
+        match sealed::text(value).filter(|_| key == "managedFields") {
+            Some(text) => out.extend_from_slice(text.as_bytes()),
+            None => write_json(out, value)?,
+        }
     }
     Ok(())
 }
@@ -396,6 +394,14 @@ mod tests {
             assert_eq!(before.0.len(), before.1);
         }
         assert!(matches!(*stored[39].text(), Text::Packed(_)));
+    }
+
+    #[test]
+    fn what_looks_sealed_is_a_text_like_others_outside_of_metadata() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "A", "metadata": {}, "managedFields": "\u{1}no JSON"});
+        let stored = Draft::new(object.clone(), &[]).unwrap().place(EventType::Added, 1);
+        assert_eq!(stored.value()["managedFields"], object["managedFields"]);
     }
 
     #[test]
