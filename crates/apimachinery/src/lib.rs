@@ -11,6 +11,7 @@ pub mod quantity;
 pub mod rbac;
 pub mod schema;
 pub mod selector;
+pub mod tree;
 mod status;
 mod types;
 pub mod validation;
