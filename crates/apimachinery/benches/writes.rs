@@ -5,9 +5,9 @@ use std::hint::black_box;
 use apimachinery::ObjectType;
 use apimachinery::apply::{Reset, Writer, apply, track_update};
 use apimachinery::schema::Schema;
+use apimachinery::tree::{Value, json};
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 /// A virtual machine with `disks` disks and as many conditions.
 fn machine(disks: usize) -> Value {

@@ -1,6 +1,6 @@
 //! How deep objects may be nested: what recursion over them may rely on.
 
-use serde_json::Value;
+use crate::tree::Value;
 
 /// Objects nested deeper than this are refused wherever they could grow; JSON parsers stop at 128.
 pub const MAX_DEPTH: usize = 120;

@@ -1,8 +1,8 @@
 //! The part of `JSONPath` that CRDs use: printer columns, scale paths, selectable fields
 //! (`client-go/util/jsonpath` and `apiextensions-apiserver` `registry/customresource/tableconvertor`, 1.36).
 
+use crate::tree::{List, Value};
 use jiff::Timestamp;
-use serde_json::Value;
 
 /// Longest path, in bytes.
 const PATH_MAX: usize = 4096;
@@ -49,7 +49,7 @@ enum Comparison {
 /// ```
 /// use apimachinery::jsonpath::JsonPath;
 /// let path = JsonPath::compile(".status.conditions[?(@.type=='Ready')].status").unwrap();
-/// let object = serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+/// let object = apimachinery::tree::json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
 /// assert_eq!(path.first(&object).unwrap(), "True");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -139,7 +139,7 @@ fn follow<'a>(steps: &[Step], object: &'a Value) -> Vec<&'a Value> {
 
 impl Step {
     fn follow<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
-        let list = value.as_array().map_or(&[][..], Vec::as_slice);
+        let list = value.as_array().map_or(&[][..], List::as_slice);
         match self {
             Self::Field(name) => value.get(name).into_iter().collect(),
             Self::Index(index) => {
@@ -319,7 +319,7 @@ fn unquoted(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::tree::json;
 
     use super::*;
 

@@ -11,8 +11,8 @@ pub mod quantity;
 pub mod rbac;
 pub mod schema;
 pub mod selector;
-pub mod tree;
 mod status;
+pub mod tree;
 mod types;
 pub mod validation;
 

@@ -7,7 +7,9 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use crate::tree::Value;
 
 /// Longest run of digits before and after the point: more than any amount has, and few enough that
 /// nothing below overflows unnoticed.
@@ -23,30 +25,73 @@ pub struct Quantity {
     binary: bool,
 }
 
+/// JSON of either library that may say an amount.
+pub trait Amount {
+    /// The text or the number that it is.
+    fn said(&self) -> Option<Cow<'_, str>>;
+    /// Whether it is a text.
+    fn is_text(&self) -> bool;
+}
+
+impl Amount for Value {
+    fn said(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::String(text) => Some(text.as_str().into()),
+            Self::Number(number) => Some(number.to_string().into()),
+            _ => None,
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        self.is_string()
+    }
+}
+
+impl Amount for serde_json::Value {
+    fn said(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::String(text) => Some(text.into()),
+            Self::Number(number) => Some(number.to_string().into()),
+            _ => None,
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        self.is_string()
+    }
+}
+
+impl<T: Amount> Amount for &T {
+    fn said(&self) -> Option<Cow<'_, str>> {
+        (**self).said()
+    }
+
+    fn is_text(&self) -> bool {
+        (**self).is_text()
+    }
+}
+
 /// Thousandths of the unit; `None` for what is no quantity.
-pub fn milli(value: &Value) -> Option<i128> {
+pub fn milli(value: &impl Amount) -> Option<i128> {
     Quantity::parse(value).map(|quantity| quantity.milli)
 }
 
 /// Whole units, rounded up, as `Quantity.Value` does; `None` also for what is out of range.
-pub fn units(value: &Value) -> Option<i64> {
+pub fn units(value: &impl Amount) -> Option<i64> {
     let milli = milli(value)?;
     i64::try_from(milli.div_euclid(1000) + i128::from(milli.rem_euclid(1000) != 0)).ok()
 }
 
 /// A quantity as the API server writes what it has read: `1024Mi` is `1Gi`, `0.5` is `500m`. Exponents, and what is finer
 /// than a thousandth, stay as they are. `None` for what is no quantity.
-pub fn canonical(value: &Value) -> Option<String> {
+pub fn canonical(value: &impl Amount) -> Option<String> {
     let quantity = Quantity::parse(value)?;
-    match value {
-        Value::String(text)
-            if text.contains(['e', 'n', 'u'])
-                || text.ends_with(|c: char| c.is_ascii_digit()) && text.contains('E') =>
-        {
-            Some(text.clone())
-        }
-        _ => Some(quantity.to_string()),
+    let said = value.said()?;
+    let exponent = said.ends_with(|c: char| c.is_ascii_digit()) && said.contains('E');
+    if value.is_text() && (exponent || said.contains(['e', 'n', 'u'])) {
+        return Some(said.into_owned());
     }
+    Some(quantity.to_string())
 }
 
 /// Bytes as a `BinarySI` quantity is written: the largest suffix that leaves a whole number.
@@ -75,12 +120,8 @@ impl Quantity {
     }
 
     /// Reads `500m`, `1Gi`, `1.5`, `2e3` or a number; `None` for what is none.
-    pub fn parse(value: &Value) -> Option<Self> {
-        match value {
-            Value::String(text) => Self::read(text),
-            Value::Number(number) => Self::read(&number.to_string()),
-            _ => None,
-        }
+    pub fn parse(value: &impl Amount) -> Option<Self> {
+        Self::read(&value.said()?)
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -198,7 +239,7 @@ impl fmt::Display for Quantity {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Value, json};
+use crate::tree::{Value, json};
 
 /// One reason inside [`Status::causes`] (`metav1.StatusCause`).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -73,7 +73,7 @@ impl Status {
     /// Names the object that the failure is about.
     #[must_use]
     pub fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        let mut details = serde_json::Map::new();
+        let mut details = crate::tree::Map::new();
         for (key, value) in [("name", name), ("group", group), ("kind", kind)] {
             if !value.is_empty() {
                 details.insert(key.into(), value.into());
@@ -110,7 +110,7 @@ impl Status {
 }
 
 fn cause_json(cause: &Cause) -> Value {
-    let mut out = serde_json::Map::new();
+    let mut out = crate::tree::Map::new();
     for (key, value) in [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)] {
         if !value.is_empty() {
             out.insert(key.into(), value.as_str().into());

@@ -1,6 +1,6 @@
 //! Names, labels, annotations and finalizers (`k8s.io/apimachinery` `util/validation`, `api/validation`, 1.33).
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use crate::field_error::{FieldError, FieldErrorKind};
 
@@ -107,7 +107,7 @@ pub fn label_value(value: &str) -> Vec<String> {
 }
 
 /// Checks `metadata`: name or generateName, labels, annotations, finalizers, owner references.
-pub fn object_meta(meta: &Map<String, Value>, rule: NameRule) -> Vec<FieldError> {
+pub fn object_meta(meta: &Map, rule: NameRule) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(prefix) = text(meta, "generateName") {
         // the server appends a suffix, so a trailing dash is fine
@@ -239,7 +239,7 @@ fn names(finalizers: Option<&Value>) -> impl Iterator<Item = &str> {
     list.map(|finalizer| finalizer.as_str().unwrap_or_default())
 }
 
-fn text<'a>(meta: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+fn text<'a>(meta: &'a Map, key: &str) -> Option<&'a str> {
     meta.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
@@ -266,7 +266,7 @@ fn ends_and_middle(text: &str, end: impl Fn(u8) -> bool, middle: impl Fn(u8) -> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::tree::json;
 
     use super::*;
     use crate::Status;

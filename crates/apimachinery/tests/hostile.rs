@@ -5,9 +5,9 @@ use apimachinery::cel::{Program, Variables};
 use apimachinery::depth::MAX_DEPTH;
 use apimachinery::patch::{json_patch, merge_patch, strategic_patch};
 use apimachinery::schema::Schema;
+use apimachinery::tree::{Map, Value, json};
 use apimachinery::{ObjectType, validation};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 
 fn deep(levels: usize, list: bool) -> Value {
     (0..levels).fold(json!("end"), |inner, _| if list { json!([inner]) } else { json!({"a": inner}) })
@@ -76,11 +76,11 @@ fn the_widest_objects_take_no_time() {
     let shared = apply(Some(&applied), &other, &ty, &writer("b"), false, Reset::Status, now).unwrap().object;
     let half =
         apply(Some(&shared), &pod(&containers[..ITEMS / 2]), &ty, &writer("a"), false, Reset::Status, now);
-    assert_eq!(half.unwrap().object["spec"]["containers"].as_array().map(Vec::len), Some(ITEMS));
+    assert_eq!(half.unwrap().object["spec"]["containers"].as_array().map(|list| list.len()), Some(ITEMS));
     let merged = strategic_patch(&one, &other, &ty).unwrap();
     assert_eq!(merged["spec"]["containers"][0]["name"], format!("n{}", ITEMS - 1));
 
-    let labels: Map<String, Value> = names().map(|name| (name, "v".into())).collect();
+    let labels: Map = names().map(|name| (name, "v")).collect();
     let object =
         json!({"metadata": {"name": "a", "labels": labels, "annotations": labels, "finalizers": ["a/b"]}});
     let meta = object["metadata"].as_object().unwrap();
@@ -93,4 +93,27 @@ fn the_widest_objects_take_no_time() {
     let schema = Schema::parse(&schema, "s").unwrap();
     let old = json!({"spec": containers});
     assert_eq!(schema.validate(&json!({"spec": backwards}), Some(&old)), []);
+}
+
+/// As many keys as an object of the largest size can have, read backwards, and as many put between them and taken out.
+#[test]
+fn a_hundred_thousand_keys_take_no_time() {
+    const KEYS: usize = 100_000;
+    let keys = |odd: usize| (0..KEYS).rev().map(move |n| format!("{:07}", 2 * n + odd));
+    let text = |odd: usize, value: &str| {
+        let fields: Vec<String> = keys(odd).map(|key| format!("{key:?}:{value}")).collect();
+        format!("{{\"data\":{{{}}}}}", fields.join(","))
+    };
+    let object: Value = text(0, "\"\"").parse().unwrap();
+    let (adds, takes): (Value, Value) = (text(1, "\"1\"").parse().unwrap(), text(0, "null").parse().unwrap());
+    let ty = ObjectType::builtin("v1", "ConfigMap").unwrap();
+    let strategic = |object: &Value, patch: &Value| strategic_patch(object, patch, &ty).unwrap();
+    let merged = |object: &Value, patch: &Value| merge_patch(object, patch).unwrap();
+    for patched in [&strategic as &dyn Fn(&Value, &Value) -> Value, &merged] {
+        let both = patched(&object, &adds);
+        let map = both["data"].as_object().unwrap();
+        assert_eq!(map.len(), 2 * KEYS);
+        assert!(map.keys().is_sorted());
+        assert_eq!(patched(&both, &takes), adds);
+    }
 }

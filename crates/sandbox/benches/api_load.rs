@@ -13,12 +13,12 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use apimachinery::tree::json;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use sandbox::sim::connect;
 use sandbox::{Options, Sandbox};
-use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]

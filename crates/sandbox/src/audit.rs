@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 use tokio::sync::mpsc;
@@ -113,7 +113,7 @@ fn reference(attributes: &Attributes) -> Value {
         ("subresource", &attributes.subresource),
     ];
     let present = fields.into_iter().filter(|(_, value)| !value.is_empty());
-    Value::Object(present.map(|(name, value)| (name.to_owned(), value.as_str().into())).collect())
+    Value::Object(present.map(|(name, value)| (name, value.as_str())).collect())
 }
 
 /// Whether a request's body carries credentials.

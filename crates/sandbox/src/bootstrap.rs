@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::api::{Api, authentication};
 use crate::registry::kubevirt;
@@ -104,7 +104,7 @@ fn read(path: &Path) -> Result<Vec<Value>, Error> {
     let mut found = Vec::new();
     for document in documents {
         let listed = document["items"].as_array().cloned();
-        for object in listed.unwrap_or_else(|| vec![document]) {
+        for object in listed.unwrap_or_else(|| vec![document].into()) {
             if object["kind"] == "CustomResourceDefinition" {
                 found.push(object);
             }

@@ -1,5 +1,6 @@
 //! The sandbox's own certificate authority, and the kubeconfig that trusts it.
 
+use apimachinery::tree::json;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
@@ -7,7 +8,6 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde_json::json;
 
 use crate::clock::Ids;
 

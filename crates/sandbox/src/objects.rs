@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 /// A consistent, cheap view of stored objects. `group` is empty for core; `namespace` is empty
 /// for cluster-scoped kinds.

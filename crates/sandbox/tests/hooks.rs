@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use hook_api::callbacks::{OnDefineDomainParams, OnDefineDomainResult, ShutdownResult};
 use hook_api::info::{HookPoint, InfoResult};
@@ -17,7 +18,6 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use sandbox::sim::hooks::{Manager, PluginTiming, Timing, apply_plugins};
-use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
 /// As the real ones, but what is waited for in vain is waited for shorter.

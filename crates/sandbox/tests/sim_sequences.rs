@@ -365,8 +365,10 @@ async fn a_change_that_is_held_and_made_in_place_is_written_as_it_was_recorded()
     let options = Options { audit_log: Some(log.clone()), ..Options::default() };
     let config = SimConfig { nodes: 2, kubelet_root: Some(root.path().into()), ..SimConfig::default() };
     let cluster = Cluster::with(options, config).await;
-    let webhook =
-        Server::start("localhost", &["h2", "http/1.1"], |request| Reply::Response(held(request))).await;
+    let webhook = Server::start("localhost", &["h2", "http/1.1"], |request| {
+        Reply::Response(held(&request.clone().into()).into())
+    })
+    .await;
     let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration", "metadata": {"name": "hold"},
         "webhooks": [{"name": "hold.lab.example", "clientConfig": webhook.client_config(), "sideEffects": "None",

@@ -1,8 +1,8 @@
 //! The entries of `metadata.managedFields` (`apimachinery/pkg/util/managedfields/internal`, Kubernetes 1.36).
 
+use crate::tree::{List, Map, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::set::Set;
 use super::{Writer, sealed};
@@ -100,7 +100,7 @@ pub(super) fn decode(managed_fields: &Value) -> Option<Vec<Entry>> {
 
 /// A client asks for all entries to be dropped by writing `[]` or `[{}]`.
 pub(super) fn is_reset(managed_fields: &Value) -> bool {
-    match managed_fields.as_array().map(Vec::as_slice) {
+    match managed_fields.as_array().map(List::as_slice) {
         Some([]) => true,
         Some([one]) => one.as_object().is_some_and(Map::is_empty),
         _ => false,

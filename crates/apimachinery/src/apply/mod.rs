@@ -15,8 +15,8 @@ mod set;
 mod text;
 mod walk;
 
+use crate::tree::{Map, Value};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use crate::Status;
 use crate::types::ObjectType;
@@ -224,11 +224,7 @@ pub fn restore_times(old: &Value, new: &mut Value) -> bool {
     equal
 }
 
-fn same_entries(
-    a: &Map<String, Value>,
-    b: &Map<String, Value>,
-    same: impl Fn(&str, &Value, &Value) -> bool,
-) -> bool {
+fn same_entries(a: &Map, b: &Map, same: impl Fn(&str, &Value, &Value) -> bool) -> bool {
     a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(key, a, b)))
 }
 

@@ -6,9 +6,9 @@
 
 use std::borrow::Cow;
 
+use crate::tree::{Map, Text, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 /// In front of a sealed text.
 const MARK: char = '\u{1}';
@@ -17,7 +17,7 @@ const KEY: &str = "managedFields";
 /// Seals the text of a list of entries.
 pub fn seal(text: &RawValue) -> Value {
     let text = text.get();
-    let mut sealed = String::with_capacity(text.len() + 1);
+    let mut sealed = Text::with_capacity(text.len() + 1);
     sealed.push(MARK);
     sealed.push_str(text);
     sealed.into()
@@ -100,7 +100,7 @@ impl Serialize for Whole<'_> {
     }
 }
 
-struct Metadata<'a>(&'a Map<String, Value>);
+struct Metadata<'a>(&'a Map);
 
 impl Serialize for Metadata<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -118,7 +118,7 @@ impl Serialize for Metadata<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use crate::field_error::quote;
 
@@ -117,7 +117,7 @@ pub(super) fn readable(element: &str) -> String {
         Some(("i:", index)) => format!("[{index}]"),
         Some(("v:", value)) => format!("[={}]", readable_value(value)),
         Some(("k:", keys)) => {
-            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Map = serde_json::from_str(keys).unwrap_or_default();
             let parts: Vec<String> = keys
                 .iter()
                 .map(|(key, value)| format!("{key}={}", readable_value(&value.to_string())))

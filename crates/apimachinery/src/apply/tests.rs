@@ -1,4 +1,4 @@
-use serde_json::json;
+use crate::tree::json;
 
 use super::*;
 use crate::patch::tests::any_json;
@@ -367,9 +367,12 @@ fn any_config() -> impl proptest::strategy::Strategy<Value = Value> {
     (containers, labels).prop_map(|(containers, labels)| {
         let containers: Vec<Value> = containers
             .into_iter()
-            .map(|(name, (image, policy))| match policy {
-                Some(policy) => json!({"name": name, "image": image, "imagePullPolicy": policy}),
-                None => json!({"name": name, "image": image}),
+            .map(|(name, (image, policy))| {
+                let mut container = json!({"name": name, "image": image});
+                if let Some(policy) = policy {
+                    container["imagePullPolicy"] = policy.into();
+                }
+                container
             })
             .collect();
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": labels},

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use crate::tree::{List, Map, Value};
 
 use super::set::Set;
 use crate::types::{ListKind, ListType, Node, Scalar, Shape, TypeId, Types};
@@ -25,7 +25,7 @@ fn element(list: &ListType, item: &Value) -> Option<String> {
                     (_, Some(default)) => default.as_str().into(),
                     _ => return None,
                 };
-                out.insert(key.clone(), value);
+                out.insert(key.into(), value);
             }
             Some(format!("k:{}", Value::Object(out)))
         }
@@ -44,10 +44,10 @@ fn elements<'a>(list: &ListType, items: &'a [Value]) -> Option<BTreeMap<String, 
 }
 
 fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+    value.as_array().map_or(&[], List::as_slice)
 }
 
-fn fields(value: &Value) -> Option<&Map<String, Value>> {
+fn fields(value: &Value) -> Option<&Map> {
     value.as_object().filter(|fields| !fields.is_empty())
 }
 
@@ -99,7 +99,7 @@ impl Types {
             },
             shape @ (Shape::Map(_) | Shape::Deduced) => {
                 for (name, value) in fields(value).into_iter().flatten() {
-                    let named = matches!(&shape, Shape::Map(map) if map.fields.contains_key(name));
+                    let named = matches!(&shape, Shape::Map(map) if map.fields.contains_key(name.as_str()));
                     let mut child = self.field_set(self.field_type(id, name), value);
                     child.own |= !named || is_bare_map(value);
                     set.insert(format!("f:{name}"), child);
@@ -268,7 +268,7 @@ impl Types {
                 r += 1;
             }
         }
-        Value::Array(out)
+        Value::from(out)
     }
 
     /// Takes out the paths of a set. A container that loses all it had stays, empty, unless it is in the set too.
@@ -381,7 +381,7 @@ impl Types {
 fn misfit(node: &Node, value: &Value) -> Option<String> {
     // Go prints a value behind a pointer.
     let shown = || match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         Value::Object(_) => "map[]".into(),
         Value::Array(_) => "[]".into(),
         other => other.to_string(),

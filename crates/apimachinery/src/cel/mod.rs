@@ -12,10 +12,10 @@ mod value;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use crate::tree::Value;
 use kube_cel::KubeCelExt;
 use kube_cel::cel;
 use kube_cel::cel::objects::{Key, Map};
-use serde_json::Value;
 
 pub use reach::Reach;
 pub(crate) use value::{Typed, is_duration};
@@ -63,7 +63,7 @@ pub enum CelError {
 ///
 /// ```
 /// use apimachinery::cel::{Program, Variables};
-/// use serde_json::json;
+/// use apimachinery::tree::json;
 /// let program = Program::compile("object.spec.replicas <= 5 && !has(object.spec.paused)").unwrap();
 /// let mut variables = Variables::default();
 /// variables.bind("object", &json!({"spec": {"replicas": 3}}));

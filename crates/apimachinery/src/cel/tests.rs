@@ -1,5 +1,5 @@
+use crate::tree::json;
 use proptest::prelude::*;
-use serde_json::json;
 
 use super::*;
 
@@ -70,6 +70,16 @@ fn an_object_cut_to_what_an_expression_names_gives_the_same() {
             json!({"spec": {"replicas": 3}, "metadata": {"name": "a"}}),
         ),
         ("!has(object.spec.missing)", json!({"spec": {}})),
+        ("has(object.spec.list)", json!({"spec": {"list": []}})),
+        ("object.spec.list.all(i, !has(i.name))", json!({"spec": {"list": object["spec"]["list"]}})),
+        ("object.spec.list.all(i, !has(i.size))", json!({"spec": {"list": [{}, {}]}})),
+        ("object.spec.list.filter(i, has(i.size)) == []", json!({"spec": {"list": object["spec"]["list"]}})),
+        ("object.metadata.all(object, object != '')", json!({"metadata": object["metadata"]})),
+        ("[1].all(object, object == 1) && object.spec.on", json!({"spec": {"on": true}})),
+        (
+            "object.spec.list.all(i, i.name != '') && object.spec.list == []",
+            json!({"spec": {"list": object["spec"]["list"]}}),
+        ),
         ("object.spec.replicas.digits == 1", json!({"spec": {"replicas": 3}})),
         ("object.nothing.at.all", json!({})),
         ("object.spec.on && object.spec.size() == 5", json!({"spec": object["spec"]})),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::tree::{Text, Value};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, TimeDelta};
 use kube_cel::cel::objects::{Key, Map, OptionalValue};
 use kube_cel::cel::{ExecutionError, Value as Cel};
-use serde_json::Value;
 
 /// JSON to CEL. Integers become `int` (as in the API server), unlike what a generic serializer does.
 pub(super) fn from_json(value: &Value) -> Cel {
@@ -18,11 +18,11 @@ pub(super) fn from_json(value: &Value) -> Cel {
             Some(int) => Cel::Int(int),
             None => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
-        Value::String(text) => Cel::String(Arc::new(text.clone())),
+        Value::String(text) => Cel::String(Arc::new(text.to_string())),
         Value::Array(list) => Cel::List(Arc::new(list.iter().map(from_json).collect())),
         Value::Object(fields) => {
             let entry =
-                |(key, value): (&String, &Value)| (Key::String(Arc::new(key.clone())), from_json(value));
+                |(key, value): (&Text, &Value)| (Key::String(Arc::new(key.to_string())), from_json(value));
             Cel::Map(Map { map: Arc::new(fields.iter().map(entry).collect()) })
         }
     }
@@ -137,7 +137,7 @@ pub(super) fn from_typed<T: Typed>(value: &Value, ty: &T) -> Cel {
                 Some("byte") => BASE64.decode(text).ok().map(|bytes| Cel::Bytes(Arc::new(bytes))),
                 _ => None,
             };
-            special.unwrap_or_else(|| Cel::String(Arc::new(text.clone())))
+            special.unwrap_or_else(|| Cel::String(Arc::new(text.to_string())))
         }
         Value::Number(number) if ty.is_float() => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
         Value::Array(list) => {
@@ -145,10 +145,10 @@ pub(super) fn from_typed<T: Typed>(value: &Value, ty: &T) -> Cel {
             Cel::List(Arc::new(list.iter().map(item).collect()))
         }
         Value::Object(fields) => {
-            let entry = |(key, value): (&String, &Value)| match ty.property(key) {
+            let entry = |(key, value): (&Text, &Value)| match ty.property(key) {
                 Some((ty, true)) => (Key::String(Arc::new(escaped(key))), from_typed(value, ty)),
-                Some((ty, false)) => (Key::String(Arc::new(key.clone())), from_typed(value, ty)),
-                None => (Key::String(Arc::new(key.clone())), from_json(value)),
+                Some((ty, false)) => (Key::String(Arc::new(key.to_string())), from_typed(value, ty)),
+                None => (Key::String(Arc::new(key.to_string())), from_json(value)),
             };
             Cel::Map(Map { map: Arc::new(fields.iter().map(entry).collect()) })
         }

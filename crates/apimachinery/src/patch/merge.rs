@@ -1,6 +1,6 @@
 //! JSON merge patch (RFC 7396).
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use crate::Status;
 
@@ -24,11 +24,19 @@ pub fn merge(target: &mut Value, patch: &Value) {
         *target = Value::Object(Map::new());
     }
     let Value::Object(fields) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            fields.remove(key);
+    if patch.values().any(Value::is_null) {
+        fields.retain(|key, _| !patch.get(key).is_some_and(Value::is_null));
+    }
+    // All at once: one by one each would move those behind it.
+    let mut added = Vec::new();
+    for (key, value) in patch.iter().filter(|(_, value)| !value.is_null()) {
+        if let Some(there) = fields.get_mut(key) {
+            merge(there, value);
         } else {
-            merge(fields.entry(key.as_str()).or_insert(Value::Null), value);
+            let mut new = Value::Null;
+            merge(&mut new, value);
+            added.push((key.clone(), new));
         }
     }
+    fields.extend(added);
 }

@@ -4,7 +4,7 @@ mod json;
 mod merge;
 mod strategic;
 
-pub use json::{MAX_OPERATIONS, json_patch};
+pub use json::{MAX_OPERATIONS, apply_operations, json_patch};
 pub use merge::{merge, merge_patch};
 pub use strategic::strategic_patch;
 

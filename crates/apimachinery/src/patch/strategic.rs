@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::{Map, Value};
+use crate::tree::{List, Map, Value};
 
 use crate::Status;
 use crate::types::{MapType, Node, ObjectType, TypeId, Types};
@@ -52,12 +52,7 @@ impl<'a> Merger<'a> {
         (ty, item, map.fields.get(name).and_then(|field| field.merge_key.as_deref()))
     }
 
-    fn map(
-        &self,
-        id: Option<TypeId>,
-        original: &mut Map<String, Value>,
-        patch: &Map<String, Value>,
-    ) -> Result<(), Status> {
+    fn map(&self, id: Option<TypeId>, original: &mut Map, patch: &Map) -> Result<(), Status> {
         match patch.get(PATCH).map(Value::as_str) {
             None | Some(Some("merge")) => {}
             Some(Some("replace")) => {
@@ -71,6 +66,12 @@ impl<'a> Merger<'a> {
             Some(_) => return Err(unknown_directive(&patch[PATCH])),
         }
         retain_keys(original, patch)?;
+        // Out and in all at once: one by one each would move those behind it.
+        let goes = |key: &str| !key.starts_with('$') && patch.get(key).is_some_and(Value::is_null);
+        if patch.keys().any(|key| goes(key)) {
+            original.retain(|key, _| !goes(key));
+        }
+        let mut added = Vec::new();
         for (key, value) in patch {
             if let Some(name) = key.strip_prefix(DELETE_FROM) {
                 let gone = list_of(value, "$deleteFromPrimitiveList")?;
@@ -83,15 +84,21 @@ impl<'a> Merger<'a> {
             if key.starts_with('$') {
                 continue;
             }
-            let before = patch.contains_key(&format!("{ORDER}{key}")).then(|| original.get(key).cloned());
+            let ordered = patch.contains_key(&format!("{ORDER}{key}"));
+            if !ordered && !value.is_null() && !original.contains_key(key) {
+                added.push((key.clone(), cleaned(value)));
+                continue;
+            }
+            let before = ordered.then(|| original.get(key).cloned());
             self.field_value(id, original, key, value)?;
             if let Some(before) = before {
                 self.reorder(id, original, key, before.as_ref(), &patch[&format!("{ORDER}{key}")])?;
             }
         }
+        original.extend(added);
         // an order without a change of the list
         for (key, order) in patch {
-            if let Some(name) = key.strip_prefix(ORDER).filter(|name| !patch.contains_key(*name)) {
+            if let Some(name) = key.strip_prefix(ORDER).filter(|name| !patch.contains_key(name)) {
                 let before = original.get(name).cloned();
                 self.reorder(id, original, name, before.as_ref(), order)?;
             }
@@ -102,7 +109,7 @@ impl<'a> Merger<'a> {
     fn field_value(
         &self,
         id: Option<TypeId>,
-        original: &mut Map<String, Value>,
+        original: &mut Map,
         key: &str,
         value: &Value,
     ) -> Result<(), Status> {
@@ -126,7 +133,7 @@ impl<'a> Merger<'a> {
     fn list(
         &self,
         item: Option<TypeId>,
-        original: &mut Vec<Value>,
+        original: &mut List,
         patch: &[Value],
         merge_key: &str,
     ) -> Result<(), Status> {
@@ -138,7 +145,7 @@ impl<'a> Merger<'a> {
             *original = ordered(std::mem::take(original), patch, &before, merge_key);
             return Ok(());
         }
-        let mut wanted: Vec<&Map<String, Value>> = Vec::new();
+        let mut wanted: Vec<&Map> = Vec::new();
         let mut replace = false;
         let mut gone: HashSet<String> = HashSet::new();
         for entry in patch {
@@ -196,7 +203,7 @@ impl<'a> Merger<'a> {
     fn reorder(
         &self,
         id: Option<TypeId>,
-        original: &mut Map<String, Value>,
+        original: &mut Map,
         name: &str,
         before: Option<&Value>,
         order: &Value,
@@ -204,7 +211,7 @@ impl<'a> Merger<'a> {
         let order = list_of(order, "$setElementOrder")?;
         let merge_key = self.field(id, name).2.unwrap_or_default();
         if let Some(Value::Array(list)) = original.get_mut(name) {
-            let before = before.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let before = before.and_then(Value::as_array).map_or(&[][..], List::as_slice);
             *list = ordered(std::mem::take(list), order, before, merge_key);
         }
         Ok(())
@@ -212,7 +219,7 @@ impl<'a> Merger<'a> {
 }
 
 /// Puts the items named in `order` into that order, and the others between them where the list had them before.
-fn ordered(merged: Vec<Value>, order: &[Value], before: &[Value], merge_key: &str) -> Vec<Value> {
+fn ordered(merged: List, order: &[Value], before: &[Value], merge_key: &str) -> List {
     let name = |item: &Value| -> String {
         if merge_key.is_empty() { item.to_string() } else { item[merge_key].to_string() }
     };
@@ -225,7 +232,7 @@ fn ordered(merged: Vec<Value>, order: &[Value], before: &[Value], merge_key: &st
     named.sort_by_key(|item| wanted.get(&name(item)).copied());
     others.sort_by_key(|item| old.get(&name(item)).copied().unwrap_or(usize::MAX));
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
-    let mut out = Vec::new();
+    let mut out = List::new();
     while let (Some(left), Some(right)) = (others.peek(), named.peek()) {
         let earlier = match (old.get(&name(left)), old.get(&name(right))) {
             (Some(left), Some(right)) => left < right,
@@ -239,7 +246,7 @@ fn ordered(merged: Vec<Value>, order: &[Value], before: &[Value], merge_key: &st
 }
 
 /// `$retainKeys`: all other fields go.
-fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), Status> {
+fn retain_keys(original: &mut Map, patch: &Map) -> Result<(), Status> {
     let Some(keys) = patch.get(RETAIN_KEYS) else { return Ok(()) };
     let keys: HashSet<&str> = list_of(keys, RETAIN_KEYS)?.iter().filter_map(Value::as_str).collect();
     let stray = patch
@@ -261,7 +268,7 @@ fn cleaned(value: &Value) -> Value {
     }
 }
 
-fn cleaned_map(fields: &Map<String, Value>) -> Map<String, Value> {
+fn cleaned_map(fields: &Map) -> Map {
     let directive = |key: &str| {
         key == PATCH || key == RETAIN_KEYS || key.starts_with(DELETE_FROM) || key.starts_with(ORDER)
     };
@@ -270,7 +277,7 @@ fn cleaned_map(fields: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn list_of<'v>(value: &'v Value, directive: &str) -> Result<&'v [Value], Status> {
-    value.as_array().map(Vec::as_slice).ok_or_else(|| malformed(directive))
+    value.as_array().map(List::as_slice).ok_or_else(|| malformed(directive))
 }
 
 fn malformed(directive: &str) -> Status {
@@ -287,7 +294,7 @@ fn unknown_directive(directive: &Value) -> Status {
 }
 
 /// An object as Go prints it: `map[a:1 b:2]`.
-fn go_map(fields: &Map<String, Value>) -> String {
+fn go_map(fields: &Map) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parts: Vec<String> = fields.iter().map(|(key, value)| format!("{key}:{}", text(value))).collect();
     format!("map[{}]", parts.join(" "))

@@ -1,5 +1,5 @@
+use crate::tree::{Value, json};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
 
 use super::*;
 
@@ -14,7 +14,7 @@ pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::btree_map("[a-d]|name|type|spec", inner, 0..4)
-                .prop_map(|map| Value::Object(map.into_iter().collect::<Map<_, _>>())),
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }

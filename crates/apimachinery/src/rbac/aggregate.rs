@@ -1,6 +1,6 @@
 //! Cluster roles whose rules are those of other cluster roles (`aggregationRule`).
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::Rule;
 use crate::selector::LabelSelector;

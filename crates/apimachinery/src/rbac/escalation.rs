@@ -1,7 +1,7 @@
 //! No one may give what they do not have: writes of roles and bindings
 //! (`pkg/registry/rbac/{role,rolebinding}/policybased`, Kubernetes 1.33).
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::{Attributes, MASTERS, Policy, Rule, User};
 use crate::Status;

@@ -13,7 +13,7 @@ mod rule;
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use crate::Status;
 use crate::field_error::quote;
@@ -69,7 +69,7 @@ impl Attributes<'_> {
         if !self.path.is_empty() {
             let message = format!("forbidden: User {who} cannot {} path {}", self.verb, quote(self.path));
             let mut status = Status::new(403, "Forbidden", message);
-            status.details = Some(serde_json::json!({}));
+            status.details = Some(crate::tree::json!({}));
             return status;
         }
         let place = if self.namespace.is_empty() {
@@ -213,7 +213,7 @@ impl Policy {
         };
         let (paths, resources): (Vec<&Rule>, Vec<&Rule>) =
             rules.into_iter().partition(|rule| rule.is_for_paths());
-        serde_json::json!({
+        crate::tree::json!({
             "resourceRules": resources.iter().map(|rule| rule.to_json()).collect::<Vec<_>>(),
             "nonResourceRules": paths.iter().map(|rule| rule.to_json()).collect::<Vec<_>>(),
             "incomplete": false,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use super::Attributes;
 use crate::field_error::quote;

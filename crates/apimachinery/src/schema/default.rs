@@ -1,7 +1,7 @@
 //! Fills in defaults, and drops what is null though it may not be and has none
 //! (`PruneNonNullableNullsWithoutDefaults`).
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::{Additional, Node};
 
@@ -12,7 +12,7 @@ pub(super) fn fill(node: &Node, value: &mut Value) {
                 let Some(default) = &property.default else { continue };
                 let missing = fields.get(name).is_none_or(|value| value.is_null() && !property.nullable);
                 if missing {
-                    fields.insert(name.clone(), default.clone());
+                    fields.insert(name.into(), default.clone());
                 }
             }
             if let Additional::Schema(extra) = &node.additional

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde_json::Value;
+use crate::tree::Value;
 
 /// Whether a value has a format. Formats that are not known are not checked, as in the API server.
 pub(super) fn fits(format: &str, value: &Value) -> bool {

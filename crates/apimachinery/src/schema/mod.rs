@@ -18,8 +18,8 @@ mod validate;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::tree::Value;
 use regex::Regex;
-use serde_json::Value;
 
 use crate::FieldError;
 

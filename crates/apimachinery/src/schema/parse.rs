@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::tree::Value;
 use regex::{Regex, RegexBuilder};
-use serde_json::Value;
 
 use super::rules::Rule;
 use super::{Additional, Constraints, Kind, List, Node, child};
@@ -71,7 +71,7 @@ impl Parser {
         };
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let at = format!("{field}.properties[{name}]");
-            node.properties.insert(name.clone(), self.node(property, &at, depth, structural));
+            node.properties.insert(name.to_string(), self.node(property, &at, depth, structural));
         }
         node.additional = match &schema["additionalProperties"] {
             value @ Value::Object(_) => {
@@ -129,7 +129,7 @@ impl Parser {
         let count = |name: &str| schema[name].as_u64();
         let flag = |name: &str| schema[name] == true;
         let mut out = Constraints {
-            allowed: schema["enum"].as_array().cloned(),
+            allowed: schema["enum"].as_array().map(|allowed| allowed.to_vec()),
             format: schema["format"].as_str().map(str::to_owned),
             minimum: number("minimum"),
             exclusive_minimum: flag("exclusiveMinimum"),

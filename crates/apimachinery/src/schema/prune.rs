@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use super::{Additional, Node};
 use crate::types::metadata_fields;
@@ -37,7 +37,7 @@ impl Walk {
         }
     }
 
-    fn object(&mut self, node: &Node, fields: &mut Map<String, Value>) {
+    fn object(&mut self, node: &Node, fields: &mut Map) {
         let keep_all = node.preserve_unknown || matches!(node.additional, Additional::Any);
         fields.retain(|name, value| {
             if node.embedded && matches!(name.as_str(), "apiVersion" | "kind") {
@@ -57,7 +57,7 @@ impl Walk {
 
     fn metadata(&mut self, metadata: &mut Value) {
         if let Some(fields) = metadata.as_object_mut() {
-            fields.retain(|name, _| metadata_fields().contains_key(name) || self.drop(name));
+            fields.retain(|name, _| metadata_fields().contains_key(name.as_str()) || self.drop(name));
         }
     }
 

@@ -1,6 +1,6 @@
 //! CEL rules of schemas: `x-kubernetes-validations`.
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::{Kind, List, Node, child, item_key, old_items};
 use crate::cel::{CelError, Program, Typed, Variables};

@@ -1,6 +1,6 @@
 #![expect(clippy::needless_pass_by_value, reason = "literals read better than references to them")]
 
-use serde_json::json;
+use crate::tree::json;
 
 use super::*;
 use crate::Status;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use super::{Kind, List, Node, child, format, item_key, old_items};
 use crate::{FieldError, FieldErrorKind};
@@ -160,8 +160,8 @@ fn duplicates(node: &Node, items: &[Value], path: &str, errors: &mut Vec<FieldEr
             List::Atomic => return,
             List::Set => item.clone(),
             List::Map(keys) => {
-                let keyed = keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone())));
-                Value::Object(keyed.collect::<Map<_, _>>())
+                let keyed = keys.iter().filter_map(|key| Some((key.as_str(), item.get(key)?.clone())));
+                Value::Object(keyed.collect())
             }
         };
         if !seen.insert(shown.to_string()) && errors.len() < MAX_ERRORS {
@@ -170,13 +170,7 @@ fn duplicates(node: &Node, items: &[Value], path: &str, errors: &mut Vec<FieldEr
     }
 }
 
-fn object(
-    node: &Node,
-    fields: &Map<String, Value>,
-    old: Option<&Value>,
-    path: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn object(node: &Node, fields: &Map, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
     let rules = &node.constraints;
     let length = fields.len() as u64;
     if let Some(least) = rules.min_properties.filter(|least| length < *least) {
@@ -186,7 +180,7 @@ fn object(
     if let Some(most) = rules.max_properties.filter(|most| length > *most) {
         too_many(path, length, most, errors);
     }
-    for name in node.required.iter().filter(|name| !fields.contains_key(*name)) {
+    for name in node.required.iter().filter(|name| !fields.contains_key(name)) {
         errors.push(FieldError::required(child(path, name), ""));
     }
     if node.embedded && !path.is_empty() {

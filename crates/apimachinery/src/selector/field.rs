@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::{SELECTOR_MAX, SelectorError};
 use crate::field_error::quote;
@@ -180,7 +180,7 @@ fn lookup<'a>(object: &'a Value, field: &str) -> &'a Value {
 
 fn text(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         Value::Null => String::new(),
         other => other.to_string(),
     }

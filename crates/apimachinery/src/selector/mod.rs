@@ -5,7 +5,7 @@ mod parse;
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use crate::Status;
 use crate::field_error::FieldError;
@@ -64,7 +64,7 @@ pub struct Requirement {
 /// ```
 /// # use apimachinery::selector::LabelSelector;
 /// let selector = LabelSelector::parse("app in (a,b),!old").unwrap();
-/// assert!(selector.matches_object(&serde_json::json!({"metadata": {"labels": {"app": "a"}}})));
+/// assert!(selector.matches_object(&apimachinery::tree::json!({"metadata": {"labels": {"app": "a"}}})));
 /// ```
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LabelSelector {
@@ -214,7 +214,7 @@ impl LabelSelector {
     }
 
     /// Whether a map of labels fulfils every requirement.
-    pub fn matches(&self, labels: &Map<String, Value>) -> bool {
+    pub fn matches(&self, labels: &Map) -> bool {
         self.matches_by(|key| labels.get(key).and_then(Value::as_str))
     }
 

@@ -6,6 +6,12 @@ use std::sync::Arc;
 
 use super::{List, Map, Number, Text, Value};
 
+impl Value {
+    fn number(&self) -> Option<Number> {
+        self.as_number().cloned()
+    }
+}
+
 /// What [`json!`](crate::json) can put into a tree without taking it away from its owner.
 pub trait ToValue {
     /// The tree of it.
@@ -102,6 +108,12 @@ impl<T: ToValue + ?Sized> ToValue for &T {
     }
 }
 
+impl<T: ToValue + ?Sized> ToValue for &mut T {
+    fn to_value(&self) -> Value {
+        (**self).to_value()
+    }
+}
+
 impl<T: ToValue + ?Sized> ToValue for Box<T> {
     fn to_value(&self) -> Value {
         (**self).to_value()
@@ -115,7 +127,7 @@ impl<T: ToValue + ?Sized> ToValue for Arc<T> {
 }
 
 macro_rules! plain {
-    ($($kind:ty),*) => {$(
+    ($as:ident, $with:ty, $($kind:ty),*) => {$(
         impl ToValue for $kind {
             fn to_value(&self) -> Value {
                 Value::from(*self)
@@ -124,7 +136,7 @@ macro_rules! plain {
 
         impl PartialEq<$kind> for Value {
             fn eq(&self, other: &$kind) -> bool {
-                *self == Value::from(*other)
+                self.$as() == Some(<$with>::from(*other))
             }
         }
 
@@ -136,7 +148,9 @@ macro_rules! plain {
     )*};
 }
 
-plain!(bool, i8, i16, i32, i64, isize, u8, u16, u32, u64, usize, f32, f64);
+plain!(number, Number, i8, i16, i32, i64, isize, u8, u16, u32, u64, usize);
+plain!(as_bool, bool, bool);
+plain!(as_f64, f64, f32, f64);
 
 macro_rules! whole {
     ($($kind:ty),*) => {$(

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{
-    Deserialize, DeserializeOwned, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    Deserialize, DeserializeOwned, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use serde_json::Error;
 
-use super::{List, Map, Number, Text, Value};
+use super::{Entries, Items, Map, Number, Text, Value};
 
 /// A struct from a tree.
 ///
@@ -81,19 +81,19 @@ impl<'de> Visitor<'de> for Tree {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Value, A::Error> {
-        let mut list = List::new();
+        let mut list = Items::default();
         while let Some(value) = values.next_element::<Value>()? {
             list.push(value);
         }
-        Ok(Value::Array(list))
+        Ok(Value::Array(list.finish()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
+        let mut map = Entries::default();
         while let Some((key, value)) = entries.next_entry::<Text, Value>()? {
-            map.insert(key, value);
+            map.push(key, value);
         }
-        Ok(Value::Object(map))
+        Ok(Value::Object(map.finish()))
     }
 }
 
@@ -222,7 +222,11 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         }
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         match self.content {
             Some(content) => content.deserialize_any(visitor),
             None => Err(Error::invalid_type(Unexpected::UnitVariant, &"struct variant")),

@@ -11,10 +11,10 @@ pub trait Index {
     fn find<'a>(&self, value: &'a Value) -> Option<&'a Value>;
     /// The same, to be changed.
     fn find_mut<'a>(&self, value: &'a mut Value) -> Option<&'a mut Value>;
-    /// The same; a key that is missing is put there, with `null`, in a map or in what was `null`.
+    /// The same; a key that is missing is put there, with `null`, and what is no map becomes one.
     ///
     /// # Panics
-    /// If the value is of another kind, or the list too short.
+    /// If a list is shorter than that, as with every list.
     fn find_or_insert<'a>(&self, value: &'a mut Value) -> &'a mut Value;
 }
 
@@ -28,12 +28,12 @@ impl Index for str {
     }
 
     fn find_or_insert<'a>(&self, value: &'a mut Value) -> &'a mut Value {
-        if value.is_null() {
+        if !value.is_object() {
             *value = Value::Object(Map::new());
         }
         match value {
             Value::Object(map) => map.entry(self).or_insert(Value::Null),
-            other => panic!("cannot access key {self:?} in JSON {}", name(other)),
+            other => other,
         }
     }
 }
@@ -48,10 +48,7 @@ impl Index for usize {
     }
 
     fn find_or_insert<'a>(&self, value: &'a mut Value) -> &'a mut Value {
-        match value {
-            Value::Array(list) => &mut list[*self],
-            other => panic!("cannot access index {self} of JSON {}", name(other)),
-        }
+        &mut value.as_array_mut().map_or(&mut [][..], |list| list)[*self]
     }
 }
 
@@ -118,15 +115,4 @@ pub(super) fn position(token: &str) -> Option<usize> {
         return None;
     }
     token.parse().ok()
-}
-
-fn name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }

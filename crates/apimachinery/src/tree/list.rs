@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use ecow::EcoVec;
+use smallvec::SmallVec;
 
 use super::Value;
 
@@ -17,7 +18,7 @@ use super::Value;
 /// longer.push(3.into());
 /// assert_eq!((list.len(), longer.len()), (2, 3));
 /// ```
-#[derive(Clone, Default, Eq, Hash)]
+#[derive(Clone, Default, Eq)]
 pub struct List(EcoVec<Value>);
 
 impl List {
@@ -70,6 +71,32 @@ impl List {
     /// Takes everything out.
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+/// Values of a list that is being read: gathered on the stack, so that the list is made in one piece.
+#[derive(Debug, Default)]
+pub struct Items(SmallVec<[Value; 8]>);
+
+impl Items {
+    /// Adds one.
+    pub fn push(&mut self, value: Value) {
+        self.0.push(value);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The list.
+    pub fn finish(self) -> List {
+        List(self.0.into_iter().collect())
     }
 }
 

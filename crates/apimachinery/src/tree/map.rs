@@ -5,8 +5,12 @@ use std::ops;
 
 use ecow::EcoVec;
 use serde::ser::{Serialize, Serializer};
+use smallvec::SmallVec;
 
 use super::{Text, Value};
+
+/// Fewer entries than that are put between others one by one.
+const FEW: usize = 16;
 
 /// Keys and values, each key once, in the order of the keys.
 ///
@@ -16,10 +20,10 @@ use super::{Text, Value};
 /// ```
 /// use apimachinery::tree::Map;
 ///
-/// let map: Map = [("b", 2), ("a", 1)].into_iter().map(|(key, n)| (key.into(), n.into())).collect();
+/// let map: Map = [("b", 2), ("a", 1)].into_iter().collect();
 /// assert_eq!(map.keys().map(|key| key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 /// ```
-#[derive(Clone, Default, Eq, Hash)]
+#[derive(Clone, Default, Eq)]
 pub struct Map(EcoVec<(Text, Value)>);
 
 impl Map {
@@ -155,6 +159,53 @@ impl Map {
     }
 }
 
+/// Entries of a map that is being read: gathered on the stack, so that the map is made in one piece.
+///
+/// ```
+/// use apimachinery::tree::Entries;
+///
+/// let mut entries = Entries::default();
+/// entries.push("b".into(), 1.into());
+/// entries.push("a".into(), 2.into());
+/// entries.push("b".into(), 3.into()); // the last one counts
+/// assert_eq!(*entries.finish().get("b").unwrap(), 3);
+/// ```
+#[derive(Debug, Default)]
+pub struct Entries {
+    entries: SmallVec<[(Text, Value); 8]>,
+    /// One came that does not sort behind the one before it.
+    mixed: bool,
+}
+
+impl Entries {
+    /// Adds one.
+    pub fn push(&mut self, key: Text, value: Value) {
+        self.mixed |= self.entries.last().is_some_and(|(last, _)| *last >= key);
+        self.entries.push((key, value));
+    }
+
+    /// The keys so far, in the order in which they came.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Text> {
+        self.entries.iter().map(|(key, _)| key)
+    }
+
+    /// The map. Of several values of a key the last one counts.
+    pub fn finish(mut self) -> Map {
+        if self.mixed {
+            // Stable: among equal keys the order stays.
+            self.entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            self.entries.dedup_by(|later, kept| {
+                let same = later.0 == kept.0;
+                if same {
+                    std::mem::swap(later, kept);
+                }
+                same
+            });
+        }
+        Map(self.entries.into_iter().collect())
+    }
+}
+
 fn entry((key, value): &(Text, Value)) -> (&Text, &Value) {
     (key, value)
 }
@@ -185,25 +236,29 @@ impl Serialize for Map {
 impl ops::Index<&str> for Map {
     type Output = Value;
 
-    /// # Panics
-    /// If the key is not there, as with every map.
+    /// `null` if the key is not there.
     fn index(&self, key: &str) -> &Value {
-        self.get(key).expect("no entry found for key")
+        self.get(key).unwrap_or(&Value::Null)
     }
 }
 
 impl<K: Into<Text>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        let mut map = Self::new();
-        map.extend(entries);
-        map
+        let mut gathered = Entries::default();
+        entries.into_iter().for_each(|(key, value)| gathered.push(key.into(), value.into()));
+        gathered.finish()
     }
 }
 
 impl<K: Into<Text>, V: Into<Value>> Extend<(K, V)> for Map {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
-        for (key, value) in entries {
-            self.insert(key.into(), value.into());
+        let more: Self = entries.into_iter().collect();
+        let few = more.len() < FEW || self.is_empty();
+        if few || self.0.last().is_none_or(|(last, _)| more.0.first().is_some_and(|(first, _)| last < first))
+        {
+            more.into_iter().for_each(|(key, value)| drop(self.insert(key, value)));
+        } else {
+            *self = std::mem::take(self).into_iter().chain(more).collect();
         }
     }
 }
@@ -217,11 +272,9 @@ impl IntoIterator for Map {
     }
 }
 
-type Entries<'a, E, O> = std::iter::Map<E, fn(&'a (Text, Value)) -> O>;
-
 impl<'a> IntoIterator for &'a Map {
     type Item = (&'a Text, &'a Value);
-    type IntoIter = Entries<'a, std::slice::Iter<'a, (Text, Value)>, Self::Item>;
+    type IntoIter = std::iter::Map<std::slice::Iter<'a, (Text, Value)>, fn(&'a (Text, Value)) -> Self::Item>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter().map(entry)

@@ -26,8 +26,8 @@ pub use convert::ToValue;
 pub use de::from_value;
 pub use ecow::EcoString as Text;
 pub use index::Index;
-pub use list::List;
-pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
+pub use list::{Items, List};
+pub use map::{Entries, Entry, Map, OccupiedEntry, VacantEntry};
 pub use serde_json::Number;
 
 /// Any JSON value.
@@ -42,7 +42,7 @@ pub use serde_json::Number;
 /// assert_eq!(named.to_string(), r#"{"metadata":{"name":"db"},"spec":{"containers":[]}}"#);
 /// # let _: Value = named;
 /// ```
-#[derive(Clone, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Default, Eq, PartialEq)]
 pub enum Value {
     /// `null`
     #[default]
@@ -233,29 +233,8 @@ impl Serialize for Value {
 /// As JSON without spaces; with `{:#}` on many lines.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// What the serializer writes is text, in pieces that are texts.
-        struct Pieces<'a, 'b>(&'a mut fmt::Formatter<'b>);
-
-        impl std::io::Write for Pieces<'_, '_> {
-            fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
-                let text = std::str::from_utf8(piece).map_err(std::io::Error::other)?;
-                self.0.write_str(text).map_err(std::io::Error::other)?;
-                Ok(piece.len())
-            }
-
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-
-        let pretty = f.alternate();
-        let pieces = Pieces(f);
-        let written = if pretty {
-            serde_json::to_writer_pretty(pieces, self)
-        } else {
-            serde_json::to_writer(pieces, self)
-        };
-        written.map_err(|_| fmt::Error)
+        let write = if f.alternate() { serde_json::to_string_pretty } else { serde_json::to_string };
+        f.write_str(&write(self).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -115,7 +115,9 @@ fn structs_are_made_of_it_as_serde_json_makes_them() {
     let tree = json!({"modes": ["Off", {"Limit": 3}, {"Range": {"from": 1, "to": 2}}], "name": null});
     let made: Settings = from_value(&tree).unwrap();
     assert_eq!(made.modes, [Mode::Off, Mode::Limit(3), Mode::Range { from: 1, to: 2 }]);
-    for wrong in [json!({"modes": [{"Limit": 300}]}), json!({"modes": 1}), json!({"modes": ["On"]}), json!({})] {
+    for wrong in
+        [json!({"modes": [{"Limit": 300}]}), json!({"modes": 1}), json!({"modes": ["On"]}), json!({})]
+    {
         let other: serde_json::Value = wrong.clone().into();
         let said = serde_json::from_value::<Settings>(other).unwrap_err().to_string();
         assert_eq!(from_value::<Settings>(&wrong).unwrap_err().to_string(), said);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use crate::tree::Value;
 
 use super::{Field, ListKind, ListType, MapType, Node, ObjectType, Scalar, TypeId, Types, table};
 use crate::depth::MAX_DEPTH;
@@ -54,7 +54,7 @@ fn convert(types: &mut Types, schema: &Value, depth: usize) -> Node {
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                 let node = convert(types, property, deeper);
                 let ty = types.add(node);
-                map.fields.insert(name.clone(), field(ty));
+                map.fields.insert(name.to_string(), field(ty));
             }
             let extra = match &schema["additionalProperties"] {
                 Value::Object(_) => Some(convert(types, &schema["additionalProperties"], deeper)),

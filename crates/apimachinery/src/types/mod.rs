@@ -10,7 +10,7 @@ mod table;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 pub use openapi::shared as shared_schemas;
 

@@ -1,6 +1,6 @@
 //! Types as OpenAPI schemas, for clients that ask what fields a built-in kind has.
 
-use serde_json::{Map, Value, json};
+use crate::tree::{Map, Value, json};
 
 use super::{ListKind, MapType, Node, ObjectType, Scalar, TypeId, Types};
 
@@ -64,7 +64,7 @@ fn of_map(types: &Types, map: &MapType, path: &mut Vec<TypeId>) -> Value {
                     property["x-kubernetes-patch-merge-key"] = key.as_str().into();
                 }
             }
-            properties.insert(name.clone(), property);
+            properties.insert(name.into(), property);
         }
         out["properties"] = properties.into();
     }

@@ -1,6 +1,6 @@
 //! Decoding into a Go struct and encoding again, as the API server does with every object of a built-in kind.
 
-use serde_json::{Map, Value};
+use crate::tree::{Map, Value};
 
 use super::{MapType, Node, Scalar, TypeId, Types};
 use crate::quantity;
@@ -28,10 +28,10 @@ pub(super) fn empty(types: &Types, id: TypeId) -> Value {
     }
 }
 
-fn fill(types: &Types, map: &MapType, fields: &mut Map<String, Value>) {
+fn fill(types: &Types, map: &MapType, fields: &mut Map) {
     for (name, field) in &map.fields {
         if field.always && !fields.contains_key(name) {
-            fields.insert(name.clone(), empty(types, field.ty));
+            fields.insert(name.into(), empty(types, field.ty));
         }
     }
 }
@@ -92,7 +92,7 @@ impl Walk<'_> {
         }
     }
 
-    fn map(&mut self, map: &MapType, fields: &mut Map<String, Value>, path: &Path<'_>) -> Result<(), String> {
+    fn map(&mut self, map: &MapType, fields: &mut Map, path: &Path<'_>) -> Result<(), String> {
         let mut wrong = None;
         fields.retain(|name, value| {
             if wrong.is_some() {
@@ -109,7 +109,7 @@ impl Walk<'_> {
                 wrong = Some(why);
                 return true;
             }
-            let field = map.fields.get(name);
+            let field = map.fields.get(name.as_str());
             field.is_none_or(|field| field.always || (field.pointer && !value.is_null()))
                 || !is_empty(self.types.node(ty), value)
         });

@@ -332,7 +332,7 @@ async fn ten_thousand_vms_are_listed_in_pages_without_a_request_per_vm() {
     let store = sandbox.api().store.clone();
     let keep = |plural: &str, object: Value| {
         let kind = std::sync::Arc::from(format!("{plural}.kubevirt.io"));
-        store.create(&kind, ::sandbox::store::Draft::new(object, &[]).unwrap()).unwrap();
+        store.create(&kind, ::sandbox::store::Draft::new(object.into(), &[]).unwrap()).unwrap();
     };
     // namespaces whose order depends on whom one asks, and instances for two of three
     for number in 0..10_000 {

@@ -4,7 +4,7 @@ use apimachinery::Status;
 use apimachinery::apply::sealed;
 use apimachinery::cel::{Program, Variables};
 use apimachinery::selector::LabelSelector;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::rules::Rule;
 use super::webhook::cel_request;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio::time::Instant;
 
 use crate::attributes::Attributes;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use apimachinery::apply::sealed;
 use apimachinery::cel::{Program, Reach, Variables};
 use apimachinery::selector::LabelSelector;
+use apimachinery::tree::{Value, json};
 use apimachinery::{Cause, Status};
-use serde_json::{Value, json};
 
 use super::cache::Cached;
 use super::matcher::{Conditions, Matcher, compile, failed, items};
@@ -360,7 +360,7 @@ fn annotate(policy: &Policy, variables: &Variables, notes: &mut Notes) {
     for (key, program) in &policy.annotations {
         let value = program.as_ref().ok().and_then(|program| program.evaluate(variables).ok());
         if let Some(Value::String(value)) = value {
-            notes.audit_annotations.insert(format!("{}/{key}", policy.name), value);
+            notes.audit_annotations.insert(format!("{}/{key}", policy.name), value.into());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which requests a webhook is about (`k8s.io/apiserver pkg/admission/plugin/webhook/predicates/rules`, 1.36).
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::admission::{Operation, Resource};
 
@@ -92,7 +92,7 @@ fn strings(list: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

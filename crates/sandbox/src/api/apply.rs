@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use apimachinery::apply::{self, apply, sealed};
+use apimachinery::tree::Value;
 use apimachinery::{FieldError, ObjectType, Status};
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::fields::{Manager, reset};
 use super::meta::text;

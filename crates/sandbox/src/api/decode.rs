@@ -2,7 +2,7 @@
 
 use apimachinery::Status;
 use apimachinery::apply::sealed;
-use serde_json::{Map, Value};
+use apimachinery::tree::{Map, Value};
 
 use super::negotiate::unsupported_media_type;
 use super::{Call, events, protobuf, twice};
@@ -143,7 +143,7 @@ pub fn check_kind(object: &mut Value, kind: &Kind) -> Result<(), Status> {
     Ok(())
 }
 
-fn missing(what: &str, root: &Map<String, Value>) -> Status {
+fn missing(what: &str, root: &Map) -> Status {
     let text = serde_json::to_string(root).unwrap_or_default();
     Status::bad_request(format!("Object '{what}' is missing in '{text}'"))
 }

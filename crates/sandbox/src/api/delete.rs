@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::tree::{List, Value, json};
 use jiff::ToSpan;
-use serde_json::{Value, json};
 
 use super::admit::{Admitted, attributes};
 use super::meta::{self, metadata, text};
@@ -304,7 +304,7 @@ fn propagate(object: &mut Value, options: &Options) {
         _ => None,
     };
     let there = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-    let mut finalizers: Vec<Value> =
+    let mut finalizers: List =
         there.iter().filter(|finalizer| *finalizer != FOREGROUND && *finalizer != ORPHAN).cloned().collect();
     finalizers.extend(wanted.map(Value::from));
     if finalizers == there {

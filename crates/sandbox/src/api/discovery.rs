@@ -1,8 +1,8 @@
 //! What the API serves: `/api`, `/apis`, lists per group, and everything in one document.
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use http::request::Parts;
-use serde_json::{Value, json};
 
 use super::negotiate::{self, Form};
 use super::reply::{self, Reply};

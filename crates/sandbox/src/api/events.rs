@@ -1,7 +1,7 @@
 //! Events are stored as `v1`; `events.k8s.io/v1` is the same object with other names
 //! (`pkg/apis/events/v1/conversion.go`).
 
-use serde_json::{Map, Value};
+use apimachinery::tree::{Map, Value};
 
 /// `v1` name, `events.k8s.io/v1` name
 const RENAMED: [(&str, &str); 6] = [
@@ -19,7 +19,7 @@ fn rename(
     api_version: &str,
     name: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str),
 ) -> Value {
-    let mut out: Map<String, Value> = object.as_object().cloned().unwrap_or_default();
+    let mut out: Map = object.as_object().cloned().unwrap_or_default();
     for pair in RENAMED.into_iter().chain([COUNT]) {
         let (from, to) = name(pair);
         if let Some(value) = out.remove(from) {
@@ -42,7 +42,7 @@ pub fn to_core(object: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

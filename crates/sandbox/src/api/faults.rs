@@ -9,9 +9,9 @@
 //! | `DELETE /sandbox/v1/faults`, `…/ID` | clears all, or one |
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use http::Method;
-use serde_json::{Value, json};
 
 use super::reply::{self, Reply};
 use super::{Api, Trail, not_allowed, unknown};

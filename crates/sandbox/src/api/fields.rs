@@ -2,8 +2,8 @@
 
 use apimachinery::apply::{Reset, Writer, manager_from_user_agent, sealed, track_update};
 use apimachinery::schema::{strict_error, strict_patch_error, unknown_field_warnings};
+use apimachinery::tree::Value;
 use apimachinery::{FieldError, Status};
-use serde_json::Value;
 
 use super::query::FieldValidation;
 use super::{Api, Call};

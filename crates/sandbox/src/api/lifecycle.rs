@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::tree::Value;
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::negotiate::Form;
 use super::query::Query;

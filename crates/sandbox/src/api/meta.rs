@@ -1,8 +1,8 @@
 //! The metadata that the server owns, and what a write may change.
 
+use apimachinery::tree::{Map, Value};
 use apimachinery::validation;
 use apimachinery::{FieldError, Status};
-use serde_json::{Map, Value};
 
 use super::{Api, Call};
 use crate::clock::seconds;
@@ -17,7 +17,7 @@ pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
 }
 
 /// The metadata map; made when it is not there.
-pub fn metadata(object: &mut Value) -> &mut Map<String, Value> {
+pub fn metadata(object: &mut Value) -> &mut Map {
     let metadata = &mut object["metadata"];
     if !metadata.is_object() {
         *metadata = Value::Object(Map::new());

@@ -38,12 +38,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
+use apimachinery::tree::json;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::request::Parts;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Limited};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub use aggregate::authentication;
@@ -163,7 +163,7 @@ impl Call {
 struct Trail {
     attributes: Attributes,
     impersonator: Option<User>,
-    object: Option<serde_json::Value>,
+    object: Option<apimachinery::tree::Value>,
     warnings: Vec<String>,
     annotations: BTreeMap<String, String>,
     /// A fault keeps the answer from its client.

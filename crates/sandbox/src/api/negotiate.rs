@@ -77,13 +77,13 @@ pub fn accept(headers: &HeaderMap, discovery: bool) -> Result<Form, Status> {
 
 fn not_acceptable() -> Status {
     let message = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
-    Status { details: Some(serde_json::json!({})), ..Status::new(406, "NotAcceptable", message) }
+    Status { details: Some(apimachinery::tree::json!({})), ..Status::new(406, "NotAcceptable", message) }
 }
 
 /// `415 Unsupported Media Type`
 pub fn unsupported_media_type() -> Status {
     Status {
-        details: Some(serde_json::json!({})),
+        details: Some(apimachinery::tree::json!({})),
         ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type")
     }
 }

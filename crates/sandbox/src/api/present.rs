@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::events;
 use super::negotiate::Form;

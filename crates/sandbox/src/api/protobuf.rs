@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use apimachinery::Status;
+use apimachinery::tree::{List, Map, Value};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
 
 use super::negotiate::unsupported_media_type;
 use crate::clock;
@@ -143,7 +143,7 @@ pub fn decode(body: &[u8]) -> Result<Value, Status> {
 }
 
 /// The fields of a message that are known; what is empty is left out, as `omitempty` does.
-fn fields(bytes: &[u8], message: &str) -> Option<Map<String, Value>> {
+fn fields(bytes: &[u8], message: &str) -> Option<Map> {
     let known = TABLE.messages.get(message)?;
     let mut object = Map::new();
     let mut reader = Reader(bytes);
@@ -153,17 +153,17 @@ fn fields(bytes: &[u8], message: &str) -> Option<Map<String, Value>> {
             Form::Map(form) => {
                 let (key, value) = entry(wire, form)?;
                 let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
-                map.as_object_mut()?.insert(key, value);
+                map.as_object_mut()?.set(key, value);
             }
             Form::List(form) => {
-                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let list = object.entry(field.name).or_insert_with(|| Value::Array(List::new()));
                 list.as_array_mut()?.push(read(wire, form)?);
             }
             form if field.name == "-" => object.extend(read(wire, form)?.as_object()?.clone()),
             form => {
                 let value = read(wire, form)?;
                 if !value.is_null() && (field.pointer || !is_empty(&value)) {
-                    object.insert(field.name.to_owned(), value);
+                    object.set(field.name, value);
                 }
             }
         }

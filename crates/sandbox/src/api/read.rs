@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use apimachinery::{Cause, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde_json::{Value, json};
 
 use super::negotiate::Form;
 use super::present::{Presenter, partial};

@@ -3,6 +3,7 @@
 use std::io;
 
 use apimachinery::Status;
+use apimachinery::tree::Value;
 use bytes::Bytes;
 use futures::Stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -10,7 +11,6 @@ use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use serde_json::Value;
 
 /// A body of any origin.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;

@@ -1,10 +1,11 @@
 //! Bodies that name a field twice. The last one counts, and whoever asked for validation is told, in the words of
 //! `sigs.k8s.io/json` for JSON and of go-yaml for YAML.
 
+use std::collections::HashSet;
 use std::fmt;
 
+use apimachinery::tree::{Entries, Items, Map, Number, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
 
 /// Where the reader is: nothing is written out unless there is something to complain about.
 #[derive(Clone, Copy)]
@@ -100,37 +101,38 @@ impl<'de> Visitor<'de> for Reader<'_> {
         Ok(value.into())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
+        let mut list = Items::default();
         while let Some(item) = items.next_element_seed(Reader {
             path: Path::Item(&self.path, list.len()),
             complaints: &mut *self.complaints,
         })? {
             list.push(item);
         }
-        Ok(Value::Array(list))
+        Ok(Value::Array(list.finish()))
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
+        let mut object = Entries::default();
         let parent = self.path;
-        while let Some(key) = entries.next_key::<String>()? {
+        // Keys that come in order are all different.
+        let mut seen: Option<HashSet<Text>> = None;
+        while let Some(key) = entries.next_key::<Text>()? {
             let path = Path::Field(&parent, &key);
-            if object.contains_key(&key) {
+            if seen.is_none() && object.keys().next_back().is_some_and(|last| *last >= key) {
+                seen = Some(object.keys().cloned().collect());
+            }
+            if seen.as_mut().is_some_and(|seen| !seen.insert(key.clone())) {
                 self.complain(path);
             }
             let value = entries.next_value_seed(Reader { path, complaints: &mut *self.complaints })?;
-            object.insert(key, value);
+            object.push(key, value);
         }
-        Ok(Value::Object(object))
+        Ok(Value::Object(object.finish()))
     }
 }
 
@@ -153,7 +155,7 @@ pub fn json_patch(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

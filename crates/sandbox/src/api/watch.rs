@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::admit::attributes;

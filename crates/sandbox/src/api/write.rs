@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use apimachinery::apply::{restore_times, sealed};
 use apimachinery::patch::{json_patch, merge_patch, strategic_patch};
+use apimachinery::tree::{Value, json};
 use apimachinery::{Cause, FieldError, Status};
-use serde_json::{Value, json};
 
 use super::admit::{Admitted, attributes, options};
 use super::meta::{self, metadata, text};

@@ -6,8 +6,8 @@ use apimachinery::Status;
 use apimachinery::rbac::{
     self, Decision, MASTERS, Policy, aggregated_rules, grants_of_binding, grants_of_role,
 };
+use apimachinery::tree::Value;
 use arc_swap::ArcSwap;
-use serde_json::Value;
 
 use crate::attributes::{Attributes, User};
 use crate::objects::Objects;

@@ -1,7 +1,7 @@
 //! The roles and bindings that every cluster has (`plugin/pkg/auth/authorizer/rbac/bootstrappolicy`, 1.36): those of
 //! users, of anonymous and authenticated callers, of the scheduler and of service accounts' controllers.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];

@@ -15,9 +15,9 @@ mod token;
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::tree::Value;
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::attributes::{Attributes, User};
 use crate::objects::Objects;

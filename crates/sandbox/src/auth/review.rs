@@ -1,8 +1,8 @@
 //! Reviews: kinds that are asked and never stored (`authentication.k8s.io/v1`, `authorization.k8s.io/v1`).
 
+use apimachinery::tree::{Value, json};
 use apimachinery::{FieldError, Status};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::Auth;
 use super::authorize::rbac_user;
@@ -119,7 +119,7 @@ fn subject(spec: &Value, kind: &str) -> Result<User, Status> {
         return Err(Status::invalid(GROUP, kind, "", &[error]));
     }
     let extra = spec["extra"].as_object().into_iter().flatten();
-    let extra = extra.map(|(key, values)| (key.to_lowercase(), strings(values))).collect();
+    let extra = extra.map(|(key, values)| (key.as_str().to_lowercase(), strings(values))).collect();
     Ok(User { name: text("user"), uid: text("uid"), groups, extra })
 }
 

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use apimachinery::tree::json;
 use http::HeaderValue;
-use serde_json::json;
 
 use super::*;
 

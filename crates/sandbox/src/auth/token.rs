@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use apimachinery::tree::{Value, json};
 use apimachinery::{FieldError, Status};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -11,7 +12,6 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use crate::attributes::User;
 use crate::clock::seconds;

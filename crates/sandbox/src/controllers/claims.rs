@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::api::{Api, PV_PROTECTION, PVC_PROTECTION};
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use apimachinery::selector::LabelSelector;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::api::{Api, is_ready};
 use crate::clock::seconds;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::api::{Api, Call, FOREGROUND, ORPHAN, Options};
 use crate::store::{Location, Stored};

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio::sync::mpsc;
 
 use crate::api::Api;

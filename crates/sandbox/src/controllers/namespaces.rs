@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::api::Api;
 use crate::clock::seconds;

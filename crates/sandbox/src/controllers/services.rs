@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use apimachinery::tree::json;
 
 use crate::api::Api;
 use crate::clock::seconds;

@@ -160,7 +160,7 @@ impl Faults {
     }
 
     /// Draws whether a fault hits a watch; the line of the log when it does.
-    fn strike(&self, slot: &Slot, active: &mut Active) -> Option<serde_json::Value> {
+    fn strike(&self, slot: &Slot, active: &mut Active) -> Option<apimachinery::tree::Value> {
         let hit = Hit::of(active)?;
         let count = self.strikes(active, &slot.attributes)?;
         slot.add(hit);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use apimachinery::ObjectType;
 use apimachinery::schema::Schema;
+use apimachinery::tree::Value;
 use apimachinery::validation::NameRule;
-use serde_json::Value;
 
 use super::{Kind, Source, Subresource, Verbs};
 

@@ -1,7 +1,7 @@
 //! What the compact definitions say of the fields of VMs and of the KubeVirt object: enough for `kubectl explain`, and types that
 //! the API server checks. Objects keep every field, whether it is named or not.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 const TEXT: &str = include_str!("kubevirt_fields.txt");
 

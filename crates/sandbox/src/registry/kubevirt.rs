@@ -2,7 +2,7 @@
 //! subresources, but without schemas: every field is kept, and only the main ones of VMs are described.
 //! For the full schemas, give the sandbox the release's own manifests.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::sim::Release;
 

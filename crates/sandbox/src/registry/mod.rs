@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use apimachinery::ObjectType;
+use apimachinery::tree::Value;
 use apimachinery::validation::NameRule;
 use arc_swap::ArcSwap;
-use serde_json::Value;
 
 /// What can be done with the objects of a kind.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,7 +1,7 @@
 //! What is in a cluster with `KubeVirt` before anybody makes a VM.
 
+use apimachinery::tree::{Value, json};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use serde_json::{Value, json};
 
 use super::SimConfig;
 use super::client::{Client, ClientError};

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use kube::client::Body;
-use serde_json::Value;
 
 use super::identity::{Identity, NODE_NAME_EXTRA};
 use crate::clock::{Clock, SystemClock};
@@ -105,7 +105,7 @@ impl Client {
         content_type: &'static str,
         body: &Value,
     ) -> Result<Value, ClientError> {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let body = if body.is_null() { Vec::new() } else { to_text(body) };
         self.call(who, method, path, content_type, body).await
     }
 
@@ -164,6 +164,11 @@ impl Client {
             .await
             .map_err(|_| ClientError::TimedOut { doing: doing() })?
     }
+}
+
+fn to_text(body: &Value) -> Vec<u8> {
+    // A tree is always JSON.
+    serde_json::to_vec(body).unwrap_or_default()
 }
 
 fn build(

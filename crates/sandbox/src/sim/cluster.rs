@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use apimachinery::tree::Value;
 use kubevirt::{KubeVirtView, feature_gates};
-use serde_json::Value;
 
 use super::json::text;
 use super::version::Release;
@@ -13,6 +13,8 @@ use super::virt_controller::migration::policy;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterConfig {
     kubevirt: Value,
+    /// The same, as others than the sandbox read it.
+    plain: serde_json::Value,
     /// The release that the object reports.
     pub release: Release,
     /// Resource names of `permittedHostDevices`; `None`: nothing is said, nothing is checked.
@@ -34,7 +36,8 @@ pub struct ClusterConfig {
 impl ClusterConfig {
     /// Reads a `KubeVirt` object; null: the defaults.
     pub fn of(kubevirt: &Value) -> Self {
-        let view = KubeVirtView(kubevirt);
+        let plain = kubevirt.clone().into();
+        let view = KubeVirtView(&plain);
         let configuration = kubevirt.pointer("/spec/configuration").unwrap_or(&Value::Null);
         let positive = |pointer: &str, default: i64| {
             configuration
@@ -59,6 +62,7 @@ impl ClusterConfig {
             max_hotplug_ratio: positive("/liveUpdateConfiguration/maxHotplugRatio", 4),
             migrations: policy::of_cluster(configuration.get("migrations")),
             live_update: matches!(text(configuration, "/vmRolloutStrategy"), "" | "LiveUpdate"),
+            plain,
         }
     }
 
@@ -78,13 +82,13 @@ impl ClusterConfig {
 
     /// Whether a feature gate is on.
     pub fn gate(&self, name: &str) -> bool {
-        feature_gates::is_enabled(KubeVirtView(&self.kubevirt), name)
+        feature_gates::is_enabled(KubeVirtView(&self.plain), name)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use apimachinery::tree::{Map, Value, json};
 use kubevirt::KubeVirtView;
-use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
@@ -73,17 +73,18 @@ async fn reconcile(
 
 /// The resource names that a `KubeVirt` object permits.
 fn names(kubevirt: &Value) -> BTreeSet<String> {
-    KubeVirtView(kubevirt).permitted_devices().map(|device| device.resource_name.to_owned()).collect()
+    let plain = kubevirt.clone().into();
+    KubeVirtView(&plain).permitted_devices().map(|device| device.resource_name.to_owned()).collect()
 }
 
 /// The resources whose count on a node has to change.
-fn decide(node: &Value, permitted: &BTreeSet<String>, per_node: u32) -> Option<Map<String, Value>> {
+fn decide(node: &Value, permitted: &BTreeSet<String>, per_node: u32) -> Option<Map> {
     let have = map(node, "/status/allocatable").cloned().unwrap_or_default();
     let mut change = Map::new();
     for name in permitted {
         let count = per_node.to_string();
         if have.get(name) != Some(&Value::from(count.as_str())) {
-            change.insert(name.clone(), count.into());
+            change.set(name.clone(), count);
         }
     }
     // Resources with a domain are devices; those of other plugins are always there.
@@ -91,7 +92,7 @@ fn decide(node: &Value, permitted: &BTreeSet<String>, per_node: u32) -> Option<M
         name.contains('/') && !name.starts_with("devices.kubevirt.io/") && name != node::VIRTUAL_FUNCTIONS.0
     };
     for (name, count) in &have {
-        if device(name) && !permitted.contains(name) && count != "0" {
+        if device(name) && !permitted.contains(name.as_str()) && count != "0" {
             change.insert(name.clone(), "0".into());
         }
     }

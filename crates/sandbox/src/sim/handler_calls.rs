@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::events::{Note, Recorder};

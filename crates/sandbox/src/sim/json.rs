@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 
 /// What is at a pointer of plain names: [`Value::pointer`] without its escapes, and without the two
 /// strings that it makes for each name.
@@ -27,11 +27,11 @@ pub fn integer(object: &Value, pointer: &str) -> i64 {
 
 /// The list at a pointer; empty when it is absent.
 pub fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    at(object, pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(object, pointer).and_then(Value::as_array).map_or(&[], apimachinery::tree::List::as_slice)
 }
 
 /// The map at a pointer.
-pub fn map<'a>(object: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {
+pub fn map<'a>(object: &'a Value, pointer: &str) -> Option<&'a Map> {
     at(object, pointer).and_then(Value::as_object)
 }
 
@@ -112,7 +112,7 @@ pub fn remove(object: &mut Value, path: &[&str]) {
         }
     }
     if let Some(map) = at.as_object_mut() {
-        map.remove(*last);
+        map.remove(last);
     }
 }
 

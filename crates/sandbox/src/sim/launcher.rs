@@ -195,7 +195,7 @@ mod tests {
     fn a_guest_moves_with_all_that_it_is() {
         let launchers = Launchers::default();
         launchers.define("a", "ns/a", "ns/vm", || {
-            Guest::of(&serde_json::json!({"spec": {"startStrategy": "Paused"}}))
+            Guest::of(&apimachinery::tree::json!({"spec": {"startStrategy": "Paused"}}))
         });
         assert!(!launchers.hand_over("b", "a", "ns/a"), "nothing runs there");
         assert!(launchers.hand_over("a", "b", "ns/b"));

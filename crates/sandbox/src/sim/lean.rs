@@ -4,8 +4,8 @@
 
 use std::fmt;
 
+use apimachinery::tree::{Entries, Items, Text, Value};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 
 /// Reads JSON, leaving out the `managedFields` of every `metadata`.
 ///
@@ -66,40 +66,36 @@ impl<'de> Visitor<'de> for Reader {
         Ok(value.into())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut items = Vec::with_capacity(list.size_hint().unwrap_or_default());
+        let mut items = Items::default();
         while let Some(item) = list.next_element_seed(Reader { of_metadata: false })? {
             items.push(item);
         }
-        Ok(Value::Array(items))
+        Ok(Value::Array(items.finish()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
+        let mut fields = Entries::default();
+        while let Some(key) = map.next_key::<Text>()? {
             if self.of_metadata && key == "managedFields" {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
             let value = map.next_value_seed(Reader { of_metadata: key == "metadata" })?;
-            fields.insert(key, value);
+            fields.push(key, value);
         }
-        Ok(Value::Object(fields))
+        Ok(Value::Object(fields.finish()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use apimachinery::tree::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use apimachinery::quantity;
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::guest::machine::{Answer, Machine};
 use super::json::{self, condition, put, remove, remove_condition, time};

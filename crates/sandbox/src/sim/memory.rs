@@ -2,13 +2,13 @@
 
 use std::task::{Context, Poll};
 
+use apimachinery::tree::Value;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{Request, Response, Uri, uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client as HttpClient, Error as HttpError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
-use serde_json::Value;
 
 use crate::network::{Connector, Network};
 

@@ -1,8 +1,8 @@
 //! Simulated nodes: what kubelet, virt-handler's heartbeat and `KubeVirt`'s node-labeller write
 //! about a machine that does not exist.
 
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 
 use super::json::time;
 use super::{CpuVendor, SimConfig};
@@ -105,10 +105,10 @@ pub fn address(index: u32) -> String {
     format!("198.18.{}.{}", index / 250 % 256, index % 250 + 1)
 }
 
-fn labels(config: &SimConfig, index: u32, name: &str) -> Map<String, Value> {
+fn labels(config: &SimConfig, index: u32, name: &str) -> Map {
     let mut labels = Map::new();
     let mut set = |key: String, value: &str| {
-        labels.insert(key, value.into());
+        labels.set(key, value);
     };
     for (key, value) in [
         ("beta.kubernetes.io/arch", "amd64"),

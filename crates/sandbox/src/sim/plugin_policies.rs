@@ -1,7 +1,7 @@
 //! The admission policies that virt-operator installs for Plugins: sidecars see the directory of one plugin
 //! alone, and a Plugin names sockets in its own (`components/validatingadmissionpolicies`, v1.9).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 /// Policies and their bindings.
 pub fn objects() -> Vec<Value> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::json::{list, map};
 use apimachinery::quantity::milli;
@@ -34,7 +34,7 @@ pub fn of_pod(pod: &Value) -> Amounts {
     maximum(&mut running, &peak);
     if let Some(overhead) = map(pod, "/spec/overhead") {
         for (name, value) in overhead {
-            *running.entry(name.clone()).or_default() += milli(value).unwrap_or_default();
+            *running.entry(name.to_string()).or_default() += milli(value).unwrap_or_default();
         }
     }
     running
@@ -46,7 +46,7 @@ fn of_container(container: &Value) -> Amounts {
     for pointer in ["/resources/limits", "/resources/requests"] {
         for (name, value) in map(container, pointer).into_iter().flatten() {
             if let Some(amount) = milli(value) {
-                amounts.insert(name.clone(), amount);
+                amounts.insert(name.to_string(), amount);
             }
         }
     }
@@ -54,8 +54,12 @@ fn of_container(container: &Value) -> Amounts {
 }
 
 /// The amounts of a `ResourceList`.
-pub fn of_list(resources: Option<&serde_json::Map<String, Value>>) -> Amounts {
-    resources.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), milli(value)?))).collect()
+pub fn of_list(resources: Option<&apimachinery::tree::Map>) -> Amounts {
+    resources
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.to_string(), milli(value)?)))
+        .collect()
 }
 
 pub fn add(to: &mut Amounts, more: &Amounts) {
@@ -84,7 +88,7 @@ pub fn holds(pod: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::patch::json_patch;
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::cluster::ClusterConfig;
 use super::json::{self, list, put, update_condition};

@@ -1,7 +1,7 @@
 //! The cluster roles that `KubeVirt` brings for people (`resource/generate/rbac/cluster.go`, v1.9): what `admin`, `edit`
 //! and `view` of Kubernetes may do with VMs, who may migrate them, and what everybody may know.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::bootstrap::{Rules, role};
 

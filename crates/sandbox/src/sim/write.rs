@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use apimachinery::tree::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 
 use super::cache::Cache;
 use super::client::{Client, ClientError};

@@ -15,7 +15,7 @@ mod signal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio::sync::watch;
 
 use fresh::Fresh;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apimachinery::apply::sealed;
 use apimachinery::selector::value_of;
+use apimachinery::tree::{Text, Value};
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::Error;
 use crate::packing::{Packed, Packer};
@@ -75,7 +75,7 @@ impl Header {
 /// An object as it was written at one resourceVersion; never changes.
 #[derive(Debug)]
 pub struct Stored {
-    text: Mutex<Text>,
+    text: Mutex<Form>,
     event: EventType,
     shape: Shape,
     header: Header,
@@ -83,7 +83,7 @@ pub struct Stored {
 
 /// A whole watch event line.
 #[derive(Debug)]
-enum Text {
+enum Form {
     /// With the object itself, [sealed], as long as it is likely to be written again soon.
     Plain(Bytes, Option<Arc<Value>>),
     Packed(Packed),
@@ -114,8 +114,8 @@ impl Stored {
     /// The object as it goes over the wire.
     pub fn wire(&self) -> Wire {
         let line = match &*self.text() {
-            Text::Plain(line, _) => line.clone(),
-            Text::Packed(packed) => packed.unpack().into(),
+            Form::Plain(line, _) => line.clone(),
+            Form::Packed(packed) => packed.unpack().into(),
         };
         Wire { line, shape: self.shape }
     }
@@ -128,8 +128,8 @@ impl Stored {
     /// The object, parsed, its `managedFields` [sealed]: what a write begins with.
     pub fn current(&self) -> Arc<Value> {
         match &*self.text() {
-            Text::Plain(_, Some(object)) => return object.clone(),
-            Text::Plain(_, None) | Text::Packed(_) => {}
+            Form::Plain(_, Some(object)) => return object.clone(),
+            Form::Plain(_, None) | Form::Packed(_) => {}
         }
         Arc::new(self.wire().sealed())
     }
@@ -142,15 +142,15 @@ impl Stored {
     /// Keeps the text packed from now on, if that gains something.
     pub(super) fn pack(&self, packer: &mut Packer) {
         let mut text = self.text();
-        if let Text::Plain(line, object) = &mut *text {
+        if let Form::Plain(line, object) = &mut *text {
             match packer.pack(line) {
-                Some(packed) => *text = Text::Packed(packed),
+                Some(packed) => *text = Form::Packed(packed),
                 None => *object = None,
             }
         }
     }
 
-    fn text(&self) -> MutexGuard<'_, Text> {
+    fn text(&self) -> MutexGuard<'_, Form> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -279,7 +279,7 @@ impl Draft {
         let header = Header { resource_version, ..self.header };
         let mut object = self.object;
         object["metadata"][VERSION] = version.into();
-        Stored { text: Mutex::new(Text::Plain(line.into(), Some(Arc::new(object)))), event, shape, header }
+        Stored { text: Mutex::new(Form::Plain(line.into(), Some(Arc::new(object)))), event, shape, header }
     }
 
     /// The object as it would be stored, for `dryRun`: without a resourceVersion of its own.
@@ -315,7 +315,7 @@ fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Res
 /// Fields of metadata: the only place where something [sealed] is written as what it stands for.
 fn write_fields<'a>(
     out: &mut Vec<u8>,
-    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    fields: impl Iterator<Item = (&'a Text, &'a Value)>,
 ) -> Result<(), Error> {
     for (number, (key, value)) in fields.enumerate() {
         if number > 0 {
@@ -358,7 +358,7 @@ fn header_of(object: &Value, selectable: &[String]) -> Result<Header, Error> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 
@@ -393,7 +393,7 @@ mod tests {
             assert_eq!((stored.wire().line(), stored.size()), before);
             assert_eq!(before.0.len(), before.1);
         }
-        assert!(matches!(*stored[39].text(), Text::Packed(_)));
+        assert!(matches!(*stored[39].text(), Form::Packed(_)));
     }
 
     #[test]

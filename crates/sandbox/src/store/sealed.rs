@@ -4,9 +4,9 @@
 use std::fmt;
 
 use apimachinery::apply::sealed;
+use apimachinery::tree::{Entries, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 /// Reads an object.
 ///
@@ -39,22 +39,22 @@ impl<'de> Visitor<'de> for Fields {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
+        let mut fields = Entries::default();
+        while let Some(key) = map.next_key::<Text>()? {
             let value = match (self.inner, key.as_str()) {
                 ("metadata", "metadata") => map.next_value_seed(Self { inner: "managedFields" })?,
                 ("managedFields", "managedFields") => sealed::seal(map.next_value::<&RawValue>()?),
                 _ => map.next_value()?,
             };
-            fields.insert(key, value);
+            fields.push(key, value);
         }
-        Ok(Value::Object(fields))
+        Ok(Value::Object(fields.finish()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use apimachinery::tree::Value;
 use sandbox::objects::Objects;
-use serde_json::Value;
 
 type Key = (String, String, String, String);
 

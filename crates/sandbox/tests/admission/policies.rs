@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use sandbox::admission::{Admission, Notes, Operation, REQUEST_TIMEOUT, Request};
 use sandbox::attributes::Attributes;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::memory::Memory;

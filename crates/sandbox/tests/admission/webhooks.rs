@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use base64::Engine as _;
 use sandbox::admission::{Admission, Notes, Operation, REQUEST_TIMEOUT, Request};
 use sandbox::attributes::{Attributes, User};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::memory::Memory;
@@ -304,7 +304,7 @@ async fn mutating_webhooks_run_in_order_of_name_and_are_asked_again_when_they_wi
     // each appends a key when its predecessor's is there; `a` depends on what `b` adds
     let server = Server::start("localhost", &[], move |request| {
         let data = &request["object"]["data"];
-        let seen: Vec<&String> = data.as_object().unwrap().keys().collect();
+        let seen: Vec<_> = data.as_object().unwrap().keys().collect();
         order.lock().unwrap().push(format!("{seen:?}"));
         if data["b"].is_null() {
             patch(&json!([{"op": "add", "path": "/data/b", "value": "1"}]))

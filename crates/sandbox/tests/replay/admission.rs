@@ -43,7 +43,7 @@ async fn recorded_exchanges_with_a_webhook_replay() {
     let says = Arc::new(Mutex::new(json!({"allowed": true})));
     let answer = says.clone();
     let server = Server::start("localhost", &["h2", "http/1.1"], move |_| {
-        Reply::Response(answer.lock().unwrap().clone())
+        Reply::Response(answer.lock().unwrap().clone().into())
     })
     .await;
     let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1",
@@ -64,7 +64,7 @@ async fn recorded_exchanges_with_a_webhook_replay() {
         if name == "admission-08-deny-delete" {
             // What the webhook was asked then was recorded as well.
             let name = "admission-10-review-of-delete";
-            let review = server.reviews.lock().unwrap().last().cloned().unwrap();
+            let review = Value::from(server.reviews.lock().unwrap().last().cloned().unwrap());
             let mut asked = review["request"].clone();
             let recorded = recorded(&directory, name)["request"]["body"].clone();
             // Its name was not kept in the recording, and the lab's administrator had another one.

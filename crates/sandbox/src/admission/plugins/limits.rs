@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use apimachinery::field_error::aggregate;
-use serde_json::{Map, Value};
+use apimachinery::tree::{Map, Value};
 
 use super::{containers, each_container, is_new_pod, put};
 use crate::admission::matcher::items;
@@ -42,9 +42,10 @@ pub fn add_defaults(ranges: &[Arc<Value>], pod: &mut Value) {
 }
 
 /// Adds what is missing of one list of resources; says what it added.
-fn fill(container: &mut Value, list: &str, defaults: &Map<String, Value>) -> Vec<String> {
-    let present = |resource: &String| container["resources"][list].get(resource).is_some();
-    let missing: Vec<String> = defaults.keys().filter(|resource| !present(resource)).cloned().collect();
+fn fill(container: &mut Value, list: &str, defaults: &Map) -> Vec<String> {
+    let present = |resource: &str| container["resources"][list].get(resource).is_some();
+    let missing: Vec<String> =
+        defaults.keys().filter(|resource| !present(resource)).map(ToString::to_string).collect();
     for resource in &missing {
         put(container, &["resources", list, resource], defaults[resource].clone());
     }
@@ -177,7 +178,7 @@ fn bound(entry: &Value, list: &str, resource: &str) -> Option<Quantity> {
 
 fn amounts(list: &Value) -> Amounts {
     let fields = list.as_object().into_iter().flatten();
-    fields.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(amount)?))).collect()
+    fields.filter_map(|(name, amount)| Some((name.to_string(), Quantity::parse(amount)?))).collect()
 }
 
 /// What a pod's containers ask for together; one that prepares counts alone when it asks for more.

@@ -1,8 +1,8 @@
 //! Nothing new in namespaces that are not there or on their way out; some namespaces stay
 //! (`k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle`, 1.36).
 
+use apimachinery::tree::Value;
 use apimachinery::{Cause, Status};
-use serde_json::Value;
 
 use crate::admission::{Operation, Request};
 use crate::objects::Objects;

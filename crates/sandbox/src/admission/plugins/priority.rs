@@ -1,7 +1,7 @@
 //! `spec.priority` from the priority class (`plugin/pkg/admission/priority`, Kubernetes 1.36).
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::admission::Request;
 use crate::objects::Objects;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Text, Value, json};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::limits::total;
@@ -94,7 +94,7 @@ fn exceeded(objects: &dyn Objects, quota: &Value, before: &Usage, after: &Usage)
     let (mut requested, mut current, mut limited) = (Vec::new(), Vec::new(), Vec::new());
     for (name, limit) in hard {
         let (Some(limit), delta) = (Quantity::parse(limit), delta(canonical(name))) else { continue };
-        let used = *used.get(name).unwrap_or(&zero);
+        let used = *used.get(name.as_str()).unwrap_or(&zero);
         if delta.is_positive() && used + delta > limit {
             requested.push(format!("{name}={delta}"));
             current.push(format!("{name}={used}"));
@@ -143,8 +143,10 @@ pub fn usage(objects: &dyn Objects, quota: &Value) -> Value {
 
 fn used(objects: &dyn Objects, quota: &Value) -> Usage {
     let namespace = &quota["metadata"]["namespace"];
-    let hard: Vec<&String> =
-        quota["spec"]["hard"].as_object().map(|hard| hard.keys().collect()).unwrap_or_default();
+    let hard: Vec<&str> = quota["spec"]["hard"]
+        .as_object()
+        .map(|hard| hard.keys().map(Text::as_str).collect())
+        .unwrap_or_default();
     let mut kinds: Vec<(String, String)> = hard.iter().map(|name| kind_of(name)).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -160,7 +162,7 @@ fn used(objects: &dyn Objects, quota: &Value) -> Usage {
             }
         }
     }
-    let of = |name: &String| (name.clone(), total.get(canonical(name)).copied().unwrap_or_default());
+    let of = |name: &str| (name.to_owned(), total.get(canonical(name)).copied().unwrap_or_default());
     hard.into_iter().map(of).collect()
 }
 

@@ -2,7 +2,7 @@
 //! KubeVirt relies on it: it tells attachment pods by the token's volume.
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{containers, each_container};
 use crate::admission::{MakeUid, Request};
@@ -43,7 +43,7 @@ pub fn add(
     if wanted.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
         mount(make_uid, pod);
     }
-    let none = pod["spec"]["imagePullSecrets"].as_array().is_none_or(Vec::is_empty);
+    let none = pod["spec"]["imagePullSecrets"].as_array().is_none_or(|list| list.is_empty());
     if none && account["imagePullSecrets"].as_array().is_some_and(|secrets| !secrets.is_empty()) {
         pod["spec"]["imagePullSecrets"] = account["imagePullSecrets"].clone();
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::client::Client;
 use super::review::Version;

@@ -14,7 +14,8 @@ use apimachinery::Status;
 use apimachinery::apply::sealed;
 use apimachinery::depth::{MAX_DEPTH, is_deeper_than};
 use apimachinery::field_error::quote;
-use serde_json::{Value, json};
+use apimachinery::patch::apply_operations;
+use apimachinery::tree::{Value, json};
 use tokio::time::Instant;
 
 use self::hook::Hook;
@@ -300,7 +301,6 @@ fn apply(hook: &Hook, answer: Answer, seen: &Value, notes: &mut Notes) -> Result
         let key = format!("failed-open.mutating.webhook.admission.k8s.io/{}", hook.name);
         return survive(hook, failure, &key, notes).map(|()| None);
     }
-    let operations: json_patch::Patch = serde_json::from_value(operations.into()).map_err(broken)?;
     let mut patched = seen.clone();
     // Nobody else has to see them.
     let says = |text: &str| memchr::memmem::find(&patch, text.as_bytes()).is_some();
@@ -308,7 +308,7 @@ fn apply(hook: &Hook, answer: Answer, seen: &Value, notes: &mut Notes) -> Result
     if opened {
         sealed::open(&mut patched);
     }
-    json_patch::patch(&mut patched, &operations).map_err(|e| Status::internal(&e.to_string()))?;
+    apply_operations(&mut patched, &operations).map_err(|why| Status::internal(&why))?;
     if !patched.is_object() || is_deeper_than(&patched, MAX_DEPTH) {
         let why =
             format!("admission webhook {} made no object of at most {MAX_DEPTH} levels", quote(&hook.name));

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use apimachinery::Status;
 use apimachinery::apply::sealed::Whole;
 use apimachinery::field_error::quote;
+use apimachinery::tree::{Value, json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::admission::{Request, Resource};
 use crate::attributes::User;
@@ -57,6 +57,10 @@ impl Kind {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let kind = object["kind"].as_str().unwrap_or_default();
         Self { group: group.into(), version: version.into(), kind: kind.into() }
+    }
+
+    fn value(&self) -> Value {
+        json!({"group": self.group, "version": self.version, "kind": self.kind})
     }
 
     fn at(&self, version: &str) -> Self {
@@ -184,7 +188,7 @@ pub fn cel_request(request: &Request<'_>, object: &Value) -> Value {
     let subject = if object.is_null() { request.old.unwrap_or(&Value::Null) } else { object };
     let user = &request.attributes.user;
     let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.resource});
-    let kind = json!(Kind::of(subject));
+    let kind = Kind::of(subject).value();
     json!({"kind": kind, "requestKind": kind, "resource": plural, "requestResource": plural,
         "subResource": resource.subresource, "requestSubResource": resource.subresource,
         "name": resource.name, "namespace": resource.namespace, "operation": request.operation.as_str(),
@@ -238,7 +242,7 @@ pub fn decode(version: Version, mutating: bool, uid: &str, body: &[u8]) -> Resul
     let undecodable = |error: &dyn std::fmt::Display| format!("failed to call webhook: {error}");
     let review: Value = serde_json::from_slice(body)
         .map_err(|e| undecodable(&format!("couldn't get version/kind; json parse error: {e}")))?;
-    let review: WireReview = serde_json::from_value(review).map_err(|e| undecodable(&e))?;
+    let review: WireReview = apimachinery::tree::from_value(&review).map_err(|e| undecodable(&e))?;
     if review.api_version.is_empty() || review.kind.is_empty() {
         let missing = if review.kind.is_empty() { "Kind" } else { "apiVersion" };
         return Err(undecodable(&format!("Object '{missing}' is missing in '{}'", excerpt(body))));

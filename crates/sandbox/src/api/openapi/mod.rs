@@ -13,11 +13,11 @@ use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError};
 
 use apimachinery::Status;
+use apimachinery::tree::{Map, Value, json};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
-use serde_json::{Map, Value, json};
 
 use super::reply::{self, Reply};
 use super::{Api, unknown};
@@ -163,7 +163,7 @@ fn index(kinds: &Kinds) -> Value {
             format!("apis/{}/{}", kind.group, kind.version)
         };
         let url = format!("/openapi/v3/{path}?hash={:016X}", kinds.generation);
-        paths.insert(path, json!({"serverRelativeURL": url}));
+        paths.set(path, json!({"serverRelativeURL": url}));
     }
     json!({"paths": paths})
 }

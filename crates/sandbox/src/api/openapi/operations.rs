@@ -1,7 +1,7 @@
 //! What can be done with the objects of a kind: paths, methods, parameters, bodies and answers. kubectl reads what
 //! `PATCH` takes: media types say which patches there are, parameters whether the server validates fields.
 
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use super::{root, schemas};
 use crate::registry::{Kind, Subresource};
@@ -125,7 +125,7 @@ pub(super) fn paths(kind: &Kind) -> Vec<(String, Value)> {
 
 /// A path, with the parameters that are in it.
 fn item(path: String, operations: impl IntoIterator<Item = (&'static str, Value)>) -> (String, Value) {
-    let mut item: Map<String, Value> =
+    let mut item: Map =
         operations.into_iter().map(|(method, operation)| (method.to_owned(), operation)).collect();
     let named = ["name", "namespace"].into_iter().filter(|name| path.contains(&format!("{{{name}}}")));
     let parameters: Vec<Value> = named
@@ -231,14 +231,13 @@ fn responses(codes: &[u16], schema: &Value) -> Value {
         };
         (code.to_string(), json!({"description": description, "content": content(media, schema)}))
     };
-    let mut all: Map<String, Value> = codes.iter().map(of).collect();
+    let mut all: Map = codes.iter().map(of).collect();
     all.insert("401".into(), json!({"description": "Unauthorized"}));
     all.into()
 }
 
 fn content(media: &[&str], schema: &Value) -> Value {
-    let all: Map<String, Value> =
-        media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+    let all: Map = media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
     all.into()
 }
 

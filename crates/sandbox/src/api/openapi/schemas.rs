@@ -1,7 +1,7 @@
 //! The schemas of objects, of their lists, and of what goes over the wire beside them.
 
+use apimachinery::tree::{Map, Value, json};
 use apimachinery::{ObjectType, shared_schemas};
-use serde_json::{Map, Value, json};
 
 use crate::registry::{Kind, Subresource, join};
 
@@ -18,7 +18,7 @@ pub(super) fn reference(name: &str) -> Value {
 }
 
 /// What the operations of every group speak of.
-pub(super) fn of_every_group() -> Map<String, Value> {
+pub(super) fn of_every_group() -> Map {
     let text = json!({"type": "string"});
     let whole = json!({"type": "integer", "format": "int64"});
     let texts = json!({"type": "array", "items": text});

@@ -1,3 +1,4 @@
+use apimachinery::tree::Text;
 use http::header::CONTENT_TYPE;
 
 use super::*;
@@ -25,7 +26,7 @@ pub(super) fn everything() -> Value {
 }
 
 fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
+    value.as_object().unwrap().keys().map(Text::as_str).collect()
 }
 
 /// What kubectl does to find out about a kind: the first path whose `PATCH` is of it.
@@ -84,7 +85,7 @@ fn what_is_not_served_has_no_operation() {
     let document = everything();
     let methods = |path: &str| {
         let item = document["paths"][path].as_object().unwrap_or_else(|| panic!("no {path}"));
-        item.keys().map(String::as_str).filter(|key| *key != "parameters").collect::<Vec<_>>()
+        item.keys().map(Text::as_str).filter(|key| *key != "parameters").collect::<Vec<_>>()
     };
     assert_eq!(methods("/api/v1/pods"), ["get"]);
     assert_eq!(methods("/api/v1/namespaces/{namespace}/pods"), ["delete", "get", "post"]);

@@ -3,27 +3,27 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Text, Value, json};
 
 /// Version 3 → version 2.
 pub(super) fn swagger(document: &Value) -> Value {
     let mut parameters = Map::new();
-    let paths: Map<String, Value> = object(&document["paths"])
+    let paths: Map = object(&document["paths"])
         .map(|(path, item)| (path.clone(), path_item(item, &mut parameters)))
         .collect();
-    let definitions: Map<String, Value> = object(&document["components"]["schemas"])
+    let definitions: Map = object(&document["components"]["schemas"])
         .map(|(name, schema)| (name.clone(), definition(schema)))
         .collect();
     json!({"swagger": "2.0", "info": document["info"], "paths": paths, "definitions": definitions,
         "parameters": parameters})
 }
 
-fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn object(value: &Value) -> impl Iterator<Item = (&Text, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
-fn path_item(item: &Value, shared: &mut Map<String, Value>) -> Value {
-    let of = |(key, part): (&String, &Value)| {
+fn path_item(item: &Value, shared: &mut Map) -> Value {
+    let of = |(key, part): (&Text, &Value)| {
         let part =
             if key == "parameters" { references(part, shared).into() } else { operation(part, shared) };
         (key.clone(), part)
@@ -31,7 +31,7 @@ fn path_item(item: &Value, shared: &mut Map<String, Value>) -> Value {
     Value::Object(object(item).map(of).collect())
 }
 
-fn operation(operation: &Value, shared: &mut Map<String, Value>) -> Value {
+fn operation(operation: &Value, shared: &mut Map) -> Value {
     let mut out = operation.clone();
     let mut parameters = references(&operation["parameters"], shared);
     let body = &operation["requestBody"];
@@ -46,7 +46,7 @@ fn operation(operation: &Value, shared: &mut Map<String, Value>) -> Value {
         consumes = object(&body["content"]).map(|(media, _)| media.clone()).collect();
     }
     let mut produces = BTreeSet::new();
-    let responses: Map<String, Value> = object(&operation["responses"])
+    let responses: Map = object(&operation["responses"])
         .map(|(code, response)| {
             produces.extend(object(&response["content"]).map(|(media, _)| media.clone()));
             (code.clone(), of_response(response))
@@ -73,7 +73,7 @@ fn of_response(response: &Value) -> Value {
 }
 
 /// Parameters are written once for all operations that take them.
-fn references(parameters: &Value, shared: &mut Map<String, Value>) -> Vec<Value> {
+fn references(parameters: &Value, shared: &mut Map) -> Vec<Value> {
     let of = |parameter: &Value| {
         let name = parameter["name"].as_str().unwrap_or_default();
         let mut out = parameter.clone();
@@ -82,7 +82,7 @@ fn references(parameters: &Value, shared: &mut Map<String, Value>) -> Vec<Value>
         {
             out.extend(schema);
         }
-        shared.insert(name.to_owned(), out);
+        shared.set(name, out);
         json!({"$ref": format!("#/parameters/{name}")})
     };
     parameters.as_array().into_iter().flatten().map(of).collect()
@@ -114,7 +114,7 @@ fn downgraded(schema: &Value) -> Value {
             "items" | "additionalProperties" if value.is_object() => downgraded(value),
             _ => value.clone(),
         };
-        out.insert(key.clone(), value);
+        out.set(key.clone(), value);
     }
     if schema["oneOf"][0]["type"].is_string() {
         // quantities and what is a number or a text
@@ -125,7 +125,7 @@ fn downgraded(schema: &Value) -> Value {
 }
 
 /// kubectl takes no null for a field with a type, and no field beside the properties that are named.
-fn loosen(schema: &Value, out: &mut Map<String, Value>) {
+fn loosen(schema: &Value, out: &mut Map) {
     let nullable = schema["nullable"] == true;
     let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
     if nullable || open {

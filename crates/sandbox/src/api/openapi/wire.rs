@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use apimachinery::tree::Value;
 use prost::Message as _;
-use serde_json::Value;
 
 use super::gnostic::{
     Additional, AdditionalProperties, Any, BodyParameter, Definitions, Document, ExternalDocs, Info,
@@ -141,7 +141,7 @@ fn additional(value: &Value) -> AdditionalProperties {
 
 fn extensions(value: &Value) -> Vec<NamedAny> {
     let fields = value.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("x-"));
-    fields.map(|(name, value)| NamedAny { name: name.clone(), value: Some(any(value)) }).collect()
+    fields.map(|(name, value)| NamedAny { name: name.to_string(), value: Some(any(value)) }).collect()
 }
 
 /// JSON is YAML, but for letters that YAML takes for line ends or refuses: those are written by their numbers, as
@@ -168,7 +168,7 @@ fn list<T>(value: &Value, of: impl Fn(&Value) -> T) -> Vec<T> {
 }
 
 fn named<T>(value: &Value, of: impl Fn(String, &Value) -> T) -> Vec<T> {
-    value.as_object().into_iter().flatten().map(|(name, value)| of(name.clone(), value)).collect()
+    value.as_object().into_iter().flatten().map(|(name, value)| of(name.to_string(), value)).collect()
 }
 
 #[cfg(test)]

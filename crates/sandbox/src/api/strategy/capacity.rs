@@ -1,8 +1,8 @@
 //! A resize that the pod's node could never satisfy is refused at once
 //! (`pods/resize` admission, Kubernetes 1.36): only the pod's own requests count.
 
+use apimachinery::tree::Value;
 use apimachinery::{Cause, Status};
-use serde_json::Value;
 
 use super::super::{Api, Call};
 use apimachinery::quantity::milli;

@@ -2,16 +2,16 @@
 //! Events, `LimitRanges`. Pods have their own module.
 
 use apimachinery::quantity::Quantity;
+use apimachinery::tree::{Map, Text, Value};
 use apimachinery::validation::{dns1123_label, dns1123_subdomain};
 use apimachinery::{FieldError, FieldErrorKind};
-use serde_json::{Map, Value};
 
 /// The data of a `ConfigMap` or Secret may be this large, in bytes.
 const MAX_DATA: usize = 1 << 20;
 
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-fn fields<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+fn fields<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (&'a Text, &'a Value)> {
     object[key].as_object().into_iter().flatten()
 }
 
@@ -184,13 +184,13 @@ pub fn limit_range(object: &Value) -> Vec<FieldError> {
     for (index, limit) in items(&object["spec"], "limits").enumerate() {
         let of = |key: &str| limit[key].as_object().cloned().unwrap_or_default();
         let (least, most, default, request) = (of("min"), of("max"), of("default"), of("defaultRequest"));
-        let mut names: Vec<&String> =
+        let mut names: Vec<&Text> =
             [&least, &most, &default, &request].into_iter().flat_map(Map::keys).collect();
         names.sort();
         names.dedup();
         for name in names {
             let field = |part: &str| format!("spec.limits[{index}].{part}[{name}]");
-            let over = |small: &Map<String, Value>, large: &Map<String, Value>| {
+            let over = |small: &Map, large: &Map| {
                 let (small, large) = (small.get(name)?, large.get(name)?);
                 let over = Quantity::parse(small)? > Quantity::parse(large)?;
                 let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -216,7 +216,7 @@ pub fn limit_range(object: &Value) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Defaults of the other built-in kinds that tools rely on.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::super::meta::metadata;
 use super::{items_mut, pod, set, set_in};

@@ -9,7 +9,7 @@ mod registration;
 mod workloads;
 
 use apimachinery::FieldError;
-use serde_json::{Value, json};
+use apimachinery::tree::{Text, Value, json};
 
 use super::meta::metadata;
 use crate::registry::Kind;
@@ -55,7 +55,7 @@ pub fn spec_changed(kind: &Kind, new: &Value, current: &Value) -> bool {
         object.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
     };
     let has_status = kind.subresource("status").is_some();
-    let counted = |key: &String| key != "metadata" && (key != "status" || !has_status);
+    let counted = |key: &Text| key != "metadata" && (key != "status" || !has_status);
     let all = keys(new).into_iter().chain(keys(current));
     all.filter(counted).any(|key| new[key.as_str()] != current[key.as_str()])
 }
@@ -269,8 +269,7 @@ fn status_alone(kind: &Kind, mut new: Value, current: &Value) -> Value {
     let own = |key: &str| key == "status" || built_in && key == "metadata";
     // What may change is moved, not copied: it is most of the object.
     let kept = current.as_object().into_iter().flatten().filter(|(key, _)| !own(key));
-    let mut kept: serde_json::Map<String, Value> =
-        kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut kept: apimachinery::tree::Map = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     let moved = new.as_object_mut().map(std::mem::take).into_iter().flatten();
     kept.extend(moved.filter(|(key, _)| own(key)));
     let mut kept = Value::Object(kept);

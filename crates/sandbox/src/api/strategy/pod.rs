@@ -1,9 +1,9 @@
 //! Pods: defaults (`pkg/apis/core/v1/defaults.go`) and what may change later
 //! (`pkg/apis/core/validation`), Kubernetes 1.36.
 
+use apimachinery::tree::{Map, Value, json};
 use apimachinery::validation::dns1123_label;
 use apimachinery::{FieldError, FieldErrorKind};
-use serde_json::{Map, Value, json};
 
 use super::{items_mut, set, set_in};
 
@@ -186,7 +186,7 @@ pub fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
         errors.extend(named_once(volume, &field, &volumes));
         volumes.push(volume);
     }
-    if spec["containers"].as_array().is_none_or(Vec::is_empty) {
+    if spec["containers"].as_array().is_none_or(|list| list.is_empty()) {
         errors.push(FieldError::required(format!("{at}.containers"), ""));
     }
     let mut containers = Vec::new();
@@ -313,9 +313,9 @@ pub fn validate_update(new: &Value, current: &Value) -> Vec<FieldError> {
 fn difference(new: &Value, old: &Value) -> String {
     let (new, old) =
         (new.as_object().cloned().unwrap_or_default(), old.as_object().cloned().unwrap_or_default());
-    let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
+    let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(key)));
     let mut out = String::new();
-    for key in keys.filter(|key| new.get(*key) != old.get(*key)) {
+    for key in keys.filter(|key| new.get(key) != old.get(key)) {
         out.push_str(&changed(key, old.get(key), new.get(key)));
     }
     out
@@ -327,7 +327,7 @@ fn changed(key: &str, old: Option<&Value>, new: Option<&Value>) -> String {
 }
 
 /// Resources of one container, `cpu` and `memory` apart from the rest.
-fn others(resources: &Value, kind: &str) -> Map<String, Value> {
+fn others(resources: &Value, kind: &str) -> Map {
     let mut map = resources[kind].as_object().cloned().unwrap_or_default();
     map.remove("cpu");
     map.remove("memory");

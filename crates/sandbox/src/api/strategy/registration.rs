@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use apimachinery::FieldError;
 use apimachinery::cel::Program;
 use apimachinery::selector::LabelSelector;
+use apimachinery::tree::Value;
 use apimachinery::validation::{dns1123_subdomain, qualified_name};
-use serde_json::Value;
 
 /// Conditions of one webhook or policy (`kubernetes` allows as many).
 const CONDITIONS_MAX: usize = 64;
@@ -19,7 +19,7 @@ const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Un
 type Errors = Vec<FieldError>;
 
 fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+    value.as_array().map_or(&[], apimachinery::tree::List::as_slice)
 }
 
 fn text(value: &Value) -> &str {
@@ -383,7 +383,7 @@ pub fn binding(object: &Value) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

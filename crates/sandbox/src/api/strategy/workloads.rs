@@ -3,7 +3,7 @@
 
 use apimachinery::FieldError;
 use apimachinery::selector::LabelSelector;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::pod;
 
@@ -22,8 +22,8 @@ pub fn workload(plural: &str, object: &Value) -> Vec<FieldError> {
     let selector = &spec["selector"];
     let empty = selector.as_object().is_none_or(|selector| {
         selector.values().all(|part| {
-            part.as_object().is_none_or(serde_json::Map::is_empty)
-                && part.as_array().is_none_or(Vec::is_empty)
+            part.as_object().is_none_or(apimachinery::tree::Map::is_empty)
+                && part.as_array().is_none_or(|list| list.is_empty())
         })
     });
     if selector.is_null() && plural != "daemonsets" {
@@ -143,7 +143,7 @@ pub fn lease(object: &Value) -> Vec<FieldError> {
 pub fn role(object: &Value, namespaced: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (index, rule) in object["rules"].as_array().into_iter().flatten().enumerate() {
-        let none = |key: &str| rule[key].as_array().is_none_or(Vec::is_empty);
+        let none = |key: &str| rule[key].as_array().is_none_or(|list| list.is_empty());
         let field = |key: &str| format!("rules[{index}].{key}");
         if none("verbs") {
             errors.push(FieldError::required(field("verbs"), "verbs must contain at least one value"));

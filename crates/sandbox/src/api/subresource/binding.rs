@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::super::meta::{self, text};
 use super::super::reply::Reply;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use apimachinery::selector::LabelSelector;
+use apimachinery::tree::{Value, json};
 use apimachinery::{Cause, Status};
-use serde_json::{Value, json};
 
 use super::super::delete::Options;
 use super::super::meta::{self, text};

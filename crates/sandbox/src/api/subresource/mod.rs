@@ -10,7 +10,7 @@ pub use eviction::is_ready;
 use std::sync::Arc;
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::reply::{self, Reply};
 use super::{Api, Call, not_allowed};

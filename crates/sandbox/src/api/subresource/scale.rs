@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apimachinery::Status;
 use apimachinery::patch::{json_patch, merge_patch};
 use apimachinery::selector::LabelSelector;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::super::meta::text;
 use super::super::negotiate::unsupported_media_type;

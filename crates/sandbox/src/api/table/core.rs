@@ -1,7 +1,7 @@
 //! Rows of the core kinds.
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{Column, Row, age, count, entries, items, joined, labels, name, or_empty, or_none, pods, since};
 

@@ -5,8 +5,8 @@ mod pods;
 mod workloads;
 
 use apimachinery::jsonpath::{self, JsonPath};
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::present::{Include, Presenter, partial};
 use crate::registry::crd::Definition;
@@ -144,7 +144,9 @@ fn count(value: &Value) -> i64 {
 }
 
 fn entries(value: &Value) -> usize {
-    value.as_array().map_or_else(|| value.as_object().map_or(0, serde_json::Map::len), Vec::len)
+    value
+        .as_array()
+        .map_or_else(|| value.as_object().map_or(0, apimachinery::tree::Map::len), |list| list.len())
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {

@@ -1,7 +1,7 @@
 //! The row of a pod: what it is doing in one word (`printPod`).
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Column, age, items, name, or_none, since};
 

@@ -1,7 +1,7 @@
 //! Rows of the kinds in named groups.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Column, Row, age, count, entries, items, joined, labels, name, or_empty, selector, since};
 

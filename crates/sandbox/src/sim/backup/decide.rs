@@ -1,7 +1,7 @@
 //! The status of a backup, step by step (`sync` in `pkg/storage/cbt/backup.go` and `pull_mode.go`, v1.9).
 
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use crate::sim::json::{self, go_duration, list, name, namespace, text, time};
 

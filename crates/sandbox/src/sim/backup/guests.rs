@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::storage::disks::Disks;
 
@@ -190,7 +190,7 @@ pub fn extents(pull: &Pull, start: u64, end: u64) -> io::Result<Vec<Extent>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Whether changes of a VM's disks are tracked (`pkg/storage/cbt/cbt.go`, v1.9).
 
 use apimachinery::selector::LabelSelector;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::cluster::ClusterConfig;
 use crate::sim::json::{self, list, put, text};
@@ -117,7 +117,7 @@ pub fn volumes(vmi: &Value) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::super::json::{
     self, has_condition, integer, is_deleting, list, new_condition, text, time, update_condition,
@@ -104,7 +104,7 @@ pub fn decide(job: &Value, pods: &[&Value], now: Timestamp) -> Decision {
 
 /// Whether two statuses say the same: what is null in a patch is absent in the object.
 fn same(wanted: &Value, found: &Value) -> bool {
-    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(|list| list.is_empty());
     wanted
         .as_object()
         .into_iter()

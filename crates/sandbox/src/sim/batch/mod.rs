@@ -14,7 +14,7 @@ pub mod programs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;

@@ -10,10 +10,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use apimachinery::tree::{Value, json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
-use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::Notify;
 
@@ -283,7 +283,7 @@ async fn secret_data(shared: &Shared, pod: &Value, secret: &str) -> io::Result<V
     let found = found.map_err(|error| io::Error::other(format!("secret {secret:?}: {}", error.message())))?;
     let data = found["data"].as_object().into_iter().flatten();
     Ok(data
-        .filter_map(|(key, value)| Some((key.clone(), BASE64_STANDARD.decode(value.as_str()?).ok()?)))
+        .filter_map(|(key, value)| Some((key.to_string(), BASE64_STANDARD.decode(value.as_str()?).ok()?)))
         .collect())
 }
 

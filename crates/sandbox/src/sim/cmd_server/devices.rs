@@ -1,6 +1,6 @@
 //! The devices of a domain, with the addresses that libvirt gives them.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::domain::{go_name, memory_target};
 use crate::sim::guest::{self, Guest};

@@ -1,8 +1,8 @@
 //! The running domain as a launcher tells of it: `api.Domain` in JSON, with Go's names and every field, as
 //! `GetDomain` was recorded (v1.9, libvirt 11.3). Made from the VMI when somebody asks.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::devices;
 use crate::sim::guest::machine::{Machine, VirtioMem};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use apimachinery::tree::Value;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::{SignedDuration, Timestamp};
 use launcher_api::CMD_VERSION;
 use launcher_api::info::cmd_info_server::{CmdInfo, CmdInfoServer};
 use launcher_api::info::{CmdInfoRequest, CmdInfoResponse};
-use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};

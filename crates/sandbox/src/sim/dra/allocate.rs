@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use apimachinery::cel::{Program, Variables};
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use crate::sim::json::{list, map, text};
 
@@ -97,7 +97,7 @@ fn identity(slice: &Value, device: &Value) -> Device {
 /// Whether a condition holds for a device. Attributes without a domain are the driver's own.
 fn selects(selector: &Program, slice: &Value, device: &Value) -> bool {
     let driver = text(slice, "/spec/driver");
-    let by_domain = |members: Option<&Map<String, Value>>, value: &dyn Fn(&Value) -> Value| {
+    let by_domain = |members: Option<&Map>, value: &dyn Fn(&Value) -> Value| {
         let mut domains = Map::new();
         for (name, member) in members.into_iter().flatten() {
             let (domain, name) = name.split_once('/').unwrap_or((driver, name));

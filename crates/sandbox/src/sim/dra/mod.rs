@@ -13,8 +13,8 @@
 mod allocate;
 mod controller;
 
+use apimachinery::tree::{Value, json};
 use futures::stream::{self, TryStreamExt};
-use serde_json::{Value, json};
 
 pub use allocate::{Allocation, Inventory};
 pub use controller::start;

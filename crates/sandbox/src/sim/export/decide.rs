@@ -1,7 +1,7 @@
 //! What an export's status should be.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::super::json::{
     annotation, condition, list, name, namespace, new_condition, remove, text, time, update_condition,

@@ -1,11 +1,11 @@
 //! Extent maps and ranges of backups (`backupMapHandler`, `backupDataHandler`, `KubeVirt` v1.9).
 
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
 
 use super::super::backup::guests::{Extent, HOLE_OR_DIRTY, Job, Pull, ZERO, extents};
 use super::server::{Body, plain, put};

@@ -1,7 +1,7 @@
 //! What qemu-guest-agent tells (`VirtualMachineInstanceGuestAgentInfo` and the lists, v1.9).
 
 use apimachinery::quantity;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::sim::json::{self, list, text};
 use crate::sim::node::draw_text;

@@ -1,7 +1,7 @@
 //! vCPUs and memory of a domain, and what plug requests do to them: recorded of virt-launcher v1.9
 //! with libvirt 11.3 and QEMU 10.0.
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use apimachinery::quantity::units;
 
@@ -231,7 +231,7 @@ pub fn not_found(vmi: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -9,8 +9,8 @@ pub mod screen;
 pub mod usb;
 pub mod vnc;
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::hotplug::memory_dump::Dump;
@@ -102,7 +102,7 @@ impl Guest {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::json::{list, put, text};
 
@@ -63,7 +63,7 @@ impl Nics {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

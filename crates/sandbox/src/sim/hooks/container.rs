@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use apimachinery::tree::Value;
 use base64::Engine as _;
-use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::plugins;
@@ -126,7 +126,7 @@ pub fn seen_by_compute(home: &Path, path: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -7,8 +7,8 @@
 
 use std::fmt::Write as _;
 
+use apimachinery::tree::Value;
 use kubevirt::{KubeVirtView, PermittedKind};
-use serde_json::Value;
 
 use crate::sim::json::{integer, list, text};
 use crate::sim::node::uuid;
@@ -70,9 +70,9 @@ fn write(xml: &mut String, vmi: &Value, kubevirt: Option<&Value>, round: Round) 
 
 /// The devices in the order in which virt-launcher writes them: host devices, then GPUs.
 fn devices<'a>(vmi: &'a Value, kubevirt: Option<&Value>) -> Vec<HostDevice<'a>> {
+    let plain = kubevirt.cloned().map(serde_json::Value::from);
     let kind = |entry: &Value| {
-        let mut permitted =
-            kubevirt.into_iter().flat_map(|kubevirt| KubeVirtView(kubevirt).permitted_devices());
+        let mut permitted = plain.iter().flat_map(|kubevirt| KubeVirtView(kubevirt).permitted_devices());
         let found = permitted.find(|device| device.resource_name == text(entry, "/deviceName"));
         found.map_or(PermittedKind::Pci, |device| device.kind)
     };
@@ -190,7 +190,7 @@ pub fn roms(xml: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use kubevirt::{KubeVirtView, feature_gates};
-use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::Notify;
 
@@ -233,9 +233,10 @@ async fn start(shared: &Shared, pod: &Pod, object: &Value) -> Result<Vec<Child>,
 /// Defines the domain as often as virt-launcher does, and starts QEMU as far as it opens ROMs.
 async fn define(shared: &Shared, pod: &Pod, manager: &Manager, vmi: &Value) -> Result<Vec<u8>, String> {
     let kubevirt = shared.kubevirts.get(KUBEVIRT);
-    let takes_plugins = kubevirt
-        .as_deref()
-        .is_some_and(|kubevirt| feature_gates::is_enabled(KubeVirtView(kubevirt), feature_gates::PLUGINS));
+    let takes_plugins = kubevirt.as_deref().is_some_and(|kubevirt| {
+        let plain = kubevirt.clone().into();
+        feature_gates::is_enabled(KubeVirtView(&plain), feature_gates::PLUGINS)
+    });
     // virt-handler sends all Plugins with every VMI
     let plugins = if takes_plugins { plugins_of(shared).await? } else { Vec::new() };
     let text = vmi.to_string();

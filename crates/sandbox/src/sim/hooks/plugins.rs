@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use apimachinery::cel::{Program, Variables};
+use apimachinery::tree::{Value, json};
 use hook_api::MUTATE_DOMAIN_PATH;
 use hook_api::plugins::{MutateDomainRequest, MutateDomainResponse, SidecarContext};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::call::{RpcError, dial, unary};

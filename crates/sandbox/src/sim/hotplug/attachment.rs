@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::pod::{Content, matches};
 use super::{Rules, entry, hotplugged};
@@ -174,7 +174,7 @@ fn holds_leaving(pod: &Value, vmi: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 
 use super::disks::{Disk, Disks, Stage};
 use super::status::say;
@@ -279,7 +279,7 @@ pub fn moved(guest: &Disks, target: &Disks) -> Result<Disks, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

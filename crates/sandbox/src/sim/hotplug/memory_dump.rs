@@ -14,8 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use apimachinery::quantity::units;
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::status::say;
 use crate::sim::json::{list, text, time};

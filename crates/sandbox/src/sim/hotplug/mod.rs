@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Release;

@@ -1,6 +1,6 @@
 //! The attachment pod (`RenderHotplugAttachmentPodTemplate`, template.go:1078-1214).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{ATTACHMENT, Rules, entry};
 use crate::sim::json::{self, text};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Hotplug;

@@ -1,7 +1,7 @@
 //! From the volumes of a VM to those of its VMI (`pkg/storage/hotplug/hotplug.go:51-139`, VM:808-847): one patch with
 //! all differences where volumes are declared, one call for each request with the older gate.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{entry, is_declared};
 use crate::sim::json::{self, list, text};

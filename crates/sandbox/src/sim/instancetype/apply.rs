@@ -3,7 +3,7 @@
 //! like where nobody else says anything.
 
 use apimachinery::quantity;
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use crate::sim::json::{list, map, put, slot, text};
 
@@ -251,7 +251,7 @@ fn prefer(spec: &mut Value, preference: &Value) {
     }
 }
 
-fn prefer_disk(disk: &mut Value, devices: &Map<String, Value>) {
+fn prefer_disk(disk: &mut Value, devices: &Map) {
     if ["disk", "cdrom", "lun"].iter().all(|kind| disk.get(*kind).is_none()) {
         disk["disk"] = json!({});
     }

@@ -1,7 +1,7 @@
 //! Instance types and preferences that a volume names by its labels (`pkg/instancetype/infer`, v1.9): the labels of a
 //! claim, of a `DataVolume`, of a `DataSource`, or of the claim or snapshot that these are made of.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::Matcher;
 use crate::sim::client::{Client, ClientError};

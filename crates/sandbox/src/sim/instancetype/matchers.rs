@@ -1,6 +1,6 @@
 //! What virt-api refuses about the matchers of a VM (`instancetype/webhooks/vm/mutator.go`, v1.9).
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::Matcher;
 use crate::sim::json::text;
@@ -61,7 +61,7 @@ fn incomplete(matcher: Matcher, vm: &Value) -> Vec<Cause> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

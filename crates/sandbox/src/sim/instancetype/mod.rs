@@ -13,7 +13,7 @@ pub mod matchers;
 pub mod requirements;
 pub mod revisions;
 
-use serde_json::Value;
+use apimachinery::tree::{Text, Value};
 
 use super::client::{Client, ClientError};
 use super::cluster::ClusterConfig;
@@ -244,7 +244,7 @@ pub fn lay_over(
         conflicts.extend(fields.iter().map(|field| format!("{base}.{field}")));
     }
     let own = json::map(vm, "/spec/template/metadata/annotations").cloned().unwrap_or_default();
-    let other = |(key, value): &(String, Value)| own.get(key).is_some_and(|own| own != value);
+    let other = |(key, value): &(Text, Value)| own.get(key).is_some_and(|own| own != value);
     conflicts
         .extend(given(instancetype).into_iter().filter(other).map(|(key, _)| format!("annotations.{key}")));
     if !conflicts.is_empty() {
@@ -261,7 +261,7 @@ pub fn lay_over(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

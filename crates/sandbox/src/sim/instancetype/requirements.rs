@@ -2,7 +2,7 @@
 //! virt-api refuses one that has less.
 
 use apimachinery::quantity::{self, units};
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::apply::{Topology, spread};
 use crate::sim::json::{integer, text};
@@ -139,7 +139,7 @@ pub fn uneven(instancetype: Option<&Value>, preference: Option<&Value>) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{Error, Finder, IN_VM, Matcher, OBJECT_NAME, lay_over};
 use crate::sim::cluster::ClusterConfig;

@@ -1,8 +1,8 @@
 //! Containers that `kubectl debug` puts into a pod that runs. Nothing runs in the pods of the sandbox, so they end at once,
 //! as one whose program cannot be started: kubectl would wait for ever for a container of which nothing is said.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::decide::{container_id, image_id};
 use crate::sim::json::{self, is_deleting, list, text, time};

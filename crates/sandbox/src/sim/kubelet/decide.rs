@@ -8,8 +8,8 @@
 //!                                             └──► deleted: stop, terminated, gone
 //! ```
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::sim::json::{self, is_deleting, list, map, text, time};
 use crate::sim::launcher::Domain;
@@ -269,7 +269,7 @@ fn started(pod_uid: &str, container: &Value, is_init: bool, now: Timestamp) -> V
             .iter()
             .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"))
             .map(|(name, value)| (name.clone(), value.clone()))
-            .collect::<serde_json::Map<_, _>>()
+            .collect::<apimachinery::tree::Map>()
             .into();
         status["allocatedResources"] = shown;
         status["resources"] = container["resources"].clone();

@@ -5,8 +5,8 @@
 //! uses is little, or what its annotation `sandbox.vm-feature-manager.io/uses` says.
 
 use apimachinery::quantity::units;
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::sim::json::{self, condition, list, text, time};
 use crate::sim::requests;

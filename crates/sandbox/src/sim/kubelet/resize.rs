@@ -8,8 +8,8 @@
 //!                                              └─► PodResizeInProgress, Error
 //! ```
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::sim::json::{self, list, text, time};
 use crate::sim::requests::{self, Amounts};
@@ -146,7 +146,7 @@ fn statuses(pod: &Value, actuated: bool) -> Value {
         .iter()
         .filter_map(|container| {
             let mut status = status_of(pod, container)?.clone();
-            let requests: serde_json::Map<_, _> = container
+            let requests: apimachinery::tree::Map = container
                 .pointer("/resources/requests")
                 .and_then(Value::as_object)?
                 .iter()

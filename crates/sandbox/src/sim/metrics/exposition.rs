@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::load::Load;
 use crate::sim::guest::agent;
@@ -356,7 +356,7 @@ fn drives(page: &mut Page, vmi: &Value, load: &Load, of: &str) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! What a guest does: a load that rises and falls, drawn from the seed and the VMI. Everything that is counted is the
 //! integral of a rate, so that counters never fall, and two looks give the rate between them.
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use apimachinery::quantity::units;
 
@@ -129,7 +129,7 @@ impl Wave {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use apimachinery::selector::LabelSelector as Selector;
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::SimError;
@@ -185,7 +185,7 @@ fn is_measured(pod: &Value) -> bool {
 }
 
 fn selected(selector: &Selector, object: &Value) -> bool {
-    let none = serde_json::Map::new();
+    let none = apimachinery::tree::Map::new();
     selector.matches(json::map(object, "/metadata/labels").unwrap_or(&none))
 }
 

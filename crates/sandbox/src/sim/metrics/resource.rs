@@ -1,8 +1,8 @@
 //! `metrics.k8s.io/v1beta1`: what pods and nodes use (metrics-server 0.8), so that `kubectl top` works. Of a launcher pod
 //! that is QEMU's part, as everywhere: the memory is not what the guest uses.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::load::Load;
 use crate::sim::json::{self, list, time};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::cache::Cache;
 use crate::sim::json::text;

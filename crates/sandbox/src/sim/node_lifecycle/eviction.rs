@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

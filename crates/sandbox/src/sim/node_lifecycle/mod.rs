@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

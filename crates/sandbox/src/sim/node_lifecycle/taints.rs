@@ -1,7 +1,7 @@
 //! The taints that follow from what is known of a node (`TaintNodesByCondition`, `processTaintBaseEviction`).
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::sim::json::{self, list, text, time};
 

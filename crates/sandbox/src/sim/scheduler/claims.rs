@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{Scheduler, Verdict};
 use crate::sim::client::ClientError;
@@ -86,7 +86,7 @@ mod tests {
             json!({"metadata": {"resourceVersion": "3"}, "status": {"reservedFor": [{"uid": "other"}]}});
         let one = Allocation { claim, allocation: None };
         let status = reserved(&pod, &one).unwrap();
-        assert_eq!(status["status"]["reservedFor"].as_array().map(Vec::len), Some(2));
+        assert_eq!(status["status"]["reservedFor"].as_array().map(|list| list.len()), Some(2));
         assert_eq!(status["status"].get("allocation"), None);
         let mut again = one.clone();
         again.claim["status"] = status["status"].clone();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use apimachinery::tree::{Map, Value};
 
 use crate::sim::json::{self, list, map, text};
 use crate::sim::requests::{self, Amounts};
@@ -13,7 +13,7 @@ use crate::sim::requests::{self, Amounts};
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
-    pub labels: Map<String, Value>,
+    pub labels: Map,
     pub taints: Vec<Value>,
     pub unschedulable: bool,
     pub allocatable: Amounts,
@@ -121,7 +121,7 @@ fn term_matches(term: &Value, node: &NodeInfo) -> bool {
         && expressions.iter().all(|one| requirement_matches(one, node.labels.get(text(one, "/key"))))
         && fields.iter().all(|one| {
             text(one, "/key") == "metadata.name"
-                && requirement_matches(one, Some(&Value::String(node.name.clone())))
+                && requirement_matches(one, Some(&Value::from(node.name.clone())))
         })
 }
 
@@ -235,7 +235,7 @@ pub fn unschedulable_message(nodes: usize, reasons: &BTreeMap<String, usize>) ->
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Change};

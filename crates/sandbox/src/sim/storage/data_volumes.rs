@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -354,7 +354,7 @@ impl DataVolumes {
             content => content,
         };
         annotations.insert(CONTENT_TYPE.into(), content.into());
-        let mut labels: Map<String, Value> =
+        let mut labels: Map =
             volume.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
         for (key, value) in [
             ("app", "containerized-data-importer"),

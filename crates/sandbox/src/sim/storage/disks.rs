@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apimachinery::quantity;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::json::{annotation, join_key, key, name, namespace};
 use crate::sim::node::draw;
@@ -104,7 +104,7 @@ impl Disks {
     fn make_own(&self, claim: &Value) -> io::Result<File> {
         let key = join_key(namespace(claim), name(claim));
         let size = size_of(claim);
-        let stated = annotation(claim, DATA).and_then(|text| quantity::units(&text.into()));
+        let stated = annotation(claim, DATA).and_then(|text| quantity::units(&Value::from(text)));
         let data = stated.and_then(|data| u64::try_from(data).ok()).unwrap_or((size / 3).min(DEFAULT_DATA));
         let seed = key.bytes().fold(self.seed, |seed, byte| draw(seed, byte.into()));
         let content = annotation(claim, CONTENT).unwrap_or("ext4");
@@ -317,7 +317,7 @@ fn fill(length: usize, content: &str, seed: u64) -> Vec<u8> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

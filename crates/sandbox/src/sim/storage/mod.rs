@@ -20,7 +20,7 @@ pub mod snapshotter;
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;

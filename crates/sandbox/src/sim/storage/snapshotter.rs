@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::quantity;
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::StorageCaches;

@@ -1,7 +1,7 @@
 //! virt-api's admission of backups and their trackers (`pkg/storage/admitters/backup.go`, v1.9), with the rules that
 //! the real definitions state in CEL, since those here have no schema.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::storage::{cause, error, judged};
 use super::validate::INVALID;

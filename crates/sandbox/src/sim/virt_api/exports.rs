@@ -1,6 +1,6 @@
 //! virt-api's admission of exports (`pkg/storage/admitters/vmexport.go`, v1.9, and its gate of the releases before).
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::storage::{cause, changed, error, judged};
 use super::validate::INVALID;
@@ -42,7 +42,7 @@ pub fn export(request: &Value, config: &ClusterConfig) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Instance types and preferences in virt-api's webhooks about VMs (`instancetype/webhooks/vm`, v1.9). What cannot be
 //! found is passed over: the VM may name it before it is there, and virt-controller tells.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::mutate::set_spec_defaults;
 use super::validate::{Cause, INVALID, NOT_FOUND, refusal};

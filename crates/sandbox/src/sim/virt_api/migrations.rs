@@ -1,7 +1,7 @@
 //! virt-api's admission of migrations and of evictions (`migration-create-admitter.go`,
 //! `migration-update-admitter.go`, `pod-eviction-admitter.go`, v1.9).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::KUBEVIRT_USERS;
 use super::validate::{Cause, NOT_SUPPORTED, REQUIRED, refusal};

@@ -16,13 +16,13 @@ pub(super) mod validate;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use apimachinery::tree::{Value, json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::SimError;

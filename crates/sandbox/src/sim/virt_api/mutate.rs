@@ -1,7 +1,7 @@
 //! What virt-api's mutating webhooks change (`mutating-webhook/mutators` and `pkg/defaults`, v1.9).
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::KUBEVIRT_USERS;
 use crate::sim::cluster::ClusterConfig;
@@ -253,8 +253,7 @@ mod tests {
 
     fn applied(request: &Value, operations: Option<Vec<Value>>) -> Value {
         let mut object = request["object"].clone();
-        let patch: json_patch::Patch = serde_json::from_value(operations.unwrap_or_default().into()).unwrap();
-        json_patch::patch(&mut object, &patch).unwrap();
+        apimachinery::patch::apply_operations(&mut object, &operations.unwrap_or_default()).unwrap();
         object
     }
 

@@ -3,12 +3,12 @@
 
 use std::net::SocketAddr;
 
+use apimachinery::tree::{Value, json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use serde_json::{Value, json};
 
 use super::subresources::{GROUP, VERSIONS, templates};
 use crate::sim::SimError;
@@ -177,7 +177,9 @@ pub async fn webhooks(
         if resource == &VALIDATING_WEBHOOKS
             && let Some(webhooks) = object["webhooks"].as_array_mut()
         {
-            webhooks.splice(..0, interceptors(&url, authority, release));
+            let own = std::mem::take(webhooks);
+            webhooks.extend(interceptors(&url, authority, release));
+            webhooks.extend(own);
         }
         register(client, resource, object).await?;
     }

@@ -2,9 +2,9 @@
 //! disks, what volumes hold, probes and names.
 
 use apimachinery::quantity::milli;
+use apimachinery::tree::Value;
 use apimachinery::validation::{dns1123_label, dns1123_subdomain};
 use base64::Engine as _;
-use serde_json::Value;
 
 use super::validate::{Cause, INVALID, NOT_SUPPORTED, REQUIRED, cause};
 use crate::sim::cluster::ClusterConfig;
@@ -277,7 +277,7 @@ pub fn data_volume_templates(vm: &Value, causes: &mut Vec<Cause>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

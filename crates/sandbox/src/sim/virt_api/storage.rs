@@ -1,7 +1,7 @@
 //! virt-api's admission of snapshots, restores and clones, and of changes of VMs that one of them is busy with
 //! (`pkg/storage/admitters`, `vmclone-admitter.go`, `clone-create-mutator.go`, v1.9).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::validate::{Cause, INVALID, NOT_SUPPORTED, REQUIRED, refusal};
 use crate::sim::cluster::ClusterConfig;

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::validate::refusal_of;
 use crate::sim::json::text;

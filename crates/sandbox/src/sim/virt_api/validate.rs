@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Text, Value, json};
 
 use super::KUBEVIRT_USERS;
 use super::mutate::set_spec_defaults;
@@ -105,7 +105,7 @@ pub fn instance_create(request: &Value, config: &ClusterConfig) -> Vec<Cause> {
 pub fn instance_update(request: &Value, config: &ClusterConfig) -> Vec<Cause> {
     let (new, old) = (&request["object"], &request["oldObject"]);
     let found = node_restriction(request, config).or_else(|| spec_change(request)).or_else(|| {
-        let reserved = |vmi: &Value| -> Vec<(String, Value)> {
+        let reserved = |vmi: &Value| -> Vec<(Text, Value)> {
             let labels = map(vmi, "/metadata/labels").into_iter().flatten();
             let mut reserved: Vec<_> = labels
                 .filter(|(key, _)| RESERVED_LABELS.contains(&key.as_str()))

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::state;
@@ -477,7 +477,7 @@ fn patches(vm: &Value, spec: &Value) -> Vec<Value> {
         for key in map(vm, pointer).unwrap_or(&nothing).keys() {
             let kept_anyway = key == "restore.kubevirt.io/lastRestoreUID";
             if !kept_anyway && !passes(&filters, key) {
-                let key = key.replace('~', "~0").replace('/', "~1");
+                let key = key.replace("~", "~0").replace("/", "~1");
                 patches.push(json!({"op": "remove", "path": format!("{path}/{key}")}));
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::launcher_pod::{claim_of, is_hotpluggable};
 use super::snapshot::{self, claims_of};

@@ -1,6 +1,6 @@
 //! Defaults that virt-controller and virt-api both give a VMI spec (`pkg/util`, `pkg/network/vmispec`).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::sim::json::{list, slot, text};
 

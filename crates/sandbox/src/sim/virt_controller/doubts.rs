@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio::time::Instant;
 
 use super::Caches;

@@ -2,7 +2,7 @@
 //! `renderresources.go`, v1.9), for what the simulation knows: container disks, claims, cloud-init
 //! and configuration volumes, passthrough devices, pinning, hugepages and hook sidecars.
 
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use super::overhead;
 use super::vm_status::SyncError;
@@ -136,7 +136,7 @@ fn hook_sidecars(vmi: &Value) -> Result<Vec<Value>, String> {
     }
 }
 
-fn labels(vmi: &Value) -> Map<String, Value> {
+fn labels(vmi: &Value) -> Map {
     let mut labels = map(vmi, "/metadata/labels").cloned().unwrap_or_default();
     let name = json::name(vmi);
     for (key, value) in [
@@ -150,7 +150,7 @@ fn labels(vmi: &Value) -> Map<String, Value> {
     labels
 }
 
-fn annotations(vmi: &Value, overhead: i64) -> Map<String, Value> {
+fn annotations(vmi: &Value, overhead: i64) -> Map {
     let (name, namespace) = (json::name(vmi), json::namespace(vmi));
     // What is not for the pod stays behind (`generatePodAnnotations`).
     let kept = |key: &str| {
@@ -161,7 +161,7 @@ fn annotations(vmi: &Value, overhead: i64) -> Map<String, Value> {
                 | "kubevirt.io/storage-observed-api-version"
         )
     };
-    let mut annotations: Map<String, Value> = map(vmi, "/metadata/annotations")
+    let mut annotations: Map = map(vmi, "/metadata/annotations")
         .into_iter()
         .flatten()
         .filter(|(key, _)| kept(key))
@@ -195,10 +195,10 @@ fn annotations(vmi: &Value, overhead: i64) -> Map<String, Value> {
     annotations
 }
 
-fn node_selector(vmi: &Value) -> Map<String, Value> {
+fn node_selector(vmi: &Value) -> Map {
     let mut selector = map(vmi, "/spec/nodeSelector").cloned().unwrap_or_default();
     let mut require = |key: String| {
-        selector.insert(key, "true".into());
+        selector.set(key, "true");
     };
     require("kubevirt.io/schedulable".into());
     let machine = text(vmi, "/spec/domain/machine/type");

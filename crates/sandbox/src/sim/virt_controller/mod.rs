@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::backup::tracking;

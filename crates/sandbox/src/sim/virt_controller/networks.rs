@@ -1,7 +1,7 @@
 //! Secondary networks of a launcher pod (`pkg/network/multus`, v1.9): what Multus is asked for, and the device that
 //! an SR-IOV network needs, which its `NetworkAttachmentDefinition` names.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::vm_status::SyncError;
 use crate::sim::client::{Client, ClientError};

@@ -8,8 +8,8 @@
 //!  VM: state absent ─────► VMI ──guest lets go──► MigrationRequired ──► migrated: gone from VMI, then from the VM
 //! ```
 
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::migration::decide::is_migrating;
 use crate::sim::json::{self, condition, has_condition, list, text};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Caches;

@@ -1,6 +1,6 @@
 //! What a VM costs beside its guest's memory (`pkg/hypervisor/kvm/hypervisorbackend.go`, v1.9).
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::json::{list, text};
 use apimachinery::quantity::units;
@@ -61,7 +61,7 @@ pub fn memory(vmi: &Value) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, PoisonError};
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::vm_status::SyncError;
 use super::{REVISIONS, VirtController, live_update, memory_dump, vm, volume_migration};

@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::data_volumes::Volumes;
 use super::{defaults, memory_dump};

@@ -5,7 +5,7 @@ use super::{COMPONENT, VirtController};
 use crate::sim::client::ClientError;
 use crate::sim::events::Note;
 use crate::sim::instancetype;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 impl VirtController {
     /// Reads instance types and preferences.

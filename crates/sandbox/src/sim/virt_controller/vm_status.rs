@@ -1,7 +1,7 @@
 //! The status of a `VirtualMachine`, out of its VMI (`updateStatus` in `watch/vm/vm.go`, v1.9).
 
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::vm::{Expectation, Observation, is_final, run_strategy, start_delay};
 use super::{memory_dump, volume_migration};

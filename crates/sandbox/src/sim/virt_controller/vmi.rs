@@ -10,8 +10,8 @@
 //! Up to `Scheduled` virt-controller owns the VMI and updates it whole; from then on it patches,
 //! because virt-handler owns it.
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::vm::is_final;
 use super::vm_status::SyncError;
@@ -143,8 +143,8 @@ pub fn status_write(
         put(&mut vmi, &["status", "volumeStatus"], volumes);
     }
     let phase = text(old, "/status/phase").to_owned();
-    let active: serde_json::Map<String, Value> =
-        seen.pods.iter().map(|pod| (json::uid(pod).to_owned(), text(pod, "/spec/nodeName").into())).collect();
+    let active: apimachinery::tree::Map =
+        seen.pods.iter().map(|pod| (json::uid(pod), text(pod, "/spec/nodeName"))).collect();
     if !active.is_empty() {
         put(&mut vmi, &["status", "activePods"], active);
     } else if old.pointer("/status/activePods").is_some() {

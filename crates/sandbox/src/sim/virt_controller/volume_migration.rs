@@ -10,8 +10,8 @@
 
 use std::fmt::Write as _;
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::launcher_pod::claim_of;
 use super::vm::is_final;

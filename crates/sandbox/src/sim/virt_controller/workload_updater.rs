@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::migration::decide::{is_final as migration_is_final, is_migrating, is_running};

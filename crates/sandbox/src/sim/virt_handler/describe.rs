@@ -1,7 +1,7 @@
 //! What a VMI says about its guest (`updateVMIStatus` and its like).
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::migratable::not_migratable;
 use crate::sim::guest::{self, Guest};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use apimachinery::tree::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::sim::client::ClientError;

@@ -1,6 +1,6 @@
 //! Whether a guest can go to another node.
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use crate::sim::json::{self, list};
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{COMPONENT, VirtHandler, newest_on};
 use crate::sim::client::ClientError;

@@ -1,4 +1,4 @@
-use serde_json::{Map, json};
+use apimachinery::tree::{Map, json};
 
 use super::*;
 use crate::api::openapi::gnostic::NamedAny;
@@ -88,7 +88,7 @@ fn without_zeroes(value: &Value) -> Value {
                     key.starts_with("x-") || matches!(key.as_str(), "default" | "enum" | "example");
                 (key.clone(), if verbatim { value.clone() } else { without_zeroes(value) })
             })
-            .collect::<Map<_, _>>()
+            .collect::<Map>()
             .into(),
         Value::Array(items) => items.iter().map(without_zeroes).collect(),
         other => other.clone(),
@@ -96,7 +96,7 @@ fn without_zeroes(value: &Value) -> Value {
 }
 
 /// An object of the entries that are there.
-fn object(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Map<String, Value> {
+fn object(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Map {
     entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
@@ -120,7 +120,7 @@ fn of_any(any: &Any) -> Value {
     serde_saphyr::from_str(&any.yaml).unwrap()
 }
 
-fn with_extensions(mut object: Map<String, Value>, extensions: &[NamedAny]) -> Value {
+fn with_extensions(mut object: Map, extensions: &[NamedAny]) -> Value {
     object.extend(extensions.iter().map(|one| (one.name.clone(), of_any(one.value.as_ref().unwrap()))));
     object.into()
 }
@@ -128,13 +128,13 @@ fn with_extensions(mut object: Map<String, Value>, extensions: &[NamedAny]) -> V
 fn of_document(document: &Document) -> Value {
     let info = document.info.as_ref().unwrap();
     let paths = &document.paths.as_ref().unwrap().path;
-    let paths: Map<_, _> =
+    let paths: Map =
         paths.iter().map(|one| (one.name.clone(), of_path(one.value.as_ref().unwrap()))).collect();
     let definitions = &document.definitions.as_ref().unwrap().additional_properties;
-    let definitions: Map<_, _> =
+    let definitions: Map =
         definitions.iter().map(|one| (one.name.clone(), of_schema(one.value.as_ref().unwrap()))).collect();
     let parameters = &document.parameters.as_ref().unwrap().additional_properties;
-    let parameters: Map<_, _> =
+    let parameters: Map =
         parameters.iter().map(|one| (one.name.clone(), of_parameter(one.value.as_ref().unwrap()))).collect();
     json!({"swagger": document.swagger, "info": {"title": info.title, "version": info.version}, "paths": paths,
         "definitions": definitions, "parameters": parameters})
@@ -155,13 +155,13 @@ fn of_path(item: &PathItem) -> Value {
 
 fn of_operation(operation: &Operation) -> Value {
     let responses = &operation.responses.as_ref().unwrap().response_code;
-    let responses: Map<_, _> = responses
+    let responses: Map = responses
         .iter()
         .map(|one| {
             let response = one.value.as_ref().unwrap().response.as_ref().unwrap();
             let schema = response.schema.as_ref().map(|item| of_schema(item.schema.as_ref().unwrap()));
             let fields = object([("description", said(&response.description)), ("schema", schema)]);
-            (one.name.clone(), fields.into())
+            (one.name.clone(), fields)
         })
         .collect();
     let fields = object([
@@ -216,10 +216,7 @@ fn of_schema(schema: &Schema) -> Value {
     };
     let properties = |properties: &Properties| -> Value {
         let fields = properties.additional_properties.iter();
-        fields
-            .map(|one| (one.name.clone(), of_schema(one.value.as_ref().unwrap())))
-            .collect::<Map<_, _>>()
-            .into()
+        fields.map(|one| (one.name.clone(), of_schema(one.value.as_ref().unwrap()))).collect::<Map>().into()
     };
     let fields = object([
         ("$ref", said(&schema.reference)),

@@ -1,7 +1,7 @@
 //! What virt-api says that it serves (`pkg/virt-api/api.go`, v1.9): the list is short of what it
 //! serves, and its `verbs` are null, as recorded of the real one.
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::templates;
 

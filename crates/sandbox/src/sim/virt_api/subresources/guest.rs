@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use apimachinery::Status;
-use serde_json::Value;
+use apimachinery::tree::Value;
 
 use super::refusal::{NO_AGENT, NOT_RUNNING, VMI_NOT_RUNNING, vm_conflict, vmi_conflict, vmi_forbidden};
 use crate::sim::handler_calls::{Order, Stream};
@@ -166,7 +166,7 @@ pub fn thaw_after(body: &Value) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 

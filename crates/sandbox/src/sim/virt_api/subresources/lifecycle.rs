@@ -11,7 +11,7 @@
 //! ```
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::refusal::{NOT_RUNNING, RECOVERY, vm_conflict};
 use crate::sim::json::{self, has_condition, list, text};

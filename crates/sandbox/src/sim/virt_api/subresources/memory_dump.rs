@@ -1,8 +1,8 @@
 //! Dumps of a guest's memory through virt-api (`pkg/virt-api/rest/memorydump.go`, v1.9): the patch of the VM's status, or
 //! why not.
 
+use apimachinery::tree::{Value, json};
 use apimachinery::{Status, quantity};
-use serde_json::{Value, json};
 
 use super::refusal::{VMI_NOT_RUNNING, vm_conflict, vmi_conflict};
 use crate::sim::cluster::ClusterConfig;

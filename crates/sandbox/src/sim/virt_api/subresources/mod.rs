@@ -15,13 +15,13 @@ pub mod templates;
 mod volumes;
 
 use apimachinery::Status;
+use apimachinery::tree::{Value, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 pub use discovery::{GROUP, VERSIONS};

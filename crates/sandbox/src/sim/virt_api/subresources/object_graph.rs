@@ -1,7 +1,7 @@
 //! `objectgraph`: what a VM or a VMI consists of (`pkg/virt-api/rest/objectgraph.go`, v1.9).
 
 use apimachinery::selector::LabelSelector;
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use crate::sim::json::{self, list, text};
 
@@ -91,7 +91,7 @@ fn kept(nodes: Vec<Value>, wanted: &dyn Fn(&Value) -> bool) -> Vec<Value> {
     let mut nodes: Vec<Value> = nodes.into_iter().filter(|node| wanted(node)).collect();
     for node in &mut nodes {
         if let Some(Value::Array(children)) = node.get_mut("children").map(Value::take) {
-            *node = with(node.clone(), kept(children, wanted));
+            *node = with(node.clone(), kept(children.into_iter().collect(), wanted));
             if node["children"].is_null() {
                 json::remove(node, &["children"]);
             }

@@ -2,7 +2,7 @@
 //! that is attested runs: what comes before is checked in the order and with the words of the real one.
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::refusal::{VMI_NOT_RUNNING, vmi_conflict};
 use crate::sim::json::{self, condition, text};

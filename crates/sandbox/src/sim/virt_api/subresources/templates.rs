@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use apimachinery::Status;
-use kubevirt::template::{Filled, TemplateError, fill_in};
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
+use kubevirt::template::{TemplateError, fill_in};
 
 use crate::clock::Ids;
 
@@ -22,7 +22,7 @@ pub const VERSIONS: [&str; 2] = ["v1beta1", "v1alpha1"];
 pub fn parameters(options: &Value) -> Result<BTreeMap<String, String>, Status> {
     let given = options.get("parameters").cloned().filter(|given| !given.is_null());
     let given = given.unwrap_or_else(|| json!({}));
-    serde_json::from_value(given)
+    apimachinery::tree::from_value(&given)
         .map_err(|error| Status::bad_request(format!("error parsing ProcessOptions: {error}")))
 }
 
@@ -35,12 +35,13 @@ pub fn process(
     template: &Value,
     given: &BTreeMap<String, String>,
     dice: &Ids,
-) -> Result<Filled, Status> {
+) -> Result<(Value, Option<String>), Status> {
     let mut random = |below: usize| {
         let below = u64::try_from(below.max(1)).unwrap_or(1);
         usize::try_from(dice.next() % below).unwrap_or_default()
     };
-    fill_in(template, given, &mut random).map_err(|error| match error {
+    let filled = fill_in(&template.clone().into(), given, &mut random);
+    let (vm, message) = filled.map_err(|error| match error {
         TemplateError::Unknown(_) => Status::new(
             409,
             "Conflict",
@@ -51,7 +52,8 @@ pub fn process(
             "Invalid",
             format!("VirtualMachineTemplate.template.kubevirt.io \"{name}\" is invalid: {error}"),
         ),
-    })
+    })?;
+    Ok((vm.into(), message))
 }
 
 /// `ProcessedVirtualMachineTemplate`

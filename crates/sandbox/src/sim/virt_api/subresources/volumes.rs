@@ -2,7 +2,7 @@
 //! the VM's or VMI's spec, guarded by `test`, or why not.
 
 use apimachinery::Status;
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::refusal::{VMI_NOT_RUNNING, vm_conflict, vmi_conflict};
 use crate::sim::cluster::ClusterConfig;

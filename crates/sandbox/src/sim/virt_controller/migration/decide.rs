@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::quantity;
+use apimachinery::tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use crate::sim::events::Note;
 use crate::sim::json::{self, finalizers, is_deleting, list, text, time};

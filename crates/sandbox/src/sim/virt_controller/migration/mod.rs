@@ -7,7 +7,7 @@ mod target_pod;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use apimachinery::tree::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::attachments::Attachments;

@@ -1,7 +1,7 @@
 //! The configuration of one migration: the cluster's, and over it that of the `MigrationPolicy` that
 //! fits best (`pkg/util/migrations`, `migrationpolicy.go`, v1.9).
 
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Text, Value, json};
 
 use crate::sim::json::{self, map, text};
 
@@ -75,9 +75,9 @@ pub fn of_vmi<'a>(
 
 /// How many labels of its selectors fit; `None`: it does not fit at all.
 fn score(policy: &Value, vmi: &Value, namespace: Option<&Value>) -> Option<usize> {
-    let fits = |selector: &str, labels: Option<&Map<String, Value>>| {
+    let fits = |selector: &str, labels: Option<&Map>| {
         let Some(wanted) = map(policy, &format!("/spec/selectors/{selector}")) else { return Some(0) };
-        let fits = |(key, value): (&String, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
+        let fits = |(key, value): (&Text, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
         wanted.iter().all(fits).then_some(wanted.len())
     };
     let of_vmi = fits("virtualMachineInstanceSelector", map(vmi, "/metadata/labels"))?;

@@ -1,7 +1,7 @@
 //! The pod that a guest moves into (`RenderMigrationManifest`, `createTargetPod`, v1.9): a launcher pod
 //! that keeps away from the source's node and needs a CPU that the guest can run on.
 
-use serde_json::{Map, Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use super::decide::JOB_LABEL;
 use crate::sim::cluster::ClusterConfig;
@@ -102,22 +102,19 @@ fn pin_images(pod: &mut Value, source: &Value) {
 }
 
 /// The guest goes on with the machine that it runs on, not with what an alias means today.
-fn machine(selector: &mut Map<String, Value>, vmi: &Value) {
+fn machine(selector: &mut Map, vmi: &Value) {
     let machine = text(vmi, "/status/machine/type");
     if machine.is_empty() {
         return;
     }
     selector.retain(|key, _| !key.starts_with(MACHINE));
-    selector.insert(format!("{MACHINE}{machine}"), "true".into());
+    selector.set(format!("{MACHINE}{machine}"), "true");
 }
 
 /// What a node must have so that a guest with the source's CPU runs there: copied from the node the
 /// first time, and from pod to pod afterwards (`prepareNodeSelectorForHostCpuModel`).
-fn host_model(
-    source: Option<&Map<String, Value>>,
-    labels: Option<&Map<String, Value>>,
-) -> Result<Map<String, Value>, String> {
-    let inherited: Map<String, Value> = source
+fn host_model(source: Option<&Map>, labels: Option<&Map>) -> Result<Map, String> {
+    let inherited: Map = source
         .into_iter()
         .flatten()
         .filter(|(key, _)| key.contains(FEATURE) || key.contains(MODEL_MIGRATION))
@@ -133,13 +130,13 @@ fn host_model(
             model = Some((format!("{MODEL_MIGRATION}{name}"), value.clone()));
         }
         if let Some(feature) = key.strip_prefix(REQUIRED_FEATURE) {
-            found.insert(format!("{FEATURE}{feature}"), value.clone());
+            found.set(format!("{FEATURE}{feature}"), value.clone());
         }
     }
     let (key, value) = model.ok_or_else(|| {
         format!("unable to locate host cpu model, does not contain label \"{HOST_MODEL}\" with information")
     })?;
-    found.insert(key, value);
+    found.set(key, value);
     Ok(found)
 }
 

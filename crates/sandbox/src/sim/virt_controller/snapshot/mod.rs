@@ -15,8 +15,8 @@ pub mod state;
 
 use std::sync::Arc;
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Caches, PassError};

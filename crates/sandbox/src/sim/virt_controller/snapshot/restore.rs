@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::restored_vm::{self, is_marked, owner_of, template};
 use super::{Snapshots, failed, set_condition, state};

@@ -1,7 +1,7 @@
 //! The VM that a restore writes (`generateRestoredVMSpec`, `patchVM`, v1.9), and the claims that it is made of
 //! (`CreateRestorePVCDef`).
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use crate::sim::json::{self, list, map, text};
 use crate::sim::virt_controller::vm::run_strategy;
@@ -199,7 +199,7 @@ pub fn patched(vm: &Value, patches: &[Value]) -> Result<Value, String> {
         }
         patched = apimachinery::patch::json_patch(&patched, &json!([operation]))
             .map_err(|error| format!("failed to apply patch for VM {text_of}: {error}"))?;
-        if patched.pointer(&path) == Some(&Value::String(String::new()))
+        if patched.pointer(&path) == Some(&Value::from(String::new()))
             && let Some(Value::Object(fields)) = patched.pointer_mut(parent)
         {
             let key = path.rsplit('/').next().unwrap_or_default().replace("~1", "/").replace("~0", "~");
@@ -286,7 +286,11 @@ mod tests {
                 "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "pvc-old"}}});
         let snapshot = json!({"metadata": {"name": "vs"}, "status": {"restoreSize": "2Gi"}});
         let claim = claim(&restore(""), &backup, &snapshot, "c", &snapshot_vm(), (None, None));
-        let keys: Vec<_> = map(&claim, "/metadata/annotations").unwrap().keys().map(String::as_str).collect();
+        let keys: Vec<_> = map(&claim, "/metadata/annotations")
+            .unwrap()
+            .keys()
+            .map(apimachinery::tree::Text::as_str)
+            .collect();
         assert_eq!(
             keys,
             ["cdi.kubevirt.io/storage.contentType", "mine", LAST_RESTORE, super::super::RESTORE_NAME]

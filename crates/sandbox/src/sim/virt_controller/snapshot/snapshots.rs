@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::source::Source;
 use super::{Snapshots, claims_of, set_condition, state};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use apimachinery::tree::{Value, json};
 
 use super::{Snapshots, claims_of, failed, state};
 use crate::sim::client::ClientError;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use apimachinery::tree::Value;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 
 use crate::sim::json::{self, go_duration, is_deleting, text};
 
@@ -83,7 +83,7 @@ pub fn is_restoring(restore: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::tree::json;
 
     use super::*;
 
