@@ -120,7 +120,7 @@ impl Types {
             Shape::List(list) if old.is_array() || old.is_null() => {
                 match (elements(list, items(old)), elements(list, items(new))) {
                     (Some(old), Some(new)) => {
-                        self.compare_children(|_| list.item, &old, &new, taken, removed);
+                        self.compare_children(list.item, &old, &new, taken, removed);
                     }
                     _ => taken.own |= old != new,
                 }
@@ -141,14 +141,17 @@ impl Types {
 
     /// Compares two values as maps, whatever their type says, passing over some names.
     pub(crate) fn compare_maps(&self, id: TypeId, old: &Value, new: &Value, skip: &[&str]) -> (Set, Set) {
-        let named = |value| -> BTreeMap<String, &Value> {
-            let wanted =
-                fields(value).into_iter().flatten().filter(|(name, _)| !skip.contains(&name.as_str()));
-            wanted.map(|(name, value)| (format!("f:{name}"), value)).collect()
-        };
         let (mut taken, mut removed) = (Set::default(), Set::default());
-        let child = |element: &str| self.field_type(id, &element[2..]);
-        self.compare_children(child, &named(old), &named(new), &mut taken, &mut removed);
+        let of = |value, name| fields(value).and_then(|fields| fields.get(name));
+        let named =
+            |value| fields(value).into_iter().flatten().filter(|(name, _)| !skip.contains(&name.as_str()));
+        for (name, gone) in named(old).filter(|(name, _)| of(new, name).is_none()) {
+            removed.insert(format!("f:{name}"), self.everything(self.field_type(id, name), gone));
+        }
+        for (name, new) in named(new).filter(|(name, new)| of(old, name) != Some(*new)) {
+            let (element, ty) = (format!("f:{name}"), self.field_type(id, name));
+            self.compare_child(&element, ty, of(old, name), new, &mut taken, &mut removed);
+        }
         (taken, removed)
     }
 
@@ -162,7 +165,7 @@ impl Types {
 
     fn compare_children(
         &self,
-        child_type: impl Fn(&str) -> TypeId,
+        ty: TypeId,
         old: &BTreeMap<String, &Value>,
         new: &BTreeMap<String, &Value>,
         taken: &mut Set,
@@ -170,22 +173,32 @@ impl Types {
     ) {
         for (element, old) in old {
             if !new.contains_key(element) {
-                removed.insert(element.as_str(), self.everything(child_type(element), old));
+                removed.insert(element.as_str(), self.everything(ty, old));
             }
         }
         for (element, new) in new {
-            let ty = child_type(element);
-            match old.get(element) {
-                None => taken.insert(element.as_str(), self.everything(ty, new)),
-                Some(old) if old == new => {}
-                Some(old) => {
-                    let (mut child_taken, mut child_removed) = (Set::default(), Set::default());
-                    self.compare(ty, old, new, &mut child_taken, &mut child_removed);
-                    taken.insert(element.as_str(), child_taken);
-                    removed.insert(element.as_str(), child_removed);
-                }
+            let old = old.get(element).copied();
+            if old != Some(*new) {
+                self.compare_child(element, ty, old, new, taken, removed);
             }
         }
+    }
+
+    /// A field or an item that is new or different.
+    fn compare_child(
+        &self,
+        element: &str,
+        ty: TypeId,
+        old: Option<&Value>,
+        new: &Value,
+        taken: &mut Set,
+        removed: &mut Set,
+    ) {
+        let Some(old) = old else { return taken.insert(element, self.everything(ty, new)) };
+        let (mut child_taken, mut child_removed) = (Set::default(), Set::default());
+        self.compare(ty, old, new, &mut child_taken, &mut child_removed);
+        taken.insert(element, child_taken);
+        removed.insert(element, child_removed);
     }
 
     /// Lays a configuration over a live value. Items of the configuration keep their order among each other.

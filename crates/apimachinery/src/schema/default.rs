@@ -1,42 +1,56 @@
 //! Fills in defaults, and drops what is null though it may not be and has none
 //! (`PruneNonNullableNullsWithoutDefaults`).
 
-use crate::tree::Value;
+use std::convert::Infallible;
 
-use super::{Additional, Node};
+use crate::tree::{Map, Value};
+
+use super::Node;
 
 pub(super) fn fill(node: &Node, value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for (name, property) in &node.properties {
-                let Some(default) = &property.default else { continue };
-                let missing = fields.get(name).is_none_or(|value| value.is_null() && !property.nullable);
-                if missing {
-                    fields.insert(name.into(), default.clone());
-                }
-            }
-            if let Additional::Schema(extra) = &node.additional
-                && let Some(default) = extra.default.as_ref().filter(|_| !extra.nullable)
-            {
-                let listed = |name: &str| node.properties.contains_key(name);
-                let nulls = fields.iter_mut().filter(|(name, value)| value.is_null() && !listed(name));
-                nulls.for_each(|(_, value)| *value = default.clone());
-            }
-            fields.retain(|name, value| {
-                let Some(child) = node.field(name) else { return true };
-                fill(child, value);
-                child.nullable || !value.is_null()
-            });
-        }
-        Value::Array(items) => {
-            let Some(of) = &node.items else { return };
-            for item in items {
-                if let Some(default) = of.default.as_ref().filter(|_| item.is_null() && !of.nullable) {
-                    *item = default.clone();
-                }
-                fill(of, item);
-            }
-        }
-        _ => {}
+    if let Some(filled) = filled(node, value) {
+        *value = filled;
     }
+}
+
+/// What a value becomes; `None`: it stays as it is.
+fn filled(node: &Node, value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) => object(node, fields).map(Value::Object),
+        Value::Array(items) => {
+            let of = node.items.as_ref()?;
+            let Ok(changed) = items.changed(|_, item| Ok::<_, Infallible>(one(of, item)));
+            changed.map(Value::Array)
+        }
+        _ => None,
+    }
+}
+
+fn object(node: &Node, fields: &Map) -> Option<Map> {
+    let mut changes = Vec::new();
+    for (name, value) in fields {
+        let Some(child) = node.field(name) else { continue };
+        let now = one(child, value);
+        let stays = child.nullable || !now.as_ref().unwrap_or(value).is_null();
+        if !stays || now.is_some() {
+            changes.push((name.as_str(), now.filter(|_| stays)));
+        }
+    }
+    let missing = node.properties.iter().filter(|(name, _)| !fields.contains_key(name));
+    let mut added = missing.filter_map(|(name, property)| {
+        let default = property.default.as_ref()?;
+        let value = filled(property, default).unwrap_or_else(|| default.clone());
+        (property.nullable || !value.is_null()).then_some((name, value))
+    });
+    let mut out = fields.changed(changes);
+    if let Some(first) = added.next() {
+        out.get_or_insert_with(|| fields.clone()).extend(std::iter::once(first).chain(added));
+    }
+    out
+}
+
+/// A value with its default, where it is null and has one, and with those below it.
+fn one(node: &Node, value: &Value) -> Option<Value> {
+    let default = node.default.as_ref().filter(|_| value.is_null() && !node.nullable);
+    filled(node, default.unwrap_or(value)).or_else(|| default.cloned())
 }

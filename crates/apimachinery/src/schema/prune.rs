@@ -1,5 +1,6 @@
 //! Drops what a schema does not know.
 
+use std::convert::Infallible;
 use std::fmt::{self, Write as _};
 
 use crate::tree::{Map, Value};
@@ -12,7 +13,9 @@ const MAX_LISTED: usize = 100;
 
 pub(super) fn prune(root: &Node, object: &mut Value) -> Vec<String> {
     let mut walk = Walk { dropped: Vec::new(), path: String::new() };
-    walk.value(root, object);
+    if let Some(left) = walk.value(root, object) {
+        *object = left;
+    }
     walk.dropped.sort();
     walk.dropped
 }
@@ -24,55 +27,67 @@ struct Walk {
 }
 
 impl Walk {
-    fn value(&mut self, node: &Node, value: &mut Value) {
+    /// What is left of a value; `None`: all of it.
+    fn value(&mut self, node: &Node, value: &Value) -> Option<Value> {
         match value {
-            Value::Object(fields) => self.object(node, fields),
+            Value::Object(fields) => self.object(node, fields).map(Value::Object),
             Value::Array(items) => {
-                let Some(of) = &node.items else { return };
-                for (index, item) in items.iter_mut().enumerate() {
-                    self.at(format_args!("[{index}]"), |walk| walk.value(of, item));
-                }
+                let of = node.items.as_ref()?;
+                let item = |index, item: &Value| -> Result<_, Infallible> {
+                    Ok(self.at(format_args!("[{index}]"), |walk| walk.value(of, item)))
+                };
+                let Ok(changed) = items.changed(item);
+                changed.map(Value::Array)
             }
-            _ => {}
+            _ => None,
         }
     }
 
-    fn object(&mut self, node: &Node, fields: &mut Map) {
+    fn object(&mut self, node: &Node, fields: &Map) -> Option<Map> {
         let keep_all = node.preserve_unknown || matches!(node.additional, Additional::Any);
-        fields.retain(|name, value| {
+        let mut changes = Vec::new();
+        for (name, value) in fields {
             if node.embedded && matches!(name.as_str(), "apiVersion" | "kind") {
-                return true;
+                continue;
             }
-            if node.embedded && name == "metadata" {
-                self.at(format_args!(".metadata"), |walk| walk.metadata(value));
-                return true;
-            }
-            if let Some(child) = node.field(name) {
-                self.at(format_args!(".{name}"), |walk| walk.value(child, value));
-                return true;
-            }
-            keep_all || self.drop(name)
-        });
-    }
-
-    fn metadata(&mut self, metadata: &mut Value) {
-        if let Some(fields) = metadata.as_object_mut() {
-            fields.retain(|name, _| metadata_fields().contains_key(name.as_str()) || self.drop(name));
+            let left = if node.embedded && name == "metadata" {
+                self.at(format_args!(".metadata"), |walk| walk.metadata(value))
+            } else if let Some(child) = node.field(name) {
+                self.at(format_args!(".{name}"), |walk| walk.value(child, value))
+            } else {
+                if !keep_all {
+                    self.drop(name);
+                    changes.push((name.as_str(), None));
+                }
+                continue;
+            };
+            changes.extend(left.map(|left| (name.as_str(), Some(left))));
         }
+        fields.changed(changes)
     }
 
-    fn drop(&mut self, name: &str) -> bool {
+    fn metadata(&mut self, metadata: &Value) -> Option<Value> {
+        let fields = metadata.as_object()?;
+        let unknown = fields.keys().filter(|name| !metadata_fields().contains_key(name.as_str()));
+        let changes: Vec<_> = unknown.map(|name| (name.as_str(), None)).collect();
+        for (name, _) in &changes {
+            self.drop(name);
+        }
+        fields.changed(changes).map(Value::Object)
+    }
+
+    fn drop(&mut self, name: &str) {
         if self.dropped.len() < MAX_LISTED {
             self.dropped.push(format!("{}.{name}", self.path).trim_start_matches('.').to_owned());
         }
-        false
     }
 
-    fn at(&mut self, step: fmt::Arguments<'_>, walk: impl FnOnce(&mut Self)) {
+    fn at<T>(&mut self, step: fmt::Arguments<'_>, walk: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         // Writing to a string does not fail.
         let _ = self.path.write_fmt(step);
-        walk(self);
+        let left = walk(self);
         self.path.truncate(length);
+        left
     }
 }

@@ -68,6 +68,40 @@ impl List {
         self.0.truncate(length);
     }
 
+    /// The list with what `change` makes of its values. `None` if it changes none.
+    pub fn changed<E>(
+        &self,
+        mut change: impl FnMut(usize, &Value) -> Result<Option<Value>, E>,
+    ) -> Result<Option<Self>, E> {
+        let mut changed = None;
+        for (index, value) in self.iter().enumerate() {
+            if let Some(value) = change(index, value)? {
+                changed.get_or_insert_with(|| self.clone())[index] = value;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// As [`Value::share`].
+    pub(super) fn share(&mut self, other: &Self) -> bool {
+        if self.is(other) {
+            return true;
+        }
+        let mut equal = self.len() == other.len();
+        for (value, other) in self.0.make_mut().iter_mut().zip(other) {
+            equal &= value.share(other);
+        }
+        if equal {
+            self.clone_from(other);
+        }
+        equal
+    }
+
+    /// Whether it is the same list, in the same place.
+    fn is(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// Takes everything out.
     pub fn clear(&mut self) {
         self.0.clear();
@@ -117,7 +151,7 @@ impl DerefMut for List {
 /// What two lists share needs no look.
 impl PartialEq for List {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && (self.0.as_ptr() == other.0.as_ptr() || self.0 == other.0)
+        self.is(other) || self.0 == other.0
     }
 }
 

@@ -153,6 +153,53 @@ impl Map {
         self.0.clear();
     }
 
+    /// The map with other values for some of its keys, in the order of the keys, and without those that have `None`
+    /// now. `None` if there is nothing to change.
+    ///
+    /// ```
+    /// use apimachinery::tree::Map;
+    ///
+    /// let map: Map = [("a", 1), ("b", 2), ("c", 3)].into_iter().collect();
+    /// let changed = map.changed(vec![("a", Some(4.into())), ("b", None)]).unwrap();
+    /// assert_eq!(changed, [("a", 4), ("c", 3)].into_iter().collect());
+    /// assert_eq!(map.changed(Vec::new()), None);
+    /// ```
+    pub fn changed(&self, changes: Vec<(&str, Option<Value>)>) -> Option<Self> {
+        if changes.is_empty() {
+            return None;
+        }
+        let mut changes = changes.into_iter().peekable();
+        let mut out = Entries::default();
+        for (key, value) in self {
+            match changes.next_if(|(changed, _)| changed == key) {
+                Some((_, Some(changed))) => out.push(key.clone(), changed),
+                Some((_, None)) => {}
+                None => out.push(key.clone(), value.clone()),
+            }
+        }
+        Some(out.finish())
+    }
+
+    /// As [`Value::share`].
+    pub(super) fn share(&mut self, other: &Self) -> bool {
+        if self.is(other) {
+            return true;
+        }
+        let mut equal = self.len() == other.len();
+        for (key, value) in self.0.make_mut() {
+            equal &= other.get(key).is_some_and(|other| value.share(other));
+        }
+        if equal {
+            self.clone_from(other);
+        }
+        equal
+    }
+
+    /// Whether it is the same map, in the same place.
+    fn is(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// Takes everything out of another map and into this one.
     pub fn append(&mut self, other: &mut Self) {
         self.extend(std::mem::take(other));
@@ -217,7 +264,7 @@ fn entry_mut((key, value): &mut (Text, Value)) -> (&Text, &mut Value) {
 /// What two maps share needs no look.
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && (self.0.as_ptr() == other.0.as_ptr() || self.0 == other.0)
+        self.is(other) || self.0 == other.0
     }
 }
 

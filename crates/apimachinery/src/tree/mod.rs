@@ -94,6 +94,17 @@ impl Value {
         })
     }
 
+    /// Takes over from another value what is equal in both, so that they share it from now on. True when all of it is.
+    ///
+    /// Who has read an object anew and compares it with the one before more than once compares it here.
+    pub fn share(&mut self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Object(own), Self::Object(other)) => own.share(other),
+            (Self::Array(own), Self::Array(other)) => own.share(other),
+            (own, other) => own == other,
+        }
+    }
+
     /// Takes the value and leaves `null`.
     #[must_use]
     pub fn take(&mut self) -> Self {

@@ -68,6 +68,15 @@ proptest! {
         prop_assert!(*after.pointer(pointer).unwrap() == "changed");
     }
 
+    /// What is shared is what was there before, and equal is what is equal.
+    #[test]
+    fn sharing_changes_nothing((one, other) in (documents(), documents()), same in any::<bool>()) {
+        let other = Value::from(if same { one.clone() } else { other });
+        let mut tree = Value::from(one.clone());
+        prop_assert_eq!(tree.share(&other), one == serde_json::Value::from(other.clone()));
+        prop_assert_eq!(serde_json::Value::from(tree), one);
+    }
+
     /// A map does what a map does, in whatever order.
     #[test]
     fn a_map_is_a_map(steps in proptest::collection::vec(("[a-e]{1,2}", any::<Option<u8>>()), 0..40)) {

@@ -15,11 +15,7 @@ const MAX_UNKNOWN: usize = 100;
 /// The value of a type with nothing set.
 pub(super) fn empty(types: &Types, id: TypeId) -> Value {
     match types.node(id) {
-        Node::Map(map) if !map.fields.is_empty() => {
-            let mut fields = Map::new();
-            fill(types, map, &mut fields);
-            Value::Object(fields)
-        }
+        Node::Map(map) if !map.fields.is_empty() => absent(types, map, &Map::new()).collect(),
         Node::Scalar(Scalar::String) => "".into(),
         Node::Scalar(Scalar::Integer | Scalar::Number | Scalar::IntOrString) => 0.into(),
         Node::Scalar(Scalar::Boolean) => false.into(),
@@ -28,17 +24,17 @@ pub(super) fn empty(types: &Types, id: TypeId) -> Value {
     }
 }
 
-fn fill(types: &Types, map: &MapType, fields: &mut Map) {
-    for (name, field) in &map.fields {
-        if field.always && !fields.contains_key(name) {
-            fields.insert(name.into(), empty(types, field.ty));
-        }
-    }
+/// What is always written and is not there, with nothing set.
+fn absent<'a>(types: &'a Types, map: &'a MapType, there: &'a Map) -> impl Iterator<Item = (&'a str, Value)> {
+    let absent = map.fields.iter().filter(|(name, field)| field.always && !there.contains_key(name));
+    absent.map(|(name, field)| (name.as_str(), empty(types, field.ty)))
 }
 
 pub(super) fn normalize(types: &Types, root: TypeId, object: &mut Value) -> Result<Vec<String>, String> {
     let mut walk = Walk { types, unknown: Vec::new() };
-    walk.value(root, object, &Path::Root)?;
+    if let Some(normal) = walk.value(root, object, &Path::Root)? {
+        *object = normal;
+    }
     walk.unknown.sort();
     Ok(walk.unknown)
 }
@@ -67,23 +63,22 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, id: TypeId, value: &mut Value, path: &Path<'_>) -> Result<(), String> {
+    /// What a value becomes; `None`: it stays as it is, and shared with whoever shares it.
+    fn value(&mut self, id: TypeId, value: &Value, path: &Path<'_>) -> Result<Option<Value>, String> {
         let types = self.types;
         match (types.node(id), value) {
-            (Node::Any, _) | (_, Value::Null) => Ok(()),
+            (Node::Any, _) | (_, Value::Null) => Ok(None),
             (Node::Scalar(Scalar::Quantity), value) if fits(Scalar::Quantity, value) => {
                 let canonical = quantity::canonical(value).ok_or(NO_QUANTITY)?;
-                if *value != canonical.as_str() {
-                    *value = canonical.into();
-                }
-                Ok(())
+                Ok((*value != canonical.as_str()).then(|| canonical.into()))
             }
-            (Node::Scalar(scalar), value) if fits(*scalar, value) => Ok(()),
+            (Node::Scalar(scalar), value) if fits(*scalar, value) => Ok(None),
             (Node::List(list), Value::Array(items)) => {
-                let mut numbered = items.iter_mut().enumerate();
-                numbered.try_for_each(|(index, item)| self.value(list.item, item, &Path::Item(path, index)))
+                let changed =
+                    items.changed(|index, item| self.value(list.item, item, &Path::Item(path, index)))?;
+                Ok(changed.map(Value::Array))
             }
-            (Node::Map(map), Value::Object(fields)) => self.map(map, fields, path),
+            (Node::Map(map), Value::Object(fields)) => Ok(self.map(map, fields, path)?.map(Value::Object)),
             (node, value) => Err(format!(
                 "json: cannot unmarshal {} into Go struct field {path} of type {}",
                 json_type(value),
@@ -92,38 +87,36 @@ impl Walk<'_> {
         }
     }
 
-    fn map(&mut self, map: &MapType, fields: &mut Map, path: &Path<'_>) -> Result<(), String> {
-        let mut wrong = None;
-        fields.retain(|name, value| {
-            if wrong.is_some() {
-                return true;
-            }
+    fn map(&mut self, map: &MapType, fields: &Map, path: &Path<'_>) -> Result<Option<Map>, String> {
+        let mut changes = Vec::new();
+        for (name, value) in fields {
             let here = Path::Field(path, name);
             let Some(ty) = map.field(name) else {
                 if self.unknown.len() < MAX_UNKNOWN {
                     self.unknown.push(here.to_string());
                 }
-                return false;
+                changes.push((name.as_str(), None));
+                continue;
             };
-            if let Err(why) = self.value(ty, value, &here) {
-                wrong = Some(why);
-                return true;
-            }
             let field = map.fields.get(name.as_str());
-            field.is_none_or(|field| field.always || (field.pointer && !value.is_null()))
-                || !is_empty(self.types.node(ty), value)
-        });
-        if let Some(why) = wrong {
-            return Err(why);
-        }
-        fill(self.types, map, fields);
-        for (name, field) in map.fields.iter().filter(|(_, field)| field.always) {
-            // null where a struct or scalar is always written
-            if let Some(value) = fields.get_mut(name).filter(|value| value.is_null()) {
-                *value = empty(self.types, field.ty);
+            let mut changed = self.value(ty, value, &here)?;
+            if value.is_null() && field.is_some_and(|field| field.always) {
+                // a struct or scalar that is always written
+                changed = Some(empty(self.types, ty));
+            }
+            let now = changed.as_ref().unwrap_or(value);
+            let stays = field.is_none_or(|field| field.always || (field.pointer && !now.is_null()))
+                || !is_empty(self.types.node(ty), now);
+            if !stays || changed.is_some() {
+                changes.push((name, changed.filter(|_| stays)));
             }
         }
-        Ok(())
+        let mut absent = absent(self.types, map, fields).peekable();
+        let mut out = fields.changed(changes);
+        if absent.peek().is_some() {
+            out.get_or_insert_with(|| fields.clone()).extend(absent);
+        }
+        Ok(out)
     }
 }
 

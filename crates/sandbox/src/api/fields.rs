@@ -16,16 +16,17 @@ use crate::registry::Kind;
 /// 400 for values of the wrong type, and for fields that are unknown or there twice in strict mode (422 in a patch).
 pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidation) -> Result<(), Status> {
     let kind = call.kind.clone();
-    // Written out only where somebody may come to read it: what does not fit a built-in kind is an error.
+    // Kept where somebody may come to read it: what does not fit a built-in kind is an error.
     let told = kind.definition().is_none() || validation == FieldValidation::Strict;
     let told = told && call.content_type.contains("patch");
-    let patched = told.then(|| serde_json::to_string(&sealed::Whole(object)).unwrap_or_default());
+    let patched = told.then(|| object.clone());
+    let written = |patched: &Value| serde_json::to_string(&sealed::Whole(patched)).unwrap_or_default();
     let tracked = sealed::take(object);
     let unknown = match kind.definition() {
         None => kind.object_type.normalize(object).map_err(|why: String| {
             // A patch is at fault for what it makes of the object.
             if let Some(patched) = &patched {
-                return Status::invalid("", "", "", &[FieldError::invalid("patch", patched.as_str(), why)]);
+                return Status::invalid("", "", "", &[FieldError::invalid("patch", written(patched), why)]);
             }
             let (kind, version) = (&kind.kind, &kind.version);
             Status::bad_request(format!(
@@ -46,7 +47,7 @@ pub fn normalize(call: &mut Call, object: &mut Value, validation: FieldValidatio
     match validation {
         _ if complaints.is_empty() => Ok(()),
         FieldValidation::Strict => Err(match patched {
-            Some(patched) => strict_patch_error(&patched, &complaints),
+            Some(patched) => strict_patch_error(&written(&patched), &complaints),
             None => strict_error(&kind.version, &kind.kind, &complaints),
         }),
         FieldValidation::Warn => {

@@ -390,6 +390,8 @@ fn arrange(
     strategy::fill_defaults(&call.kind, &mut new);
     meta::place(&mut new, call)?;
     meta::keep_server_fields(&mut new, current);
+    // Much follows that asks what has changed.
+    new.share(current);
     Ok(new)
 }
 

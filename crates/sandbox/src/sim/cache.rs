@@ -7,8 +7,8 @@
 //!   └── 410, end of stream, broken connection (with back-off)
 //! ```
 //!
-//! An object that nobody has changed or asked for in a while is kept as text, and packed: as a tree it would
-//! take a hundred times the memory, which thousands of VMs that just run do not need.
+//! Of more objects than thousands of starting VMs have, those that nobody has changed or asked for in a while are kept as
+//! text, and packed: that takes a twentieth of the memory of a tree.
 //!
 //! Answers to own writes are put into the cache at once ([`Cache::observe`]), so that a controller
 //! reads what it has written. Resource versions are compared as numbers, which the API conventions
