@@ -18,53 +18,30 @@ pub trait ToValue {
     fn to_value(&self) -> Value;
 }
 
-impl ToValue for Value {
-    fn to_value(&self) -> Value {
-        self.clone()
-    }
+macro_rules! copied {
+    ($($kind:ty),*) => {$(
+        impl ToValue for $kind {
+            fn to_value(&self) -> Value {
+                self.clone().into()
+            }
+        }
+    )*};
 }
 
-impl ToValue for Map {
-    fn to_value(&self) -> Value {
-        Value::Object(self.clone())
-    }
+copied!(Value, Map, List, Text, Number);
+
+macro_rules! read {
+    ($($kind:ty),*) => {$(
+        impl ToValue for $kind {
+            fn to_value(&self) -> Value {
+                let text: &str = self;
+                text.into()
+            }
+        }
+    )*};
 }
 
-impl ToValue for List {
-    fn to_value(&self) -> Value {
-        Value::Array(self.clone())
-    }
-}
-
-impl ToValue for Text {
-    fn to_value(&self) -> Value {
-        Value::String(self.clone())
-    }
-}
-
-impl ToValue for str {
-    fn to_value(&self) -> Value {
-        Value::String(self.into())
-    }
-}
-
-impl ToValue for String {
-    fn to_value(&self) -> Value {
-        self.as_str().to_value()
-    }
-}
-
-impl ToValue for Cow<'_, str> {
-    fn to_value(&self) -> Value {
-        str::to_value(self)
-    }
-}
-
-impl ToValue for Number {
-    fn to_value(&self) -> Value {
-        Value::Number(self.clone())
-    }
-}
+read!(str, String, Cow<'_, str>);
 
 impl<T: ToValue> ToValue for [T] {
     fn to_value(&self) -> Value {

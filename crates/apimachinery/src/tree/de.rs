@@ -11,6 +11,7 @@ use serde::forward_to_deserialize_any;
 use serde_json::Error;
 
 use super::{Entries, Items, Map, Number, Text, Value};
+use crate::visit_leaves;
 
 /// A struct from a tree.
 ///
@@ -44,31 +45,9 @@ impl<'de> Visitor<'de> for Tree {
         f.write_str("any valid JSON value")
     }
 
-    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
-        Ok(Value::Bool(truth))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(number.into())
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(number.into())
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-        Ok(number.into())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(text.into())
-    }
+    visit_leaves!();
 
     fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 

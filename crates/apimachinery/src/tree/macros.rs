@@ -1,4 +1,4 @@
-//! `json!`, as `serde_json` has it.
+//! `json!`, as `serde_json` has it, and what visitors that make trees have in common.
 
 /// A tree in the notation of JSON. Keys are literals, names, or expressions in parentheses; values are
 /// JSON or any expression of a kind that has [`ToValue`](crate::tree::ToValue).
@@ -71,5 +71,36 @@ macro_rules! json_entries {
     ($map:ident $key:tt : $value:expr $(, $($rest:tt)*)?) => {
         $map.set(&$key, $crate::json!($value));
         $crate::json_entries!($map $($($rest)*)?);
+    };
+}
+
+/// The methods of a visitor (`serde::de::Visitor<Value = Value>`) for what has no parts, so that one that reads maps or
+/// lists in a way of its own says no more than that.
+#[macro_export]
+macro_rules! visit_leaves {
+    () => {
+        fn visit_bool<E>(self, truth: bool) -> Result<$crate::tree::Value, E> {
+            Ok(truth.into())
+        }
+
+        fn visit_i64<E>(self, number: i64) -> Result<$crate::tree::Value, E> {
+            Ok(number.into())
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<$crate::tree::Value, E> {
+            Ok(number.into())
+        }
+
+        fn visit_f64<E>(self, number: f64) -> Result<$crate::tree::Value, E> {
+            Ok(number.into())
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<$crate::tree::Value, E> {
+            Ok(text.into())
+        }
+
+        fn visit_unit<E>(self) -> Result<$crate::tree::Value, E> {
+            Ok($crate::tree::Value::Null)
+        }
     };
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use apimachinery::tree::{Map, Value, json};
+use apimachinery::tree::{List, Map, Value, json};
 use jiff::Timestamp;
 
 /// What is at a pointer of plain names: [`Value::pointer`] without its escapes, and without the two
@@ -27,7 +27,7 @@ pub fn integer(object: &Value, pointer: &str) -> i64 {
 
 /// The list at a pointer; empty when it is absent.
 pub fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    at(object, pointer).and_then(Value::as_array).map_or(&[], apimachinery::tree::List::as_slice)
+    at(object, pointer).and_then(Value::as_array).map_or(&[], List::as_slice)
 }
 
 /// The map at a pointer.

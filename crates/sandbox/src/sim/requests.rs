@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use apimachinery::tree::Value;
+use apimachinery::tree::{Map, Value};
 
 use super::json::{list, map};
 use apimachinery::quantity::milli;
@@ -54,7 +54,7 @@ fn of_container(container: &Value) -> Amounts {
 }
 
 /// The amounts of a `ResourceList`.
-pub fn of_list(resources: Option<&apimachinery::tree::Map>) -> Amounts {
+pub fn of_list(resources: Option<&Map>) -> Amounts {
     resources
         .into_iter()
         .flatten()

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::Status;
-use apimachinery::tree::Value;
+use apimachinery::tree::{Map, Value};
 
 use super::cache::Cached;
 use super::{MakeUid, Operation, Request};
@@ -108,7 +108,7 @@ fn put(target: &mut Value, path: &[&str], value: Value) {
     let mut place = target;
     for key in path {
         if place.is_null() {
-            *place = Value::Object(apimachinery::tree::Map::new());
+            *place = Value::Object(Map::new());
         }
         let Some(fields) = place.as_object_mut() else { return };
         place = fields.entry(*key).or_insert(Value::Null);

@@ -1,6 +1,6 @@
 //! From a Service to an address that can be dialled: what kube-proxy and cluster DNS do in a cluster.
 
-use apimachinery::tree::Value;
+use apimachinery::tree::{List, Value};
 
 use crate::objects::Objects;
 
@@ -34,8 +34,7 @@ pub fn resolve(objects: &dyn Objects, service: &Service) -> Result<(String, u16)
         let host = object["spec"]["externalName"].as_str().unwrap_or_default();
         return Ok((host.to_owned(), *port));
     }
-    let ports =
-        object["spec"]["ports"].as_array().map(apimachinery::tree::List::as_slice).unwrap_or_default();
+    let ports = object["spec"]["ports"].as_array().map(List::as_slice).unwrap_or_default();
     let found = ports.iter().find(|entry| entry["port"].as_u64() == Some(u64::from(*port)));
     let entry = found.ok_or(format!("no service port {port} found for service {name:?}"))?;
     from_slices(objects, service, entry)

@@ -2,7 +2,7 @@
 
 use apimachinery::FieldError;
 use apimachinery::schema::Schema;
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{List, Value, json};
 
 use super::super::meta::metadata;
 
@@ -54,7 +54,7 @@ pub fn validate(object: &Value) -> Vec<FieldError> {
         let message = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid("metadata.name", object["metadata"]["name"].clone(), message));
     }
-    let versions = spec["versions"].as_array().map(apimachinery::tree::List::as_slice).unwrap_or_default();
+    let versions = spec["versions"].as_array().map(List::as_slice).unwrap_or_default();
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let message = "must have exactly one version marked as storage version";
         errors.push(FieldError::invalid("spec.versions", spec["versions"].clone(), message));

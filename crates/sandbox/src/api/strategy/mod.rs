@@ -9,7 +9,7 @@ mod registration;
 mod workloads;
 
 use apimachinery::FieldError;
-use apimachinery::tree::{Text, Value, json};
+use apimachinery::tree::{Map, Text, Value, json};
 
 use super::meta::metadata;
 use crate::registry::Kind;
@@ -269,7 +269,7 @@ fn status_alone(kind: &Kind, mut new: Value, current: &Value) -> Value {
     let own = |key: &str| key == "status" || built_in && key == "metadata";
     // What may change is moved, not copied: it is most of the object.
     let kept = current.as_object().into_iter().flatten().filter(|(key, _)| !own(key));
-    let mut kept: apimachinery::tree::Map = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut kept: Map = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     let moved = new.as_object_mut().map(std::mem::take).into_iter().flatten();
     kept.extend(moved.filter(|(key, _)| own(key)));
     let mut kept = Value::Object(kept);

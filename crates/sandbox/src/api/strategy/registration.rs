@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use apimachinery::FieldError;
 use apimachinery::cel::Program;
 use apimachinery::selector::LabelSelector;
-use apimachinery::tree::Value;
+use apimachinery::tree::{List, Value};
 use apimachinery::validation::{dns1123_subdomain, qualified_name};
 
 /// Conditions of one webhook or policy (`kubernetes` allows as many).
@@ -19,7 +19,7 @@ const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Un
 type Errors = Vec<FieldError>;
 
 fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], apimachinery::tree::List::as_slice)
+    value.as_array().map_or(&[], List::as_slice)
 }
 
 fn text(value: &Value) -> &str {

@@ -3,7 +3,7 @@
 
 use apimachinery::FieldError;
 use apimachinery::selector::LabelSelector;
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use super::pod;
 
@@ -22,8 +22,7 @@ pub fn workload(plural: &str, object: &Value) -> Vec<FieldError> {
     let selector = &spec["selector"];
     let empty = selector.as_object().is_none_or(|selector| {
         selector.values().all(|part| {
-            part.as_object().is_none_or(apimachinery::tree::Map::is_empty)
-                && part.as_array().is_none_or(|list| list.is_empty())
+            part.as_object().is_none_or(Map::is_empty) && part.as_array().is_none_or(|list| list.is_empty())
         })
     });
     if selector.is_null() && plural != "daemonsets" {

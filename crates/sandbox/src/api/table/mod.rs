@@ -5,7 +5,7 @@ mod pods;
 mod workloads;
 
 use apimachinery::jsonpath::{self, JsonPath};
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
 
 use super::present::{Include, Presenter, partial};
@@ -144,9 +144,7 @@ fn count(value: &Value) -> i64 {
 }
 
 fn entries(value: &Value) -> usize {
-    value
-        .as_array()
-        .map_or_else(|| value.as_object().map_or(0, apimachinery::tree::Map::len), |list| list.len())
+    value.as_array().map_or_else(|| value.as_object().map_or(0, Map::len), |list| list.len())
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {

@@ -8,7 +8,7 @@
 //!                                             └──► deleted: stop, terminated, gone
 //! ```
 
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
 
 use crate::sim::json::{self, is_deleting, list, map, text, time};
@@ -269,7 +269,7 @@ fn started(pod_uid: &str, container: &Value, is_init: bool, now: Timestamp) -> V
             .iter()
             .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"))
             .map(|(name, value)| (name.clone(), value.clone()))
-            .collect::<apimachinery::tree::Map>()
+            .collect::<Map>()
             .into();
         status["allocatedResources"] = shown;
         status["resources"] = container["resources"].clone();

@@ -8,7 +8,7 @@
 //!                                              └─► PodResizeInProgress, Error
 //! ```
 
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
 
 use crate::sim::json::{self, list, text, time};
@@ -146,7 +146,7 @@ fn statuses(pod: &Value, actuated: bool) -> Value {
         .iter()
         .filter_map(|container| {
             let mut status = status_of(pod, container)?.clone();
-            let requests: apimachinery::tree::Map = container
+            let requests: Map = container
                 .pointer("/resources/requests")
                 .and_then(Value::as_object)?
                 .iter()

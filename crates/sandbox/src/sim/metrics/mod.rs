@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use apimachinery::selector::LabelSelector as Selector;
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -185,7 +185,7 @@ fn is_measured(pod: &Value) -> bool {
 }
 
 fn selected(selector: &Selector, object: &Value) -> bool {
-    let none = apimachinery::tree::Map::new();
+    let none = Map::new();
     selector.matches(json::map(object, "/metadata/labels").unwrap_or(&none))
 }
 

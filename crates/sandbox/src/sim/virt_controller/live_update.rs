@@ -5,7 +5,7 @@
 //! A pure function. It sees the template with instance type and preference laid over it.
 
 use apimachinery::quantity::{self, milli, units};
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use super::launcher_pod::disk_claim_of;
 use super::migration::decide::is_migrating;
@@ -169,7 +169,7 @@ fn without_empty(value: &mut Value) {
     if let Value::Object(map) = value {
         map.retain(|_, value| {
             without_empty(value);
-            !(value.is_null() || value.as_object().is_some_and(apimachinery::tree::Map::is_empty))
+            !(value.is_null() || value.as_object().is_some_and(Map::is_empty))
         });
     }
 }

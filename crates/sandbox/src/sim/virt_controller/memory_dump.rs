@@ -6,7 +6,7 @@
 //!  Dissociating ─gone from VMI and VM─► (none)
 //! ```
 
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 
 use crate::sim::hotplug::entry;
 use crate::sim::json::{self, is_deleting, list, map, text};
@@ -121,7 +121,7 @@ fn annotated(vm: &Value, phase: &str, name: &str, claim: Option<&Value>) -> Resu
     if json::annotation(claim, ANNOTATION) == Some(value) {
         return Ok(None);
     }
-    let patch = if map(claim, "/metadata/annotations").is_none_or(apimachinery::tree::Map::is_empty) {
+    let patch = if map(claim, "/metadata/annotations").is_none_or(Map::is_empty) {
         json!([{"op": "add", "path": "/metadata/annotations", "value": {(ANNOTATION): value}}])
     } else {
         let path = format!("/metadata/annotations/{}", ANNOTATION.replace('/', "~1"));

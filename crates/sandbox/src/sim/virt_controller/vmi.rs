@@ -10,7 +10,7 @@
 //! Up to `Scheduled` virt-controller owns the VMI and updates it whole; from then on it patches,
 //! because virt-handler owns it.
 
-use apimachinery::tree::{Value, json};
+use apimachinery::tree::{Map, Value, json};
 use jiff::Timestamp;
 
 use super::vm::is_final;
@@ -143,8 +143,7 @@ pub fn status_write(
         put(&mut vmi, &["status", "volumeStatus"], volumes);
     }
     let phase = text(old, "/status/phase").to_owned();
-    let active: apimachinery::tree::Map =
-        seen.pods.iter().map(|pod| (json::uid(pod), text(pod, "/spec/nodeName"))).collect();
+    let active: Map = seen.pods.iter().map(|pod| (json::uid(pod), text(pod, "/spec/nodeName"))).collect();
     if !active.is_empty() {
         put(&mut vmi, &["status", "activePods"], active);
     } else if old.pointer("/status/activePods").is_some() {
